@@ -77,6 +77,8 @@ const (
 	StoreKeyMissing Code = "store_key_missing" // no master key, or the wrong one
 	StoreDamaged    Code = "store_damaged"     // the store does not open
 	StoreFailed     Code = "store_failed"      // the store cannot be read or written
+	SocketInUse     Code = "socket_in_use"     // another agent listens there
+	SocketFailed    Code = "socket_failed"     // the socket cannot be made
 	ConfigInvalid   Code = "config_invalid"    // the configuration is wrong
 	Quota           Code = "quota"             // too many connections or requests of this uid
 	VersionSkew     Code = "version_skew"      // sessionctl, sessionctl-admin, sessiond differ
@@ -138,6 +140,7 @@ var classes = map[Code]class{
 	LoginOKButProbeFailed: person, WrongIdentity: person, Expired: person,
 	UnexpectedStatus: person, Latched: person, ConfigInvalid: person,
 	StoreLocked: person, StoreKeyMissing: person, StoreDamaged: person,
+	SocketInUse: person, SocketFailed: person,
 
 	UnknownSite:   {ExitUnknown, grpcNotFound},
 	AmbiguousSite: {ExitUnknown, grpcNotFound},

@@ -254,9 +254,12 @@ type Session struct {
 	Stale bool `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
 	// The session could not be written to the store and will not survive a
 	// restart of the agent.
-	NotDurable    bool `protobuf:"varint,11,opt,name=not_durable,json=notDurable,proto3" json:"not_durable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NotDurable bool `protobuf:"varint,11,opt,name=not_durable,json=notDurable,proto3" json:"not_durable,omitempty"`
+	// The site cannot say whose session it is; it is only known to refuse
+	// requests without these cookies and to accept them with them.
+	IdentityUnproven bool `protobuf:"varint,12,opt,name=identity_unproven,json=identityUnproven,proto3" json:"identity_unproven,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -362,6 +365,13 @@ func (x *Session) GetStale() bool {
 func (x *Session) GetNotDurable() bool {
 	if x != nil {
 		return x.NotDurable
+	}
+	return false
+}
+
+func (x *Session) GetIdentityUnproven() bool {
+	if x != nil {
+		return x.IdentityUnproven
 	}
 	return false
 }
@@ -1102,7 +1112,7 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\vcached_only\x18\x05 \x01(\bR\n" +
 	"cachedOnly\"F\n" +
 	"\x12GetSessionResponse\x120\n" +
-	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\xaf\x03\n" +
+	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\xdc\x03\n" +
 	"\aSession\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x1e\n" +
@@ -1121,7 +1131,8 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x05stale\x18\n" +
 	" \x01(\bR\x05stale\x12\x1f\n" +
 	"\vnot_durable\x18\v \x01(\bR\n" +
-	"notDurable\"J\n" +
+	"notDurable\x12+\n" +
+	"\x11identity_unproven\x18\f \x01(\bR\x10identityUnproven\"J\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+)
+
+type jsonStatus struct {
+	Version       string        `json:"version"`
+	PID           int32         `json:"pid,omitempty"`
+	StartTime     string        `json:"start_time"`
+	Socket        string        `json:"socket"`
+	ConfigFiles   []string      `json:"config_files,omitempty"`
+	Store         *jsonStore    `json:"store,omitempty"`
+	Sites         int32         `json:"sites"`
+	SessionCount  int32         `json:"session_count"`
+	Logins        int64         `json:"logins"`
+	LoginFailures int64         `json:"login_failures"`
+	Warnings      []string      `json:"warnings,omitempty"`
+	Sessions      []jsonSummary `json:"sessions"`
+}
+
+type jsonStore struct {
+	Path      string `json:"path"`
+	KeySource string `json:"key_source"`
+	Format    int32  `json:"format"`
+	SizeBytes int64  `json:"size_bytes"`
+	Records   int64  `json:"records"`
+}
+
+func (a *app) status() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Show how the agent is set up and how it fares",
+		GroupID: "agent",
+		Args:    args(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			agent, err := a.client.Agent()
+			if err != nil {
+				return err
+			}
+			sessions, err := a.client.Sessions()
+			if err != nil {
+				return err
+			}
+			return a.call(c, "asking the agent", func(ctx context.Context) error {
+				st, err := agent.GetStatus(ctx, &pb.GetStatusRequest{})
+				if err != nil {
+					return err
+				}
+				ls, err := sessions.ListSessions(ctx, &pb.ListSessionsRequest{})
+				if err != nil {
+					return err
+				}
+				j := jsonStatus{
+					Version: st.GetVersion(), PID: st.GetPid(), StartTime: rfc3339(st.GetStartTime()), Socket: api.FindSocket(a.client.Socket),
+					ConfigFiles: st.GetConfigFiles(), Sites: st.GetSites(), SessionCount: st.GetSessions(),
+					Logins: st.GetLogins(), LoginFailures: st.GetLoginFailures(), Warnings: st.GetWarnings(), Sessions: summaries(ls.GetSessions()),
+				}
+				if s := st.GetStore(); s != nil {
+					j.Store = &jsonStore{s.GetPath(), s.GetKeySource(), s.GetFormat(), s.GetSizeBytes(), s.GetRecords()}
+				}
+				return a.print(format, j, func(w io.Writer) {
+					j.text(w, st.GetStartTime().AsTime())
+					fmt.Fprintln(w)
+					sessionTable(w, ls.GetSessions())
+				})
+			})
+		},
+	}
+	output(c, &format)
+	return c
+}
+
+func (j *jsonStatus) text(w io.Writer, started time.Time) {
+	fmt.Fprintf(w, "agent\tversion %s, pid %d, up %s\n", j.Version, j.PID, time.Since(started).Round(time.Second))
+	fmt.Fprintf(w, "socket\t%s\n", j.Socket)
+	for _, f := range j.ConfigFiles {
+		fmt.Fprintf(w, "config\t%s\n", f)
+	}
+	if s := j.Store; s != nil {
+		fmt.Fprintf(w, "store\t%s, %d records, %d KiB, format %d\n", s.Path, s.Records, s.SizeBytes>>10, s.Format)
+		fmt.Fprintf(w, "key\t%s\n", s.KeySource)
+		fmt.Fprintf(w, "sites\t%d, %d with a session; %d logins, %d failed\n", j.Sites, j.SessionCount, j.Logins, j.LoginFailures)
+	}
+	for _, m := range j.Warnings {
+		fmt.Fprintf(w, "warning\t%s\n", clean(m))
+	}
+	if j.Version != api.Version {
+		fmt.Fprintf(w, "warning\tthis is sessionctl %s: restart the agent or install one release\n", api.Version)
+	}
+}
+
+type jsonTicket struct {
+	Client    string `json:"client"`
+	Server    string `json:"server"`
+	Enctype   string `json:"enctype"`
+	AuthTime  string `json:"auth_time"`
+	EndTime   string `json:"end_time"`
+	RenewTime string `json:"renew_time,omitempty"`
+}
+
+func (a *app) tickets() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:     "tickets",
+		Short:   "List the agent's Kerberos tickets",
+		GroupID: "session",
+		Args:    args(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			t, err := a.client.Tickets()
+			if err != nil {
+				return err
+			}
+			return a.call(c, "asking the agent", func(ctx context.Context) error {
+				resp, err := t.ListTickets(ctx, &pb.ListTicketsRequest{})
+				if err != nil {
+					return err
+				}
+				all := []jsonTicket{}
+				for _, t := range resp.GetTickets() {
+					all = append(all, jsonTicket{t.GetClient(), t.GetServer(), t.GetEnctype(), rfc3339(t.GetAuthTime()), rfc3339(t.GetEndTime()), rfc3339(t.GetRenewTime())})
+				}
+				return a.print(format, all, func(w io.Writer) {
+					fmt.Fprintln(w, "CLIENT\tSERVER\tENDS\tENCTYPE")
+					for _, t := range resp.GetTickets() {
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.GetClient(), t.GetServer(), in(t.GetEndTime()), t.GetEnctype())
+					}
+				})
+			})
+		},
+	}
+	output(c, &format)
+	return c
+}
+
+func (a *app) checkConfig() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check-config [FILE]",
+		Short: "Check a configuration, krb5.conf and the keytabs, without an agent",
+		Long: `Check a configuration with the conf.d/*.toml beside it, the Kerberos
+configuration and the keytabs, by running sessiond --check. Nothing is asked of
+the network, and a running agent is left alone.`,
+		GroupID: "agent",
+		Args: func(c *cobra.Command, args []string) error {
+			if err := cobra.MaximumNArgs(1)(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			argv := []string{"sessiond", "--check"}
+			if len(args) == 1 {
+				argv = append(argv, "--config", args[0])
+			}
+			return execSibling(argv)
+		},
+	}
+}
+
+// execSibling becomes another program of this installation: the one beside
+// this program's own file, never one that PATH finds.
+func execSibling(argv []string) error {
+	self, err := os.Executable()
+	if err == nil {
+		path := filepath.Join(filepath.Dir(self), argv[0])
+		err = unix.Exec(path, argv, os.Environ())
+	}
+	return &api.Error{Code: api.Unknown, Detail: argv[0] + " cannot be run from beside sessionctl: " + err.Error(),
+		Remedy: "install " + argv[0] + " in the same directory", Err: err}
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the versions of sessionctl and of the agent",
+		GroupID: "agent",
+		Args:    args(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			fmt.Fprintln(a.stdout, "sessionctl", api.Version)
+			agent, err := a.client.Agent()
+			if api.CodeOf(err) == api.NoAgent {
+				fmt.Fprintln(a.stdout, "agent      not running")
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return a.call(c, "asking the agent", func(ctx context.Context) error {
+				st, err := agent.GetStatus(ctx, &pb.GetStatusRequest{})
+				if api.CodeOf(err) == api.NoAgent {
+					fmt.Fprintln(a.stdout, "agent      not running")
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(a.stdout, "agent     ", st.GetVersion())
+				if st.GetVersion() != api.Version {
+					return &api.Error{Code: api.VersionSkew, Detail: "sessionctl and the agent are of different versions", Remedy: "restart the agent, or install both from one release"}
+				}
+				return nil
+			})
+		},
+	}
+}

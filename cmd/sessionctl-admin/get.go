@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+)
+
+func (a *app) get() *cobra.Command {
+	var format, url string
+	var valid time.Duration
+	c := &cobra.Command{
+		Use:   "get SITE|URL [-o FORMAT]",
+		Short: "Print a session in the dialect of a tool",
+		Long: `Print a session: json, or netscape (a cookie file for curl, wget, git and
+Python), curl (for curl -K -), env (for eval "$(…)", quoted), httpie (a session
+file). All but json are secrets in the tool's own form: redirect them to a
+file that only you can read.`,
+		GroupID:           "serve",
+		Args:              args(1),
+		ValidArgsFunction: a.sites,
+		RunE: func(c *cobra.Command, args []string) error {
+			write := formats[format]
+			if write == nil {
+				return usageError{fmt.Errorf("-o %s: the formats are %s", format, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))}
+			}
+			req := &pb.GetSessionRequest{Site: args[0], Url: url, MinValidity: durationpb.New(valid)}
+			if strings.Contains(args[0], "://") {
+				req.Site, req.Url = "", cmp.Or(url, args[0])
+			}
+			s, err := a.client.Sessions()
+			if err != nil {
+				return err
+			}
+			var resp *pb.GetSessionResponse
+			if err := a.call(c, "waiting for a session of "+args[0], func(ctx context.Context) error {
+				resp, err = s.GetSession(ctx, req)
+				return err
+			}); err != nil {
+				return err
+			}
+			a.flags(resp.GetSession())
+			var out bytes.Buffer // all or nothing
+			if err := write(&out, resp.GetSession()); err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(out.Bytes())
+			return err
+		},
+	}
+	c.Flags().StringVarP(&format, "output", "o", "json", "json, netscape, curl, env or httpie")
+	c.Flags().StringVar(&url, "url", "", "the `URL` that the session is for (default: the site's)")
+	c.Flags().DurationVar(&valid, "min-validity", 0, "a session that still lives `DURATION`")
+	must(c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(slices.Sorted(maps.Keys(formats)), cobra.ShellCompDirectiveNoFileComp)))
+	return c
+}
+
+// flags says on stderr what a reader of the session should know.
+func (a *app) flags(s *pb.Session) {
+	if s.GetStale() {
+		fmt.Fprintf(a.stderr, "sessionctl: %s: served stale: the site could not be reached\n", s.GetSite())
+	}
+	if s.GetNotDurable() {
+		fmt.Fprintf(a.stderr, "sessionctl: %s: the session could not be written to the agent's store\n", s.GetSite())
+	}
+}
+
+// formats are the dialects of `get -o`.
+var formats = map[string]func(io.Writer, *pb.Session) error{
+	"json": writeJSON, "netscape": writeNetscape, "curl": writeCurl, "env": writeEnv, "httpie": writeHTTPie,
+}
+
+type jsonSession struct {
+	Site             string            `json:"site"`
+	User             string            `json:"user"`
+	URL              string            `json:"url"`
+	Generation       string            `json:"generation"`
+	Headers          map[string]string `json:"headers"`
+	Cookies          []jsonCookie      `json:"cookies"`
+	LoginTime        string            `json:"login_time,omitempty"`
+	ProveTime        string            `json:"prove_time,omitempty"`
+	ExpireTime       string            `json:"expire_time,omitempty"`
+	Stale            bool              `json:"stale,omitempty"`
+	NotDurable       bool              `json:"not_durable,omitempty"`
+	IdentityUnproven bool              `json:"identity_unproven,omitempty"`
+}
+
+type jsonCookie struct {
+	Name       string `json:"name"`
+	Value      string `json:"value"`
+	Domain     string `json:"domain"`
+	HostOnly   bool   `json:"host_only"`
+	Path       string `json:"path"`
+	Secure     bool   `json:"secure"`
+	HTTPOnly   bool   `json:"http_only"`
+	ExpireTime string `json:"expire_time,omitempty"`
+}
+
+func writeJSON(w io.Writer, s *pb.Session) error {
+	j := jsonSession{
+		Site: s.GetSite(), User: s.GetUser(), URL: s.GetUrl(), Generation: s.GetGeneration(), Headers: map[string]string{}, Cookies: []jsonCookie{},
+		LoginTime: rfc3339(s.GetLoginTime()), ProveTime: rfc3339(s.GetProveTime()), ExpireTime: rfc3339(s.GetExpireTime()),
+		Stale: s.GetStale(), NotDurable: s.GetNotDurable(), IdentityUnproven: s.GetIdentityUnproven(),
+	}
+	for _, h := range s.GetHeaders() {
+		j.Headers[h.GetName()] = string(h.GetValue())
+	}
+	for _, c := range s.GetCookies() {
+		j.Cookies = append(j.Cookies, jsonCookie{
+			Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), HostOnly: c.GetHostOnly(), Path: c.GetPath(),
+			Secure: c.GetSecure(), HTTPOnly: c.GetHttpOnly(), ExpireTime: rfc3339(c.GetExpireTime()),
+		})
+	}
+	return encode(w, j)
+}
+
+func encode(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func rfc3339(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return ""
+	}
+	return t.AsTime().UTC().Format(time.RFC3339)
+}
+
+// softLife is what a cookie file says of cookies that end with the session:
+// some readers pass over a line whose expiry is 0.
+const softLife = 12 * time.Hour
+
+// writeNetscape writes the dialect that curl, wget, Python and aria2 all read.
+func writeNetscape(w io.Writer, s *pb.Session) error {
+	fmt.Fprintln(w, "# Netscape HTTP Cookie File")
+	for _, c := range s.GetCookies() {
+		if err := plain(string(c.GetName())+string(c.GetValue()), "\t"); err != nil {
+			return err
+		}
+		domain, tail := c.GetDomain(), "FALSE"
+		if !c.GetHostOnly() {
+			domain, tail = "."+domain, "TRUE"
+		}
+		path := strings.TrimRight(c.GetPath(), "/")
+		if path == "" {
+			path = "/"
+		}
+		expires := time.Now().Add(softLife)
+		if t := c.GetExpireTime(); t != nil {
+			expires = t.AsTime()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", domain, tail, path,
+			strings.ToUpper(fmt.Sprint(c.GetSecure())), expires.Unix(), c.GetName(), c.GetValue())
+	}
+	return nil
+}
+
+// writeCurl writes a configuration for curl -K (curl(1)).
+func writeCurl(w io.Writer, s *pb.Session) error {
+	for _, h := range s.GetHeaders() {
+		v := h.GetName() + ": " + string(h.GetValue())
+		if err := plain(v, ""); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "header = \"%s\"\n", strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v))
+	}
+	return nil
+}
+
+// writeEnv writes an assignment for eval "$(…)": inside the double quotes no
+// shell looks at it before it is code.
+func writeEnv(w io.Writer, s *pb.Session) error {
+	name := api.CookieVariable(s.GetSite())
+	for _, h := range s.GetHeaders() {
+		if h.GetName() != "Cookie" {
+			continue
+		}
+		if err := plain(string(h.GetValue()), ""); err != nil {
+			return err
+		}
+		if name == "" {
+			return &api.Error{Code: api.InvalidRequest, Detail: s.GetSite() + " does not make a variable name",
+				Remedy: "sessionctl cookie " + s.GetSite() + " --var NAME"}
+		}
+		fmt.Fprintf(w, "export %s='%s'\n", name, strings.ReplaceAll(string(h.GetValue()), "'", `'\''`))
+	}
+	return nil
+}
+
+// writeHTTPie writes a session file for `http --session-read-only=FILE`
+// (HTTPie 3).
+func writeHTTPie(w io.Writer, s *pb.Session) error {
+	type cookie struct {
+		Name    string `json:"name"`
+		Value   string `json:"value"`
+		Domain  string `json:"domain"`
+		Path    string `json:"path"`
+		Secure  bool   `json:"secure"`
+		Expires *int64 `json:"expires"`
+	}
+	session := struct {
+		Meta    map[string]string `json:"__meta__"`
+		Auth    map[string]any    `json:"auth"`
+		Cookies []cookie          `json:"cookies"`
+		Headers []any             `json:"headers"`
+	}{map[string]string{"about": "HTTPie session file", "httpie": "3.2.1"}, map[string]any{"type": nil, "username": nil, "password": nil}, []cookie{}, []any{}}
+	for _, c := range s.GetCookies() {
+		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), Path: c.GetPath(), Secure: c.GetSecure()}
+		if !c.GetHostOnly() {
+			k.Domain = "." + k.Domain
+		}
+		if t := c.GetExpireTime(); t != nil {
+			unix := t.AsTime().Unix()
+			k.Expires = &unix
+		}
+		session.Cookies = append(session.Cookies, k)
+	}
+	return encode(w, session)
+}
+
+// plain refuses what would end a line, or a field, of a format early.
+func plain(v, more string) error {
+	if i := strings.IndexFunc(v, func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f || strings.ContainsRune(more, r) }); i >= 0 {
+		return &api.Error{Code: api.InvalidRequest, Detail: "a cookie holds a character that this format cannot carry", Remedy: "take another format: -o json"}
+	}
+	return nil
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

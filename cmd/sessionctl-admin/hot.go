@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sessionctl/sessionctl/client/shim"
+)
+
+// hot returns the verbs of the tiny sessionctl, so that help and completion
+// know all verbs. They run the same code as there.
+func (a *app) hot() []*cobra.Command {
+	var all []*cobra.Command
+	for _, v := range shim.Verbs() {
+		c := &cobra.Command{
+			Use:                v.Name + " " + v.Operand,
+			Short:              strings.ToUpper(v.About[:1]) + v.About[1:],
+			GroupID:            "serve",
+			DisableFlagParsing: true, // the shim has its own grammar
+			ValidArgsFunction:  a.sites,
+			RunE: func(_ *cobra.Command, args []string) error {
+				if status := shim.Run(append([]string{"sessionctl", v.Name}, args...), os.Stdin, a.stdout, a.stderr); status != 0 {
+					return exitStatus(status)
+				}
+				return nil
+			},
+		}
+		if v.Name == "credential" {
+			c.ValidArgsFunction = cobra.FixedCompletions([]string{"get", "store", "erase"}, cobra.ShellCompDirectiveNoFileComp)
+		}
+		c.SetHelpFunc(func(*cobra.Command, []string) { fmt.Fprint(a.stdout, shim.Usage(v.Name)) })
+		all = append(all, c)
+	}
+	return all
+}
+
+// exitStatus is a failure that has been reported already.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

@@ -1,0 +1,202 @@
+// Sessiond is the agent: it turns keytabs into Kerberos tickets and web
+// sessions, and serves them on a Unix socket. Flags, the listener and signals
+// are here; everything else is package daemon.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon"
+)
+
+const usage = `usage: sessiond [flags]
+
+The sessionctl agent. It reads its configuration, listens on its socket and
+stays in the foreground; SIGTERM and SIGINT end it.
+
+  --config FILE      configuration; conf.d/*.toml beside it are read too
+                     (default $XDG_CONFIG_HOME/sessionctl/sessiond.toml)
+  --socket PATH      socket, unless systemd hands one over
+                     (default $XDG_RUNTIME_DIR/sessionctl/agent.sock)
+  --store FILE       encrypted store
+                     (default $XDG_STATE_HOME/sessionctl/store.db)
+  --log-level LEVEL  debug, info, warn or error (default info)
+  --check            check configuration, krb5.conf and keytabs, and end
+  --version          print the version, and end
+  --help             print this, and end
+
+A configuration:
+
+  [credential.build]
+  principal = "svc-build@CORP.EXAMPLE"
+  keytab    = "/home/build/build.keytab"
+
+  [site.app]
+  url             = "https://app.corp.example/"
+  kind            = "spnego"
+  credential      = "build"
+  probe_url       = "api/me"      # refused without a session
+  identity_json   = "user.name"   # where its answer names the user
+
+Kerberos is set up by /etc/krb5.conf, or the files that $KRB5_CONFIG lists.
+`
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("sessiond", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	config := fs.String("config", "", "")
+	socket := fs.String("socket", "", "")
+	storeFile := fs.String("store", "", "")
+	level := fs.String("log-level", "info", "")
+	check := fs.Bool("check", false, "")
+	version := fs.Bool("version", false, "")
+	err := fs.Parse(args)
+	var lv slog.Level
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return api.ExitOK
+	case err == nil && fs.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case err == nil:
+		err = lv.UnmarshalText([]byte(*level))
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "sessiond: %v\n  next: sessiond --help\n", err)
+		return api.ExitUsage
+	}
+	if *version {
+		fmt.Fprintln(stdout, "sessiond", api.Version)
+		return api.ExitOK
+	}
+
+	// Nothing the agent makes is for others, and no copy of its memory either.
+	unix.Umask(0o077)
+	if err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})); err != nil {
+		fmt.Fprintf(stderr, "sessiond: core dumps could not be turned off: %v\n", err)
+		return api.ExitOther
+	}
+
+	if err := serve(*config, *socket, *storeFile, *check, lv, stdout, stderr); err != nil {
+		e := api.AsError(err)
+		fmt.Fprintf(stderr, "sessiond: %v\n", e)
+		if e.Remedy != "" {
+			fmt.Fprintf(stderr, "  next: %s\n", e.Remedy)
+		}
+		return e.Code.Exit()
+	}
+	return api.ExitOK
+}
+
+func serve(config, socket, storeFile string, check bool, level slog.Level, stdout, stderr io.Writer) error {
+	var err error
+	if config == "" {
+		if config, err = under("XDG_CONFIG_HOME", ".config", "sessiond.toml"); err != nil {
+			return err
+		}
+	}
+	cfg, err := daemon.LoadConfig(config)
+	if err != nil {
+		return err
+	}
+	if check {
+		return report(cfg, stdout)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: journalTime}))
+	for _, p := range cfg.Problems() {
+		log.Warn(p.Error())
+	}
+	if storeFile == "" {
+		if storeFile, err = under("XDG_STATE_HOME", ".local/state", "store.db"); err != nil {
+			return err
+		}
+	}
+	if socket == "" {
+		socket = api.UserSocket(os.Geteuid())
+		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+			socket = filepath.Join(dir, "sessionctl", "agent.sock")
+		}
+	}
+	l, err := daemon.Listen(socket)
+	if err != nil {
+		return err
+	}
+	if at := l.Addr().String(); at != api.UserSocket(os.Geteuid()) && at != api.SystemSocket {
+		log.Info("clients do not look there by themselves", "set", api.SocketVariable+"="+at)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				log.Warn("the configuration is read at the start only; restart the agent to apply a change")
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return daemon.Run(ctx, l, daemon.Options{Config: cfg, Store: storeFile, Log: log})
+}
+
+// report prints what --check found.
+func report(cfg *daemon.Config, stdout io.Writer) error {
+	for _, f := range cfg.Files {
+		fmt.Fprintln(stdout, "read", f)
+	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintln(stdout, "warning:", w)
+	}
+	problems := cfg.Problems()
+	for _, p := range problems {
+		fmt.Fprintln(stdout, "problem:", p)
+		if r := api.AsError(p).Remedy; r != "" {
+			fmt.Fprintln(stdout, "  next:", r)
+		}
+	}
+	if len(problems) > 0 {
+		return &api.Error{Code: api.CodeOf(problems[0]), Detail: strconv.Itoa(len(problems)) + " of the credentials cannot be used"}
+	}
+	fmt.Fprintf(stdout, "ok: %d sites\n", len(cfg.Sites))
+	return nil
+}
+
+// under returns the path of a file of ours in an XDG base directory.
+func under(variable, fallback, name string) (string, error) {
+	base := os.Getenv(variable)
+	if !filepath.IsAbs(base) { // as the XDG base directory specification wants it
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", &api.Error{Code: api.ConfigInvalid, Detail: "neither $" + variable + " nor $HOME is set",
+				Remedy: "name the files: sessiond --config FILE --store FILE --socket PATH", Err: err}
+		}
+		base = filepath.Join(home, fallback)
+	}
+	return filepath.Join(base, "sessionctl", name), nil
+}
+
+// journalTime leaves the time out when the journal adds its own.
+func journalTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
+		return slog.Attr{}
+	}
+	return a
+}

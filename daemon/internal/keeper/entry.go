@@ -1,0 +1,441 @@
+package keeper
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// patience is how long a caller waits for the end of a back-off rather than
+// being told to come again.
+const patience = 2 * time.Second
+
+// entry is the one session of a site and user, and the work under way for it.
+type entry struct {
+	k    *Keeper
+	site Site
+	log  *slog.Logger
+
+	mu         sync.Mutex
+	loaded     bool
+	revision   uint64   // of the stored record
+	session    *Session // nil: none
+	proofs     int      // probes that found the session alive
+	stale      bool
+	notDurable bool
+	failure    *api.Error // why the last login or probe failed, nil after a success
+	failures   int        // in a row
+	retryAt    time.Time  // the end of the back-off
+	flight     *flight
+}
+
+// flight is one probe or login, with everybody who waits for it.
+type flight struct {
+	login bool // a login from the start, not a probe
+	done  chan struct{}
+	err   *api.Error
+}
+
+// want is what one caller needs.
+type want struct {
+	minValidity time.Duration
+	cachedOnly  bool
+	strict      bool   // an error rather than a stale session
+	force       bool   // no waiting for the end of a back-off
+	not         string // any generation but this
+	proof       int    // at least this many proofs
+}
+
+// need is what has to happen before a session can be served.
+type need int
+
+const (
+	nothing need = iota
+	aProbe
+	aLogin
+)
+
+func (e *entry) need(w want, now time.Time) need {
+	s := e.session
+	switch {
+	case s == nil, s.Generation == w.not:
+		return aLogin
+	case w.minValidity > 0 && s.endsWithin(w.minValidity, now):
+		return aLogin
+	case e.proofs < w.proof, e.stale, s.endsWithin(0, now):
+		return aProbe
+	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= e.site.Recheck:
+		return aProbe
+	}
+	return nothing
+}
+
+// get is the heart: serve, join the work under way, or start it.
+func (e *entry) get(ctx context.Context, w want) (Served, error) {
+	for waited := 0; ; {
+		if err := ctx.Err(); err != nil {
+			return Served{}, callerError(err)
+		}
+		e.mu.Lock()
+		e.load()
+		now := time.Now()
+		n := e.need(w, now)
+		// After work that began for this caller: whatever came of it.
+		if n == nothing || waited == 2 && e.session != nil {
+			served := e.served()
+			e.mu.Unlock()
+			return served, nil
+		}
+		usable := n != aLogin && !e.session.endsWithin(0, now)
+		if w.cachedOnly {
+			defer e.mu.Unlock()
+			if usable {
+				return e.served(), nil
+			}
+			return Served{}, &api.Error{Code: api.NotCached, Detail: "no session is at hand", Remedy: "ask without the limit to what is cached"}
+		}
+		f := e.flight
+		if f == nil {
+			if wait := e.retryAt.Sub(now); wait > 0 && !w.force {
+				held := e.held(wait)
+				old := e.served()
+				e.mu.Unlock()
+				if usable && !w.strict {
+					return old, nil
+				}
+				if wait > patience {
+					return Served{}, held
+				}
+				if err := sleep(ctx, wait); err != nil {
+					return Served{}, callerError(err)
+				}
+				continue
+			}
+			f = e.launch(n)
+			waited = 1 // at least this one began for us
+		}
+		old, background := e.served(), usable && e.stale && !w.strict
+		e.mu.Unlock()
+		if background {
+			return old, nil // serve what lives; the probe goes on without us
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return Served{}, callerError(ctx.Err())
+		}
+		if f.err != nil {
+			if !w.strict {
+				if s, ok := e.lives(); ok {
+					return s, nil
+				}
+			}
+			return Served{}, f.err
+		}
+		waited++
+	}
+}
+
+// lives returns the session if it may be served although the site or the KDC
+// is out of reach.
+func (e *entry) lives() (Served, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session == nil || e.session.endsWithin(0, time.Now()) {
+		return Served{}, false
+	}
+	return e.served(), true
+}
+
+func (e *entry) served() Served {
+	return Served{Session: e.session, Stale: e.stale, NotDurable: e.notDurable}
+}
+
+// held is the answer during a back-off.
+func (e *entry) held(wait time.Duration) error {
+	h := *e.failure
+	h.Detail += "; next attempt in " + max(wait.Round(time.Second), time.Second).String()
+	return &h
+}
+
+// launch starts the work. The caller holds the lock.
+func (e *entry) launch(n need) *flight {
+	f := &flight{login: n == aLogin, done: make(chan struct{})}
+	e.flight = f
+	session := e.session
+	e.k.flights.Go(func() {
+		err := e.work(f.login, session)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		f.err = err
+		if err == nil {
+			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
+		} else {
+			e.failure, e.failures = err, e.failures+1
+			if guarded(err.Code) {
+				e.retryAt = time.Time{}
+			} else {
+				e.retryAt = time.Now().Add(backOff(e.failures))
+			}
+		}
+		e.flight = nil
+		close(f.done)
+	})
+	return f
+}
+
+// guarded reports whether a failure needs no back-off, because the next
+// attempt costs nobody anything: a latch answers, or a local file is read.
+// So a mended file or a new key counts at once.
+func guarded(c api.Code) bool {
+	switch c {
+	case api.Latched, api.KeytabUnreadable, api.Krb5ConfInvalid:
+		return true
+	}
+	return refusal(c)
+}
+
+// refusal reports whether a verifier refused the secret or the account.
+func refusal(c api.Code) bool {
+	switch c {
+	case api.BadCredentials, api.PrincipalUnknown, api.PrincipalDisabled, api.PrincipalExpired, api.PasswordExpired:
+		return true
+	}
+	return false
+}
+
+// work proves the session, or makes a new one, and publishes it.
+func (e *entry) work(makeNew bool, old *Session) *api.Error {
+	if !makeNew {
+		s, err := e.prove(old)
+		switch code := api.CodeOf(err); {
+		case err == nil:
+			e.publish(s, old)
+			return nil
+		case code != api.Expired && code != api.WrongIdentity:
+			// The site could not say. The session stays.
+			e.log.Warn("the session could not be proved", "code", code, "detail", api.AsError(err).Detail)
+			e.mu.Lock()
+			e.stale = true
+			e.mu.Unlock()
+			return api.AsError(err)
+		default:
+			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
+			e.forget(e.k.ctx)
+		}
+	}
+	started := time.Now()
+	s, err := e.login()
+	if err != nil {
+		e.k.failures.Add(1)
+		f := *api.AsError(err)
+		if f.Code == api.Latched || refusal(f.Code) {
+			f.Remedy = strings.TrimPrefix(f.Remedy+", or: ", ", or: ") + "sessionctl login " + e.site.Name + " --retry"
+		}
+		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)
+		return &f
+	}
+	e.k.logins.Add(1)
+	e.log.Info("logged in", "user", s.Identity, "generation", s.Generation, "took", time.Since(started).Round(time.Millisecond))
+	e.publish(s, nil)
+	return nil
+}
+
+// login makes a new session and proves it.
+func (e *entry) login() (*Session, error) {
+	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
+	defer cancel()
+	x := e.site.Exchange(new(web.Jar), true)
+	err := e.site.Driver.Login(ctx, x)
+	x.Close()
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: x.Jar()})
+	if api.CodeOf(err) == api.Expired {
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail,
+			Remedy: "check probe_url and how it names the user", Err: err}
+	}
+	return s, err
+}
+
+// prove asks the site about a session.
+func (e *entry) prove(s *Session) (*Session, error) {
+	ctx, cancel := context.WithTimeout(e.k.ctx, probeTimeout)
+	defer cancel()
+	return e.probe(ctx, s)
+}
+
+// probe returns the session as it is after a probe that proved it: Set-Cookie
+// lines of the probe replace older values.
+func (e *entry) probe(ctx context.Context, s *Session) (*Session, error) {
+	x := e.site.Exchange(s.jar.Clone(), false)
+	defer x.Close()
+	id, err := e.site.Driver.Probe(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	if !e.site.Expect.Met(id) {
+		return nil, e.wrongIdentity(id)
+	}
+	p := *s
+	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, time.Now(), x.Jar()
+	p.ExpireTime = p.earliest(e.site.URL, p.ProveTime)
+	return &p, nil
+}
+
+func (e *entry) wrongIdentity(id login.Identity) error {
+	if id.Unproven {
+		return &api.Error{Code: api.WrongIdentity, Detail: "the site does not say whose session it is",
+			Remedy: "set identity = \"" + login.Unproven + "\" for this site to accept that"}
+	}
+	return &api.Error{Code: api.WrongIdentity, Detail: "the site says the session is " + printable(id.Name) + "'s, not " + strings.Join(e.site.Expect.Names, "'s or ") + "'s",
+		Remedy: "if that is the same person, set identity = \"" + printable(id.Name) + "\" for this site"}
+}
+
+// printable shortens what a server sent to what may stand in a message.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r == '"' {
+			return '.'
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 80)]
+}
+
+// publish stores a proven session and then lets it be served. A session that
+// differs from old in nothing but the time of its proof is not written again.
+func (e *entry) publish(s, old *Session) {
+	var failed error
+	e.mu.Lock()
+	revision, changed := e.revision, e.notDurable || old == nil || !old.jar.Equal(s.jar)
+	e.mu.Unlock()
+	if changed {
+		revision, failed = e.k.o.Records.Swap(e.k.ctx, e.key(), revision, encodeSession(s, e.site.Fingerprint))
+		if failed != nil {
+			e.log.Error("the session is not durable", "err", failed)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.session, e.stale, e.proofs = s, false, e.proofs+1
+	if changed {
+		if e.notDurable = failed != nil; !e.notDurable {
+			e.revision = revision
+		}
+	}
+}
+
+// load reads the stored session at first use. The caller holds the lock.
+func (e *entry) load() {
+	if e.loaded {
+		return
+	}
+	e.loaded = true
+	record, revision, err := e.k.o.Records.Load(e.key())
+	if err != nil {
+		e.log.Error("the stored session cannot be read", "err", err)
+		return
+	}
+	e.revision = revision
+	if record == nil {
+		return
+	}
+	s, err := decodeSession(record, e.site.Fingerprint)
+	if err != nil {
+		e.log.Info("the stored session is not used", "why", err)
+		return
+	}
+	s.Site = e.site.Name
+	s.ExpireTime = s.earliest(e.site.URL, s.ProveTime)
+	e.session = s
+}
+
+// forget removes the session everywhere.
+func (e *entry) forget(ctx context.Context) error {
+	e.mu.Lock()
+	revision := e.revision
+	e.session, e.stale, e.notDurable = nil, false, false
+	e.mu.Unlock()
+	if revision == 0 {
+		return nil
+	}
+	_, err := e.k.o.Records.Swap(ctx, e.key(), revision, nil)
+	if err != nil {
+		e.log.Error("the stored session could not be removed", "err", err)
+		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + err.Error(), Err: err}
+	}
+	e.mu.Lock()
+	e.revision = 0
+	e.mu.Unlock()
+	return nil
+}
+
+// drop is forget for a caller: after the work under way.
+func (e *entry) drop(ctx context.Context) error {
+	for {
+		e.mu.Lock()
+		e.load()
+		f := e.flight
+		if f == nil {
+			// A flight of its own, so that no login starts meanwhile.
+			f = &flight{done: make(chan struct{})}
+			e.flight = f
+			e.mu.Unlock()
+			err := e.forget(ctx)
+			e.mu.Lock()
+			e.flight = nil
+			close(f.done)
+			e.mu.Unlock()
+			return err
+		}
+		e.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return callerError(ctx.Err())
+		}
+	}
+}
+
+func (e *entry) summary() Summary {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.load()
+	s := Summary{Site: e.site, Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
+	if e.retryAt.After(time.Now()) {
+		s.RetryTime = e.retryAt
+	}
+	switch {
+	case e.session != nil && e.stale:
+		s.State = Stale
+	case e.session != nil:
+		s.State = Live
+	case e.flight != nil:
+		s.State = LoggingIn
+	case e.failure != nil && (e.failure.Code == api.Latched || refusal(e.failure.Code)):
+		s.State = Latched
+	}
+	return s
+}
+
+func (e *entry) key() string { return e.site.Name + "\x00" + e.site.Account }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

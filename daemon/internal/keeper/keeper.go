@@ -1,0 +1,233 @@
+// Package keeper owns the live session of each site and user: it decides when
+// to log in, when to ask the site again, what to serve in between, and when to
+// leave a credential alone. Single flight, schedule, back-off and latches live
+// here.
+//
+// How a login is done does not belong here (package login), nor who may have
+// a session (packages daemon and peer), nor how records are sealed (package
+// store).
+package keeper
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// Records is what the keeper needs of a store: records that are replaced
+// only by someone who has seen the present one.
+type Records interface {
+	// Load returns a record and its revision; nil and 0 if there is none.
+	Load(key string) (record []byte, revision uint64, err error)
+	// Swap replaces the record of that revision, or deletes it if record is
+	// nil, and returns the new revision after the change is durable.
+	Swap(ctx context.Context, key string, revision uint64, record []byte) (uint64, error)
+}
+
+// Site is one site and one user, as the keeper sees them.
+type Site struct {
+	// Name is the site's name, Kind its kind.
+	Name, Kind string
+	// URL is the site's own URL.
+	URL *url.URL
+	// Account is who logs in, as the credential says: "build@CORP.EXAMPLE".
+	Account string
+	// Verifier judges the account's secret: "realm:CORP.EXAMPLE".
+	Verifier string
+	// Fingerprint changes when a stored session must not be used any more.
+	Fingerprint string
+	// Expect says whose session the site has to give us.
+	Expect login.Expectation
+	// Recheck is how long a proof is good for.
+	Recheck time.Duration
+	// Driver logs in.
+	Driver login.Driver
+	// Exchange starts a dialogue with the site. Without credentials it must
+	// not answer challenges.
+	Exchange func(jar *web.Jar, credentials bool) *web.Exchange
+}
+
+// Options are what a Keeper works with.
+type Options struct {
+	Sites   []Site
+	Records Records
+	Latches *Latches
+	Log     *slog.Logger
+}
+
+// Time limits of the keeper's own work, whoever waits for it.
+const (
+	loginTimeout = 30 * time.Second
+	probeTimeout = 5 * time.Second
+)
+
+// Keeper keeps the sessions. Its methods are safe for concurrent use.
+type Keeper struct {
+	o       Options
+	entries map[string]*entry
+	order   []*entry
+	ctx     context.Context
+	cancel  context.CancelFunc
+	flights sync.WaitGroup
+
+	logins, failures atomic.Int64
+}
+
+// New returns a keeper of the sites. It loads nothing yet.
+func New(o Options) *Keeper {
+	k := &Keeper{o: o, entries: map[string]*entry{}}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	for _, s := range o.Sites {
+		e := &entry{k: k, site: s, log: o.Log.With("site", s.Name)}
+		k.entries[s.Name] = e
+		k.order = append(k.order, e)
+	}
+	return k
+}
+
+// Close ends the work under way and waits for it.
+func (k *Keeper) Close() {
+	k.cancel()
+	k.flights.Wait()
+}
+
+// Served is a session as it is handed out.
+type Served struct {
+	*Session
+	// Stale says that the site could not be asked lately.
+	Stale bool
+	// NotDurable says that the session is not in the store.
+	NotDurable bool
+}
+
+// GetOptions say what a caller asks of a session.
+type GetOptions struct {
+	// MinValidity is how long it should still live.
+	MinValidity time.Duration
+	// CachedOnly forbids to wait for a probe or a login.
+	CachedOnly bool
+}
+
+// Get returns a proven session of a site, logging in if there is none. All
+// errors of the keeper's methods are *api.Error.
+func (k *Keeper) Get(ctx context.Context, site string, o GetOptions) (Served, error) {
+	e, err := k.entry(site)
+	if err != nil {
+		return Served{}, err
+	}
+	return e.get(ctx, want{minValidity: o.MinValidity, cachedOnly: o.CachedOnly})
+}
+
+// Refresh is called by somebody whose request was refused with the session of
+// a generation, or who wants a new one. A generation that is no longer current
+// changes nothing; else the session is probed, and made anew if it is dead.
+// With force it is made anew in any case.
+func (k *Keeper) Refresh(ctx context.Context, site, generation string, force bool) (Served, error) {
+	e, err := k.entry(site)
+	if err != nil {
+		return Served{}, err
+	}
+	w := want{strict: true, force: force}
+	e.mu.Lock()
+	e.load()
+	switch {
+	case e.session == nil:
+	case generation != "" && generation != e.session.Generation:
+		w = want{}
+	case force:
+		w.not = e.session.Generation
+	default:
+		w.proof = e.proofs + 1
+	}
+	e.mu.Unlock()
+	return e.get(ctx, w)
+}
+
+// Login logs in anew, whatever there is. With retry it first lifts a latched
+// refusal, for one attempt.
+func (k *Keeper) Login(ctx context.Context, site string, retry bool) (Served, error) {
+	e, err := k.entry(site)
+	if err != nil {
+		return Served{}, err
+	}
+	if retry {
+		if err := k.o.Latches.Clear(ctx, e.site.Verifier, e.site.Account); err != nil {
+			return Served{}, &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + err.Error(), Err: err}
+		}
+	}
+	return k.Refresh(ctx, site, "", true)
+}
+
+// Delete drops a site's session, here and in the store.
+func (k *Keeper) Delete(ctx context.Context, site string) error {
+	e, err := k.entry(site)
+	if err != nil {
+		return err
+	}
+	return e.drop(ctx)
+}
+
+func (k *Keeper) entry(site string) (*entry, error) {
+	if e := k.entries[site]; e != nil {
+		return e, nil
+	}
+	return nil, &api.Error{Code: api.UnknownSite, Detail: "no such site"}
+}
+
+// State is a row of the table in section 6 of the design.
+type State int
+
+// The states of a session.
+const (
+	None State = iota
+	Live
+	Stale
+	LoggingIn
+	Latched
+)
+
+// Summary is the state of one site without its secrets.
+type Summary struct {
+	Site       Site
+	State      State
+	Session    *Session   // nil if there is none
+	Failure    *api.Error // the failure that stands, or nil
+	RetryTime  time.Time  // no attempt before
+	NotDurable bool
+}
+
+// List tells the state of every site, in the order of the configuration.
+func (k *Keeper) List() []Summary {
+	all := make([]Summary, len(k.order))
+	for i, e := range k.order {
+		all[i] = e.summary()
+	}
+	return all
+}
+
+// Counts returns how many logins succeeded and failed so far.
+func (k *Keeper) Counts() (logins, failures int64) { return k.logins.Load(), k.failures.Load() }
+
+// backOff returns how long to leave something alone after n failures in a row:
+// anything up to a limit that doubles, so that agents do not come back in step.
+func backOff(n int) time.Duration {
+	limit := min(time.Second<<min(n-1, 16), 5*time.Minute)
+	return rand.N(limit) + time.Millisecond
+}
+
+// callerError is the error of a caller who could not wait any longer.
+func callerError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &api.Error{Code: api.Deadline, Detail: "the caller's time is over; the login goes on", Remedy: "try again", Err: err}
+	}
+	return api.AsError(err)
+}

@@ -1,0 +1,93 @@
+package keeper
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// Session is one proven web session. It is never changed once published.
+type Session struct {
+	Site       string
+	Generation string // opaque
+	Identity   string // whose it is, as the site says
+	Unproven   bool   // the site cannot say
+	LoginTime  time.Time
+	ProveTime  time.Time
+	// ExpireTime is when the first of the cookies for the site's own URL ends;
+	// zero if none says.
+	ExpireTime time.Time
+
+	jar *web.Jar
+}
+
+// Cookies returns the cookies for a request to u.
+func (s *Session) Cookies(u *url.URL, now time.Time) []*web.Cookie { return s.jar.Cookies(u, now) }
+
+// LogValue keeps cookies out of logs.
+func (s *Session) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("site", s.Site), slog.String("generation", s.Generation))
+}
+
+// endsWithin reports whether the session is known to end within d.
+func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
+	return !s.ExpireTime.IsZero() && !s.ExpireTime.After(now.Add(d))
+}
+
+// earliest returns when the first cookie for u ends that lived at a time.
+func (s *Session) earliest(u *url.URL, at time.Time) time.Time {
+	var first time.Time
+	for _, c := range s.jar.Cookies(u, at) {
+		if !c.Expires.IsZero() && (first.IsZero() || c.Expires.Before(first)) {
+			first = c.Expires
+		}
+	}
+	return first
+}
+
+// recordVersion is the version of the stored form of a session.
+const recordVersion = 1
+
+type sessionRecord struct {
+	Version     int             `json:"v"`
+	Fingerprint string          `json:"fingerprint"`
+	Generation  string          `json:"generation"`
+	Identity    string          `json:"identity"`
+	Unproven    bool            `json:"unproven,omitempty"`
+	Login       time.Time       `json:"login"`
+	Prove       time.Time       `json:"prove"`
+	Cookies     []web.SetCookie `json:"cookies"`
+}
+
+func encodeSession(s *Session, fingerprint string) []byte {
+	b, err := json.Marshal(sessionRecord{
+		Version: recordVersion, Fingerprint: fingerprint, Generation: s.Generation,
+		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Cookies: s.jar.Lines(),
+	})
+	if err != nil {
+		panic(err) // nothing in the record can fail
+	}
+	return b
+}
+
+func decodeSession(record []byte, fingerprint string) (*Session, error) {
+	var r sessionRecord
+	if err := json.Unmarshal(record, &r); err != nil {
+		return nil, fmt.Errorf("the record is malformed: %w", err)
+	}
+	switch {
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("the record has version %d", r.Version)
+	case r.Fingerprint != fingerprint:
+		return nil, errors.New("the site's configuration has changed")
+	}
+	return &Session{
+		Generation: r.Generation, Identity: r.Identity, Unproven: r.Unproven,
+		LoginTime: r.Login, ProveTime: r.Prove, jar: web.NewJar(r.Cookies),
+	}, nil
+}

@@ -1,0 +1,208 @@
+package login
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+var _ = register("spnego", func() Driver { return &spnego{} })
+
+// spnego is any site that answers the Negotiate scheme with a session cookie
+// (RFC 4559), such as Apache's mod_auth_gssapi with GssapiUseSessions.
+type spnego struct {
+	// LoginURL asks for Negotiate. Absolute, or relative to the site's url.
+	LoginURL string `toml:"login_url"`
+	// ProbeURL is refused without a session and cheap with one.
+	ProbeURL string `toml:"probe_url"`
+	// One of these says where the probe's answer names the user.
+	IdentityJSON   string `toml:"identity_json"`   // a path such as "user.name" or "users.0.name"
+	IdentityHeader string `toml:"identity_header"` // a response header
+	IdentityRegexp string `toml:"identity_regexp"` // applied to the body, the first group is the name
+}
+
+// Check implements Checker.
+func (s *spnego) Check(base *url.URL, identity string) error {
+	for option, ref := range map[string]string{"login_url": s.LoginURL, "probe_url": s.ProbeURL} {
+		if _, err := web.Resolve(base, ref); err != nil {
+			return fmt.Errorf("%s: %w", option, err)
+		}
+	}
+	given := 0
+	for _, v := range []string{s.IdentityJSON, s.IdentityHeader, s.IdentityRegexp} {
+		if v != "" {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return errors.New("only one of identity_json, identity_header and identity_regexp can say who the user is")
+	case given == 0 && identity != Unproven:
+		return fmt.Errorf("nothing says how the site names the user: set identity_json, identity_header or identity_regexp; if it never does, set identity = %q", Unproven)
+	case given == 1 && identity == Unproven:
+		return fmt.Errorf("identity = %q contradicts the option that says how the site names the user", Unproven)
+	}
+	if s.IdentityRegexp != "" {
+		re, err := regexp.Compile(s.IdentityRegexp)
+		if err != nil {
+			return fmt.Errorf("identity_regexp: %w", err)
+		}
+		if re.NumSubexp() < 1 {
+			return errors.New("identity_regexp has no group (…) around the user's name")
+		}
+	}
+	return nil
+}
+
+// Login implements Driver.
+func (s *spnego) Login(ctx context.Context, x *web.Exchange) error {
+	u, err := x.URL(s.LoginURL)
+	if err != nil {
+		return err
+	}
+	r, err := x.Get(ctx, u)
+	if err != nil {
+		return err
+	}
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	switch {
+	case r.Status == http.StatusUnauthorized:
+		return r.Refused()
+	case r.Status == http.StatusForbidden && r.Negotiated:
+		return &api.Error{Code: api.Forbidden, Detail: r.Shown() + " accepted the ticket and then answered 403",
+			Remedy: "ask for this user's right to log in there"}
+	case r.Status >= 400:
+		return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
+			Remedy: "check the site's url and login_url"}
+	case !r.Negotiated:
+		return &api.Error{Code: api.NoChallenge, Detail: fmt.Sprintf("%s answers %d without asking for Negotiate (User-Agent %q)", r.Shown(), r.Status, x.UserAgent()),
+			Remedy: "check login_url, and user_agent: some gates ask only certain agents"}
+	case x.Jar().Len() == 0:
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
+			Remedy: "point login_url at a page that starts a session"}
+	}
+	return nil
+}
+
+// Probe implements Driver.
+func (s *spnego) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
+	ref := s.ProbeURL
+	if ref == "" {
+		ref = s.LoginURL
+	}
+	u, err := x.URL(ref)
+	if err != nil {
+		return Identity{}, err
+	}
+	r, err := x.Probe(ctx, u)
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := web.StatusError(r); err != nil {
+		return Identity{}, err
+	}
+	switch {
+	case r.Status == http.StatusForbidden:
+		return Identity{}, &api.Error{Code: api.Forbidden, Detail: r.Shown() + " answers 403 to the session",
+			Remedy: "point probe_url at a page that this user may read"}
+	case r.Status == http.StatusUnauthorized, 300 <= r.Status && r.Status < 400:
+		return Identity{}, &api.Error{Code: api.Expired, Detail: fmt.Sprintf("%s answers %d to the session's cookies", r.Shown(), r.Status)}
+	case r.Status != http.StatusOK:
+		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
+			Remedy: "check probe_url"}
+	}
+	if s.IdentityJSON == "" && s.IdentityHeader == "" && s.IdentityRegexp == "" {
+		return s.unproven(ctx, x, u)
+	}
+	name, err := s.identity(r)
+	if err != nil {
+		return Identity{}, err
+	}
+	if name == "" {
+		return Identity{}, &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200 without naming a user"}
+	}
+	return Identity{Name: name}, nil
+}
+
+// unproven asks the same page without cookies: only if that is refused does
+// the answer with cookies prove anything.
+func (s *spnego) unproven(ctx context.Context, x *web.Exchange, u *url.URL) (Identity, error) {
+	bare := x.Bare()
+	defer bare.Close()
+	r, err := bare.Probe(ctx, u)
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := web.StatusError(r); err != nil {
+		return Identity{}, err
+	}
+	if r.Status < 300 {
+		return Identity{}, &api.Error{Code: api.LoginOKButProbeFailed, Detail: r.Shown() + " answers the same without any session",
+			Remedy: "point probe_url at a page that needs a session"}
+	}
+	return Identity{Unproven: true}, nil
+}
+
+// identity finds the user's name in the probe's answer. Empty: nobody.
+func (s *spnego) identity(r *web.Response) (string, error) {
+	switch {
+	case s.IdentityHeader != "":
+		return strings.TrimSpace(r.Header.Get(s.IdentityHeader)), nil
+	case s.IdentityRegexp != "":
+		if m := regexp.MustCompile(s.IdentityRegexp).FindSubmatch(r.Body); m != nil {
+			return string(m[1]), nil
+		}
+		return "", nil
+	}
+	name, err := jsonPath(r.Body, s.IdentityJSON)
+	if err != nil {
+		// A login page instead of JSON is how many sites say "who are you?".
+		return "", &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200, but not with JSON", Err: err}
+	}
+	return name, nil
+}
+
+// jsonPath returns the string at a dotted path in a JSON document: names of
+// members and indexes of elements, with "$." allowed in front. What is not
+// there, or null, is "".
+func jsonPath(doc []byte, path string) (string, error) {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return "", err
+	}
+	for step := range strings.SplitSeq(strings.TrimPrefix(strings.TrimPrefix(path, "$"), "."), ".") {
+		switch n := v.(type) {
+		case map[string]any:
+			v = n[step]
+		case []any:
+			i, err := strconv.Atoi(step)
+			if err != nil || i < 0 || i >= len(n) {
+				return "", nil
+			}
+			v = n[i]
+		default:
+			return "", nil
+		}
+	}
+	switch n := v.(type) {
+	case string:
+		return n, nil
+	case json.Number:
+		return n.String(), nil
+	}
+	return "", nil
+}

@@ -1,0 +1,261 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// Limits against a hostile or broken server.
+const (
+	maxHops        = 10
+	maxHeaderBytes = 256 << 10
+	maxBodyBytes   = 1 << 20
+	maxTokens      = 2 // Negotiate tokens for one URL
+)
+
+// Options say how an Exchange may behave.
+type Options struct {
+	// Base is the site's own URL. Its origin may get credentials.
+	Base *url.URL
+	// LoginHosts are further origins that may take part in a login.
+	LoginHosts []Origin
+	// InsecureHTTP lets credentials and sessions go over http.
+	InsecureHTTP bool
+	// UserAgent is sent with every request.
+	UserAgent string
+	// Negotiate answers Negotiate challenges; nil: they are left unanswered.
+	Negotiate Negotiator
+	// Dial replaces the dialling of TCP connections.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Now replaces time.Now.
+	Now func() time.Time
+}
+
+// Exchange is one dialogue with a site: requests one after the other that
+// share cookies and connections. Two exchanges share no connection, so that a
+// server which binds a login to a connection cannot lend it to a probe.
+// It is not safe for concurrent use. Close it.
+type Exchange struct {
+	o         Options
+	allowed   []Origin
+	transport *http.Transport
+	jar       *Jar
+	tokens    map[string]int // Negotiate tokens spent, by URL
+}
+
+// NewExchange starts a dialogue with the cookies of jar, which it changes.
+func NewExchange(o Options, jar *Jar) *Exchange {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	return &Exchange{
+		o:       o,
+		allowed: append([]Origin{OriginOf(o.Base)}, o.LoginHosts...),
+		transport: &http.Transport{
+			DialContext:            dial,
+			DisableCompression:     true, // the size limit is for what we read
+			MaxResponseHeaderBytes: maxHeaderBytes,
+			TLSHandshakeTimeout:    10 * time.Second,
+			// HTTP/2 stays off (RFC 4559 authenticates connections of HTTP/1.1).
+			Protocols: http1Only(),
+		},
+		jar:    jar,
+		tokens: map[string]int{},
+	}
+}
+
+func http1Only() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	return p
+}
+
+// Close ends the connections.
+func (x *Exchange) Close() { x.transport.CloseIdleConnections() }
+
+// Jar returns the cookies, all responses so far considered.
+func (x *Exchange) Jar() *Jar { return x.jar }
+
+// UserAgent returns what the exchange calls itself.
+func (x *Exchange) UserAgent() string { return x.o.UserAgent }
+
+// URL resolves a reference against the site's own URL. A reference that starts
+// with "/" starts at the host; any other continues the URL's path.
+func (x *Exchange) URL(ref string) (*url.URL, error) { return Resolve(x.o.Base, ref) }
+
+// Resolve is Exchange.URL for a given site URL.
+func Resolve(base *url.URL, ref string) (*url.URL, error) {
+	r, err := url.Parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	b := *base
+	if !strings.HasSuffix(b.Path, "/") {
+		b.Path, b.RawPath = b.Path+"/", ""
+	}
+	if ref == "" {
+		b = *base
+	}
+	return b.ResolveReference(r), nil
+}
+
+// Response is the last response of a chain. Its Body is at most 1 MiB.
+type Response struct {
+	URL        *url.URL
+	Status     int
+	Header     http.Header
+	Body       []byte
+	Challenges []Challenge
+	// Negotiated says that a Negotiate token was accepted somewhere in the
+	// chain.
+	Negotiated bool
+	// Mutual says that the service proved itself with a valid AP-REP.
+	Mutual bool
+	// SetCookies counts the Set-Cookie fields of the whole chain.
+	SetCookies int
+	refusal    error // why the last Negotiate token was not accepted
+}
+
+// Get requests a URL, follows redirects as far as they stay at allowed
+// origins, and answers Negotiate challenges there. Every hop is judged from
+// zero.
+func (x *Exchange) Get(ctx context.Context, u *url.URL) (*Response, error) {
+	var prev *url.URL
+	var sum Response
+	seen := map[string]int{}
+	for range maxHops {
+		if err := x.allow(prev, u); err != nil {
+			return nil, err
+		}
+		if seen[u.String()]++; seen[u.String()] > 2 {
+			break
+		}
+		r, err := x.negotiate(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		r.Negotiated = r.Negotiated || sum.Negotiated
+		r.Mutual = r.Mutual || sum.Mutual
+		r.SetCookies += sum.SetCookies
+		sum = *r
+		next := redirect(r)
+		if next == nil {
+			return r, nil
+		}
+		prev, u = u, next
+	}
+	return nil, &api.Error{Code: api.RedirectLoop, Detail: "redirected without end, last to " + shown(u)}
+}
+
+// Probe requests a URL with the cookies alone: no token, no redirect.
+func (x *Exchange) Probe(ctx context.Context, u *url.URL) (*Response, error) {
+	if err := x.allow(nil, u); err != nil {
+		return nil, err
+	}
+	return x.send(ctx, u, "")
+}
+
+// redirect returns where r leads, nil if nowhere.
+func redirect(r *Response) *url.URL {
+	switch r.Status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default:
+		return nil
+	}
+	loc := r.Header.Get("Location")
+	if loc == "" {
+		return nil
+	}
+	u, err := r.URL.Parse(loc)
+	if err != nil {
+		return nil
+	}
+	u.Fragment = ""
+	return u
+}
+
+// allow judges one request before it is made.
+func (x *Exchange) allow(from, u *url.URL) error {
+	if u.Scheme != "http" && u.Scheme != secureScheme || u.Host == "" {
+		return &api.Error{Code: api.SSORedirect, Detail: "redirected to " + shown(u) + ", which is not a web address"}
+	}
+	o := OriginOf(u)
+	switch {
+	case from != nil && from.Scheme == secureScheme && o.Scheme != secureScheme:
+		return &api.Error{Code: api.InsecureRedirect, Detail: shown(from) + " redirects from https to " + shown(u)}
+	case o.Scheme != secureScheme && !x.o.InsecureHTTP:
+		return &api.Error{Code: api.InsecureRedirect, Detail: "the session would go over http to " + o.String(),
+			Remedy: "use https in url, or allow it for this site with insecure_http = true"}
+	case u.User != nil:
+		return &api.Error{Code: api.SSORedirect, Detail: "redirected to a URL with a user name in it, at " + o.String()}
+	case slices.Contains(x.allowed, o):
+		return nil
+	}
+	base := x.allowed[0]
+	if from != nil && o.Host == base.Host && base.Scheme == "http" && o.Scheme == secureScheme {
+		return &api.Error{Code: api.InsecureRedirect, Detail: "the site redirects to " + o.String(),
+			Remedy: "write https in the site's url"}
+	}
+	return &api.Error{Code: api.SSORedirect, Detail: "the login leads to " + o.String() + ", which is not one of the site's hosts",
+		Remedy: "if that host belongs to the login, add it to the site's login_hosts"}
+}
+
+// send makes one request and keeps the cookies of its response.
+func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (*Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + shown(u), Err: err}
+	}
+	req.Header.Set("User-Agent", x.o.UserAgent)
+	// Without Accept some gates answer a bare 401 (mod_auth_openidc).
+	req.Header.Set("Accept", "text/html,application/json;q=0.9,*/*;q=0.8")
+	if c := x.jar.Header(u, x.o.Now()); c != "" {
+		req.Header.Set("Cookie", c)
+	}
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	resp, err := x.transport.RoundTrip(req)
+	if err != nil {
+		return nil, transportError(ctx, u, err)
+	}
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	if _, err := io.Copy(&body, io.LimitReader(resp.Body, maxBodyBytes)); err != nil {
+		return nil, transportError(ctx, u, err)
+	}
+	lines := resp.Header["Set-Cookie"]
+	x.jar.Set(u, lines, x.o.Now())
+	return &Response{
+		URL: u, Status: resp.StatusCode, Header: resp.Header, Body: body.Bytes(),
+		Challenges: ParseChallenges(resp.Header["Www-Authenticate"]),
+		SetCookies: len(lines),
+	}, nil
+}
+
+// shown is a URL as it may stand in a message: without query, fragment and
+// user, which may hold tokens.
+func shown(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// Bare starts a dialogue under the same rules without cookies and without
+// tokens, to see what a stranger sees.
+func (x *Exchange) Bare() *Exchange {
+	o := x.o
+	o.Negotiate = nil
+	return NewExchange(o, new(Jar))
+}

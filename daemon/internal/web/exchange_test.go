@@ -1,0 +1,415 @@
+package web
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tokens is a Negotiator whose tokens say how they were asked for. The
+// server's proof "good" is right, "refused" is a refusal, all else is wrong.
+type tokens struct {
+	spns  []string
+	fresh []bool
+	err   error
+}
+
+func (n *tokens) Initiate(_ context.Context, spn string, fresh bool) (Negotiation, error) {
+	n.spns, n.fresh = append(n.spns, spn), append(n.fresh, fresh)
+	return negotiation(fmt.Sprintf("CANARY-token-%d", len(n.spns))), n.err
+}
+
+type negotiation string
+
+func (t negotiation) Token() []byte { return []byte(t) }
+
+func (negotiation) Verify(b []byte) (bool, error) {
+	switch string(b) {
+	case "good":
+		return true, nil
+	case "refused":
+		return false, &api.Error{Code: api.ServiceKeyMismatch}
+	}
+	return false, &api.Error{Code: api.MutualAuthFailed}
+}
+
+func answer(s string) string { return "Negotiate " + base64.StdEncoding.EncodeToString([]byte(s)) }
+
+// names resolves every name to the loopback address, the port staying as it is.
+func names(ctx context.Context, network, address string) (net.Conn, error) {
+	_, port, _ := net.SplitHostPort(address)
+	return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+port)
+}
+
+// serve starts a site under the name app.corp.example and returns its URL.
+func serve(t *testing.T, h http.HandlerFunc) *url.URL {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	u := at(t, s.URL)
+	u.Host = "app.corp.example:" + u.Port()
+	return u
+}
+
+func exchange(t *testing.T, base *url.URL, n Negotiator, hosts ...Origin) *Exchange {
+	x := NewExchange(Options{Base: base, InsecureHTTP: true, UserAgent: "test/1", Negotiate: n, LoginHosts: hosts, Dial: names}, new(Jar))
+	t.Cleanup(x.Close)
+	return x
+}
+
+func want(t *testing.T, err error, code api.Code) {
+	t.Helper()
+	if api.CodeOf(err) != code {
+		t.Errorf("got %v, want code %s", err, code)
+	}
+}
+
+func TestNegotiate(t *testing.T) {
+	var seen []string
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Host+" "+r.Header.Get("Authorization"))
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Add("WWW-Authenticate", `Basic realm="a, b"`)
+			w.Header().Add("WWW-Authenticate", "negotiate")
+			w.Header().Add("Set-Cookie", "s=early")
+			w.WriteHeader(401)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", answer("good"))
+		w.Header().Add("Set-Cookie", "s=CANARY-session; HttpOnly")
+	})
+	n := &tokens{}
+	x := exchange(t, u, n)
+	r, err := x.Get(t.Context(), u)
+	if err != nil || r.Status != 200 || !r.Negotiated || !r.Mutual {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if got := x.Jar().Header(u, time.Now()); got != "s=CANARY-session" {
+		t.Errorf("cookies: %q", got)
+	}
+	if !slices.Equal(n.spns, []string{"HTTP/app.corp.example"}) {
+		t.Errorf("SPNs: %q", n.spns)
+	}
+	if len(seen) != 2 || !strings.HasPrefix(seen[1], u.Host+" Negotiate ") {
+		t.Errorf("the server saw %q", seen)
+	}
+}
+
+// TestTwoTokensAtMost is about a server that asks for ever, as Tomcat does
+// with a ticket it cannot decrypt (facts: 501 requests from other clients).
+func TestTwoTokensAtMost(t *testing.T) {
+	var requests atomic.Int32
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		w.Header().Set("WWW-Authenticate", "Negotiate")
+		w.WriteHeader(401)
+	})
+	n := &tokens{}
+	x := exchange(t, u, n)
+	for range 3 {
+		r, err := x.Get(t.Context(), u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, r.Refused(), api.NegotiateRejected)
+	}
+	if !slices.Equal(n.fresh, []bool{false, true}) {
+		t.Errorf("tokens asked for (fresh): %v", n.fresh)
+	}
+	if requests.Load() != 5 { // 3 questions, 2 tokens
+		t.Errorf("%d requests", requests.Load())
+	}
+}
+
+func TestRefusalWithReason(t *testing.T) {
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+		} else {
+			w.Header().Set("WWW-Authenticate", answer("refused"))
+		}
+		w.WriteHeader(401)
+	})
+	r, err := exchange(t, u, &tokens{}).Get(t.Context(), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, r.Refused(), api.ServiceKeyMismatch)
+}
+
+// TestFalseProof: a server that shows a wrong AP-REP is not the service,
+// however friendly its page and its redirects are.
+func TestFalseProof(t *testing.T) {
+	for _, status := range []int{200, 302, 500} {
+		u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+			if r.Header.Get("Authorization") == "" {
+				w.WriteHeader(401)
+				return
+			}
+			w.Header().Set("WWW-Authenticate", answer("forged"))
+			w.Header().Set("Location", "/next")
+			w.WriteHeader(status)
+		})
+		_, err := exchange(t, u, &tokens{}).Get(t.Context(), u)
+		want(t, err, api.MutualAuthFailed)
+	}
+}
+
+func TestTokenError(t *testing.T) {
+	u := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", "Negotiate")
+		w.WriteHeader(401)
+	})
+	_, err := exchange(t, u, &tokens{err: &api.Error{Code: api.KDCUnreachable}}).Get(t.Context(), u)
+	want(t, err, api.KDCUnreachable)
+}
+
+// TestRedirects: where a chain may lead, and that nothing is sent where it may
+// not.
+func TestRedirects(t *testing.T) {
+	var foreign atomic.Int32
+	other := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		foreign.Add(1)
+		w.Header().Set("WWW-Authenticate", "Negotiate")
+		w.WriteHeader(401)
+	})
+	login := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+			w.WriteHeader(401)
+			return
+		}
+		http.Redirect(w, r, r.URL.Query().Get("back"), 302)
+	})
+	login.Host = "login.corp.example:" + login.Port()
+	var base *url.URL
+	base = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		to := map[string]string{
+			"/other-port":   "http://app.corp.example:" + other.Port() + "/",
+			"/other-host":   "http://evil.example:" + base.Port() + "/ok",
+			"/sub-host":     "http://sub.app.corp.example:" + base.Port() + "/ok",
+			"/suffix-host":  "http://app.corp.example.evil.example:" + base.Port() + "/ok",
+			"/user-in-host": "http://app.corp.example:" + base.Port() + "@evil.example/",
+			"/user":         "http://somebody@app.corp.example:" + base.Port() + "/ok",
+			"/to-https":     "https://app.corp.example:" + base.Port() + "/ok",
+			"/file":         "file:///etc/passwd",
+			"/loop":         "/loop",
+			"/pingpong":     "/pongping",
+			"/pongping":     "/pingpong",
+			"/fine":         "/ok",
+			"/dot":          "http://APP.corp.example.:" + base.Port() + "/ok",
+			"/login":        "http://login.corp.example:" + login.Port() + "/?back=" + url.QueryEscape("http://app.corp.example:"+base.Port()+"/ok"),
+		}[r.URL.Path]
+		if to != "" {
+			w.Header().Set("Location", to)
+			w.Header().Add("Set-Cookie", "hop=1; path=/")
+			w.WriteHeader(302)
+		}
+	})
+	for path, code := range map[string]api.Code{
+		"/other-port": api.SSORedirect, "/other-host": api.SSORedirect, "/sub-host": api.SSORedirect, "/suffix-host": api.SSORedirect,
+		"/user-in-host": api.SSORedirect, "/user": api.SSORedirect, "/to-https": api.InsecureRedirect, "/file": api.SSORedirect,
+		"/loop": api.RedirectLoop, "/pingpong": api.RedirectLoop, "/fine": "", "/dot": "", "/login": "",
+	} {
+		n := &tokens{}
+		x := exchange(t, base, n, OriginOf(login))
+		u := *base
+		u.Path = path
+		r, err := x.Get(t.Context(), &u)
+		if e := (*api.Error)(nil); errors.As(err, &e) && strings.Contains(e.Error(), "back=") {
+			t.Errorf("%s: the message shows a query: %v", path, err)
+		}
+		if api.CodeOf(err) != code {
+			t.Errorf("%s: %v, want %q", path, err, code)
+		} else if err == nil && (r.Status != 200 || x.Jar().Header(base, time.Now()) != "hop=1") {
+			t.Errorf("%s: status %d, cookies %q", path, r.Status, x.Jar().Header(base, time.Now()))
+		}
+		if path == "/login" && !r.Negotiated {
+			t.Error("the login host was not negotiated with")
+		}
+	}
+	if foreign.Load() != 0 {
+		t.Errorf("%d requests to a foreign origin", foreign.Load())
+	}
+}
+
+func TestNoHTTPUnlessAllowed(t *testing.T) {
+	var requests atomic.Int32
+	u := serve(t, func(http.ResponseWriter, *http.Request) { requests.Add(1) })
+	x := NewExchange(Options{Base: u, Dial: names}, new(Jar))
+	defer x.Close()
+	_, err := x.Get(t.Context(), u)
+	want(t, err, api.InsecureRedirect)
+	_, err = x.Probe(t.Context(), u)
+	want(t, err, api.InsecureRedirect)
+	if requests.Load() != 0 {
+		t.Error("a request went over http")
+	}
+}
+
+func TestHTTPSToHTTP(t *testing.T) {
+	plain := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("a request went over http") })
+	x := NewExchange(Options{Base: at(t, "https://app.corp.example/"), InsecureHTTP: true, LoginHosts: []Origin{OriginOf(plain)}, Dial: names}, new(Jar))
+	defer x.Close()
+	want(t, x.allow(at(t, "https://app.corp.example/"), plain), api.InsecureRedirect)
+}
+
+// TestProbeSendsOnlyCookies: a probe proves the cookies and nothing else.
+func TestProbeSendsOnlyCookies(t *testing.T) {
+	connections := map[string]bool{}
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		connections[r.RemoteAddr] = true
+		if r.Header.Get("Authorization") != "" {
+			t.Error("a probe carried a token")
+		}
+		if r.Header.Get("Cookie") != "s=1" {
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+			w.WriteHeader(401)
+			return
+		}
+		http.Redirect(w, r, "/elsewhere", 302)
+	})
+	var j Jar
+	j.Set(u, []string{"s=1; path=/"}, time.Now())
+	for _, c := range []struct {
+		jar    *Jar
+		status int
+	}{{&j, 302}, {new(Jar), 401}} {
+		x := NewExchange(Options{Base: u, InsecureHTTP: true, Negotiate: &tokens{}, Dial: names}, c.jar)
+		r, err := x.Probe(t.Context(), u)
+		x.Close()
+		if err != nil || r.Status != c.status {
+			t.Errorf("%+v %v, want %d", r, err, c.status)
+		}
+	}
+	if len(connections) != 2 {
+		t.Errorf("two exchanges shared a connection")
+	}
+}
+
+func TestHostileAnswers(t *testing.T) {
+	big := strings.Repeat("x", 64<<10)
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/headers":
+			for i := range 64 {
+				w.Header().Set(fmt.Sprint("X-", i), big)
+			}
+		case "/body":
+			for range 64 {
+				fmt.Fprint(w, big)
+			}
+		case "/drip":
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		case "/early":
+			c, _, _ := w.(http.Hijacker).Hijack()
+			c.Close()
+		}
+	})
+	get := func(ctx context.Context, path string) (*Response, error) {
+		v := *u
+		v.Path = path
+		return exchange(t, u, nil).Get(ctx, &v)
+	}
+	_, err := get(t.Context(), "/headers")
+	want(t, err, api.NetworkError)
+	_, err = get(t.Context(), "/early")
+	want(t, err, api.NetworkError)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = get(ctx, "/drip")
+	want(t, err, api.Timeout)
+	if r, err := get(t.Context(), "/body"); err != nil || len(r.Body) != maxBodyBytes {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTransportErrors(t *testing.T) {
+	get := func(raw string, dial func(context.Context, string, string) (net.Conn, error)) error {
+		u := at(t, raw)
+		x := NewExchange(Options{Base: u, InsecureHTTP: true, Dial: dial}, new(Jar))
+		defer x.Close()
+		_, err := x.Get(t.Context(), u)
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // nobody listens there now
+	want(t, get("http://"+l.Addr().String(), nil), api.NetworkError)
+	want(t, get("http://x.invalid", func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: "x.invalid", IsNotFound: true}
+	}), api.DNSError)
+	plain := serve(t, func(http.ResponseWriter, *http.Request) {})
+	want(t, get("https://"+plain.Host, names), api.TLSError)
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = nil
+	s.StartTLS()
+	defer s.Close()
+	want(t, get(s.URL, nil), api.TLSError) // an unknown authority
+}
+
+func TestStatusError(t *testing.T) {
+	for status, code := range map[int]api.Code{429: api.RateLimited, 503: api.Maintenance, 500: api.Server5xx, 502: api.Server5xx, 200: "", 401: "", 404: ""} {
+		r := &Response{URL: at(t, "https://app.corp.example/x?CANARY-query"), Status: status, Header: http.Header{"Retry-After": {"120"}}}
+		err := StatusError(r)
+		want(t, err, code)
+		if err != nil && strings.Contains(err.Error(), "CANARY") {
+			t.Errorf("the message shows a query: %v", err)
+		}
+	}
+}
+
+func TestRefusedWithoutNegotiate(t *testing.T) {
+	for challenge, code := range map[string]api.Code{"": api.NoChallenge, "NTLM": api.NTLMOnly, `Basic realm="x"`: api.ChallengeUnsupported, "Negotiate": api.NegotiateRejected} {
+		r := &Response{URL: at(t, "https://app.corp.example/"), Challenges: ParseChallenges([]string{challenge})}
+		want(t, r.Refused(), code)
+	}
+}
+
+func TestParseOrigin(t *testing.T) {
+	for in, out := range map[string]string{
+		"login.corp.example": "https://login.corp.example", "LOGIN.corp.example.:8443": "https://login.corp.example:8443",
+		"https://login.corp.example:443/": "https://login.corp.example", "http://login:80": "http://login", "[::1]:8443": "https://[::1]:8443",
+		"bücher.example": "https://xn--bcher-kva.example",
+	} {
+		if o, err := ParseOrigin(in); err != nil || o.String() != out {
+			t.Errorf("%q: %v %v, want %s", in, o, err, out)
+		}
+	}
+	for _, in := range []string{"", "ftp://x", "https://x/path", "https://u@x", "x?y", "https://"} {
+		if o, err := ParseOrigin(in); err == nil {
+			t.Errorf("%q gave %v", in, o)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	for _, c := range [][3]string{
+		{"https://app/jira", "", "https://app/jira"}, {"https://app/jira", "rest/me", "https://app/jira/rest/me"},
+		{"https://app/jira/", "rest/me?x=1", "https://app/jira/rest/me?x=1"}, {"https://app/jira", "/login", "https://app/login"},
+		{"https://app", "me", "https://app/me"}, {"https://app/jira", "https://other/x", "https://other/x"},
+	} {
+		if u, err := Resolve(at(t, c[0]), c[1]); err != nil || u.String() != c[2] {
+			t.Errorf("%s + %s: %v %v, want %s", c[0], c[1], u, err, c[2])
+		}
+	}
+}

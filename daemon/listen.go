@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// Listen returns the agent's socket: the one systemd hands over, else a new
+// one at path. A socket of a dead agent is replaced; one of a living agent is
+// an error of code api.SocketInUse. The socket has mode 0600 from the moment it
+// exists; its directory is made with mode 0700.
+func Listen(path string) (net.Listener, error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("socket from systemd: %w", err)
+	}
+	switch {
+	case len(passed) == 1 && passed[0] != nil && passed[0].Addr().Network() == "unix":
+		passed[0].(*net.UnixListener).SetUnlinkOnClose(false)
+		return passed[0], nil
+	case len(passed) > 0:
+		return nil, fmt.Errorf("systemd handed over %d sockets; one Unix stream socket is wanted", len(passed))
+	}
+	return listenAt(path)
+}
+
+func listenAt(path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, &api.Error{Code: api.SocketFailed, Detail: filepath.Dir(dir) + " does not exist",
+				Remedy: "log in through a service that makes it (loginctl enable-linger), or name another place: sessiond --socket PATH", Err: err}
+		}
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Remedy: "name another place: sessiond --socket PATH", Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, &api.Error{Code: api.SocketFailed, Detail: dir + ": " + err.Error(), Err: err}
+	}
+	if st.Uid != uint32(os.Geteuid()) && st.Uid != 0 || st.Mode&0o022 != 0 {
+		return nil, &api.Error{Code: api.SocketFailed, Detail: dir + " belongs to somebody else or can be written by others, who could put a socket of theirs in place of the agent's",
+			Remedy: "chmod 700 " + dir}
+	}
+	lock, err := lockFile(path)
+	if err != nil {
+		return nil, err
+	}
+	// The lock says that no agent listens here, so what is left is a dead one's.
+	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
+		lock.Close()
+		return nil, &api.Error{Code: api.SocketFailed, Detail: path + " exists and is not a socket", Remedy: "remove it, or name another place: sessiond --socket PATH"}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		lock.Close()
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Err: err}
+	}
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		lock.Close()
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Remedy: "name another place: sessiond --socket PATH", Err: err}
+	}
+	return &lockedListener{l, lock}, nil
+}
+
+// lockedListener keeps the lock as long as the socket.
+type lockedListener struct {
+	net.Listener
+	lock *os.File
+}
+
+// Close removes the socket and then gives up the lock.
+func (l *lockedListener) Close() error {
+	err := l.Listener.Close()
+	return errors.Join(err, l.lock.Close())
+}
+
+// lockFile locks PATH.lock, which holds the agent's process id and stays:
+// removing it would let two agents lock two files of that name.
+func lockFile(path string) (*os.File, error) {
+	name := path + ".lock"
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Remedy: "name another place: sessiond --socket PATH", Err: err}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if err != unix.EWOULDBLOCK {
+			return nil, &api.Error{Code: api.SocketFailed, Detail: name + ": " + err.Error(), Err: err}
+		}
+		pid, _ := io.ReadAll(io.LimitReader(f, 20))
+		holder := strings.TrimSpace(string(bytes.ToValidUTF8(pid, nil)))
+		return nil, &api.Error{Code: api.SocketInUse, Detail: "an agent (pid " + holder + ") already listens at " + path,
+			Remedy: "use it: sessionctl status"}
+	}
+	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+		f.Close()
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Err: err}
+	}
+	return f, nil
+}
+
+func writePID(f *os.File) error {
+	_, err := fmt.Fprintln(f, os.Getpid())
+	return err
+}

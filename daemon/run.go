@@ -1,0 +1,164 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/peer"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+	"github.com/sessionctl/sessionctl/store"
+)
+
+// drainTime is how long calls under way may still take after the end was asked
+// for.
+const drainTime = 10 * time.Second
+
+// Options say where an agent keeps its things.
+type Options struct {
+	Config *Config
+	// Store is the path of the store. Beside it, as PATH with ".key" for its
+	// extension, lies the master key, unless systemd hands one over as the
+	// credential "master".
+	Store string
+	Log   *slog.Logger
+}
+
+// Run serves on a listener until the context ends, then finishes the calls
+// under way and returns nil. It closes the listener.
+func Run(ctx context.Context, l net.Listener, o Options) error {
+	defer l.Close()
+
+	key, warnings := masterKey(o.Store)
+	st, err := store.Open(o.Store, store.Options{Key: key, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+
+	latches := keeper.NewLatches(st.Bucket("latches"), func(data ...[]byte) []byte { return st.MAC("latch", data...) })
+	var engine *krb.Engine
+	if o.Config.kerberos != nil {
+		engine = krb.New(krb.Options{Config: o.Config.kerberos, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
+		defer engine.Close()
+	}
+	var sites []keeper.Site
+	for _, s := range o.Config.Sites {
+		sites = append(sites, s.forKeeper(engine))
+	}
+	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Latches: latches, Log: o.Log})
+	defer k.Close()
+
+	srv := &service{
+		config: o.Config, keeper: k, krb: engine, store: st, socket: l.Addr().String(),
+		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log,
+	}
+	server := grpc.NewServer(
+		grpc.Creds(peer.Credentials()),
+		grpc.UnaryInterceptor(srv.intercept),
+		grpc.ConnectionTimeout(2*time.Second),
+		grpc.MaxRecvMsgSize(64<<10),
+		grpc.MaxHeaderListSize(8<<10),
+		grpc.MaxConcurrentStreams(64),
+		grpc.NumStreamWorkers(16),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}),
+	)
+	pb.RegisterSessionServiceServer(server, srv)
+	pb.RegisterTicketServiceServer(server, srv)
+	pb.RegisterAgentServiceServer(server, srv)
+	alive := health.NewServer()
+	healthpb.RegisterHealthServer(server, alive)
+
+	for _, w := range append(warnings, o.Config.Warnings...) {
+		o.Log.Warn(w)
+	}
+	o.Log.Info("the agent serves", "version", api.Version, "socket", srv.socket, "sites", len(sites), "store", o.Store)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	notify(o.Log, sdnotify.SdNotifyReady)
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	notify(o.Log, sdnotify.SdNotifyStopping)
+	alive.Shutdown()
+	timer := time.AfterFunc(drainTime, server.Stop)
+	server.GracefulStop()
+	timer.Stop()
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	o.Log.Info("the agent has stopped")
+	return nil
+}
+
+// masterKey says where the store's key comes from: systemd, else a file.
+func masterKey(path string) (key store.Key, warnings []string) {
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		if _, err := os.Stat(filepath.Join(dir, "master")); err == nil {
+			return store.KeyCredential(dir, "master"), nil
+		}
+	}
+	file := path[:len(path)-len(filepath.Ext(path))] + ".key"
+	return store.KeyFile(file), []string{"the master key lies in " + file + ": whoever can read both it and the store can read the sessions; leave it out of backups"}
+}
+
+func notify(log *slog.Logger, state string) {
+	if _, err := sdnotify.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", "state", state, "err", err)
+	}
+}
+
+// forKeeper puts a site together with the engine that makes its tickets.
+func (s *Site) forKeeper(engine *krb.Engine) keeper.Site {
+	options := web.Options{
+		Base: s.URL, LoginHosts: s.loginHosts, InsecureHTTP: s.insecureHTTP,
+		UserAgent: cmp.Or(s.userAgent, "sessionctl/"+api.Version),
+	}
+	p := s.Credential.Principal
+	return keeper.Site{
+		Name: s.Name, Kind: s.Kind, URL: s.URL,
+		Account: p.String(), Verifier: "realm:" + p.Realm,
+		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
+		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
+			o := options
+			if credentials {
+				o.Negotiate = negotiator{engine, s.Credential.Credential}
+			}
+			return web.NewExchange(o, jar)
+		},
+	}
+}
+
+// negotiator lends one credential's tickets to an exchange.
+type negotiator struct {
+	engine     *krb.Engine
+	credential krb.Credential
+}
+
+// Initiate implements web.Negotiator.
+func (n negotiator) Initiate(ctx context.Context, spn string, fresh bool) (web.Negotiation, error) {
+	c, err := n.engine.Initiate(ctx, n.credential, spn, fresh)
+	if err != nil {
+		return nil, err // not c: a nil *krb.Context in the interface would not be nil
+	}
+	return c, nil
+}

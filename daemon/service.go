@@ -1,0 +1,381 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/peer"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+	"github.com/sessionctl/sessionctl/store"
+)
+
+// maxDeadline bounds a call whose caller set no deadline.
+const maxDeadline = 2 * time.Minute
+
+// service answers the gRPC API. It decides who may do what, and converts;
+// everything else is the keeper's.
+type service struct {
+	pb.UnimplementedSessionServiceServer
+	pb.UnimplementedTicketServiceServer
+	pb.UnimplementedAgentServiceServer
+
+	config *Config
+	keeper *keeper.Keeper
+	krb    *krb.Engine
+	store  *store.Store
+	socket string
+	// warnings of the start, for a person to look at
+	warnings []string
+	started  time.Time
+	self     uint32 // the agent's own uid
+	log      *slog.Logger
+}
+
+// operator reports whether the caller may run the agent: its own user, and
+// root, who could anyhow.
+func (s *service) operator(c peer.Caller) bool { return c.UID == s.self || c.UID == 0 }
+
+// intercept gives every call a deadline, keeps a panic from taking the agent
+// down, and turns errors into statuses.
+func (s *service) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("panic in a call", "method", info.FullMethod, "panic", r, "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, "the agent failed inside; its log has more")
+		}
+	}()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, maxDeadline)
+		defer cancel()
+	}
+	if resp, err = handle(ctx, req); err != nil {
+		// The answer is final: a client's retry policy is for a lost agent, not
+		// for a lost KDC (gRPC proposal A6, server pushback).
+		if err := grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1")); err != nil {
+			s.log.Warn("trailer", "err", err)
+		}
+		return nil, toStatus(err)
+	}
+	return resp, nil
+}
+
+// toStatus is the one place where a code becomes a gRPC status.
+func toStatus(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	e := api.AsError(err)
+	st := status.New(codes.Code(e.Code.GRPC()), strings.ToValidUTF8(e.Detail, "?"))
+	info := &errdetails.ErrorInfo{Domain: api.ErrorDomain, Reason: e.Code.Reason()}
+	if e.Remedy != "" {
+		info.Metadata = map[string]string{"remedy": strings.ToValidUTF8(e.Remedy, "?")}
+	}
+	if with, err := st.WithDetails(info); err == nil {
+		st = with
+	}
+	return st.Err()
+}
+
+// caller returns who calls; nobody the kernel cannot name gets further.
+func caller(ctx context.Context) (peer.Caller, error) {
+	c, ok := peer.Of(ctx)
+	if !ok {
+		return c, &api.Error{Code: api.Denied, Detail: "the kernel does not say who is calling"}
+	}
+	return c, nil
+}
+
+// unknownSite is the answer for a site that is not there and for one the
+// caller may not use: the same words, so that names cannot be guessed.
+func unknownSite(what string) error {
+	return &api.Error{Code: api.UnknownSite, Detail: "no site " + what + " for this user", Remedy: "sessionctl list shows the sites you may use"}
+}
+
+// find returns the site that a request names, among those a test lets through.
+// The URL that counts for cookies is the one given, else the site's own.
+func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.URL, error) {
+	var u *url.URL
+	if rawURL != "" {
+		var err error
+		u, err = url.Parse(rawURL)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that is not an absolute web address"}
+		}
+	}
+	switch {
+	case name != "":
+		for _, site := range s.config.Sites {
+			if site.Name != name || !may(site) {
+				continue
+			}
+			if u == nil {
+				u = site.URL
+			}
+			if web.OriginOf(u) != web.OriginOf(site.URL) {
+				return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that URL is not at " + web.OriginOf(site.URL).String()}
+			}
+			return site, u, nil
+		}
+		return nil, nil, unknownSite(name)
+	case u == nil:
+		return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "neither a site nor a URL is named"}
+	}
+	var best []*Site
+	for _, site := range s.config.Sites {
+		if !may(site) || web.OriginOf(site.URL) != web.OriginOf(u) || !below(u, site.URL) {
+			continue
+		}
+		switch {
+		case len(best) == 0 || len(segments(site.URL)) > len(segments(best[0].URL)):
+			best = []*Site{site}
+		case len(segments(site.URL)) == len(segments(best[0].URL)):
+			best = append(best, site)
+		}
+	}
+	switch len(best) {
+	case 0:
+		return nil, nil, unknownSite("at " + web.OriginOf(u).String())
+	case 1:
+		return best[0], u, nil
+	}
+	var names []string
+	for _, site := range best {
+		names = append(names, site.Name)
+	}
+	return nil, nil, &api.Error{Code: api.AmbiguousSite, Detail: "the URL fits the sites " + strings.Join(names, ", "), Remedy: "name the site"}
+}
+
+func segments(u *url.URL) string { return strings.TrimRight(u.EscapedPath(), "/") }
+
+// below reports whether u's path is base's or continues it at a segment.
+func below(u, base *url.URL) bool {
+	rest, ok := strings.CutPrefix(u.EscapedPath(), segments(base))
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// allowed is the find test for handing out a session.
+func allowed(c peer.Caller) func(*Site) bool {
+	return func(s *Site) bool { return peer.Allowed(s.allow, c) }
+}
+
+// operate finds a site for a verb that only the operator may use. Somebody
+// who may use the site learns that the verb is denied; others learn nothing.
+func (s *service) operate(ctx context.Context, name string) (*Site, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	may := allowed(c)
+	if s.operator(c) {
+		may = func(*Site) bool { return true }
+	}
+	site, _, err := s.find(name, "", may)
+	if err != nil {
+		return nil, err
+	}
+	if !s.operator(c) {
+		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may do that", Remedy: "ask whoever runs the agent"}
+	}
+	return site, nil
+}
+
+// GetSession implements SessionService.
+func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.GetSessionResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	site, u, err := s.find(r.GetSite(), r.GetUrl(), allowed(c))
+	if err != nil {
+		return nil, err
+	}
+	if d := r.GetMinValidity(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration"}
+	}
+	served, err := s.keeper.Get(ctx, site.Name, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetSessionResponse{Session: site.message(served, u)}, nil
+}
+
+// RefreshSession implements SessionService.
+func (s *service) RefreshSession(ctx context.Context, r *pb.RefreshSessionRequest) (*pb.RefreshSessionResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	site, u, err := s.find(r.GetSite(), r.GetUrl(), allowed(c))
+	if err != nil {
+		return nil, err
+	}
+	served, err := s.keeper.Refresh(ctx, site.Name, r.GetGeneration(), r.GetForce())
+	if err != nil {
+		return nil, err
+	}
+	return &pb.RefreshSessionResponse{Session: site.message(served, u)}, nil
+}
+
+// Login implements SessionService.
+func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginResponse, error) {
+	site, err := s.operate(ctx, r.GetSite())
+	if err != nil {
+		return nil, err
+	}
+	served, err := s.keeper.Login(ctx, site.Name, r.GetRetry())
+	if err != nil {
+		return nil, err
+	}
+	m := site.message(served, site.URL)
+	if c, err := caller(ctx); err != nil || !peer.Allowed(site.allow, c) {
+		m.Headers, m.Cookies = nil, nil // the operator may log in; being served is another right
+	}
+	return &pb.LoginResponse{Session: m}, nil
+}
+
+// DeleteSession implements SessionService.
+func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
+	site, err := s.operate(ctx, r.GetSite())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.keeper.Delete(ctx, site.Name); err != nil {
+		return nil, err
+	}
+	return &pb.DeleteSessionResponse{}, nil
+}
+
+// ListSessions implements SessionService.
+func (s *service) ListSessions(ctx context.Context, _ *pb.ListSessionsRequest) (*pb.ListSessionsResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListSessionsResponse{}
+	for i, sum := range s.keeper.List() {
+		if s.operator(c) || peer.Allowed(s.config.Sites[i].allow, c) {
+			resp.Sessions = append(resp.Sessions, summary(sum))
+		}
+	}
+	return resp, nil
+}
+
+// ListTickets implements TicketService.
+func (s *service) ListTickets(ctx context.Context, _ *pb.ListTicketsRequest) (*pb.ListTicketsResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !s.operator(c) {
+		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may list tickets"}
+	}
+	resp := &pb.ListTicketsResponse{}
+	if s.krb == nil {
+		return resp, nil
+	}
+	for _, t := range s.krb.Tickets() {
+		resp.Tickets = append(resp.Tickets, &pb.Ticket{
+			Client: t.Client, Server: t.Server, Enctype: t.Enctype,
+			AuthTime: stamp(t.AuthTime), EndTime: stamp(t.EndTime), RenewTime: stamp(t.RenewTime),
+		})
+	}
+	return resp, nil
+}
+
+// GetStatus implements AgentService.
+func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.GetStatusResponse{Version: api.Version, StartTime: stamp(s.started)}
+	if !s.operator(c) {
+		return resp, nil
+	}
+	st := s.store.Status()
+	resp.Pid, resp.Socket, resp.ConfigFiles = int32(os.Getpid()), s.socket, s.config.Files
+	resp.Store = &pb.StoreStatus{Path: st.Path, KeySource: st.KeySource, Format: int32(st.Format), SizeBytes: st.SizeBytes, Records: int64(st.Records)}
+	resp.Warnings = slices.Concat(s.warnings, s.config.Warnings)
+	if st.Err != nil {
+		resp.Warnings = append(resp.Warnings, "the store cannot be read: "+st.Err.Error())
+	}
+	resp.Sites = int32(len(s.config.Sites))
+	for _, sum := range s.keeper.List() {
+		if sum.Session != nil {
+			resp.Sessions++
+		}
+	}
+	resp.Logins, resp.LoginFailures = s.keeper.Counts()
+	return resp, nil
+}
+
+// message is a session as a caller gets it, for a URL.
+func (site *Site) message(served keeper.Served, u *url.URL) *pb.Session {
+	m := &pb.Session{
+		Site: site.Name, User: served.Identity, Generation: served.Generation, Url: u.String(),
+		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
+		Stale: served.Stale, NotDurable: served.NotDurable, IdentityUnproven: served.Unproven,
+	}
+	cookies := served.Cookies(u, time.Now())
+	for _, c := range cookies {
+		m.Cookies = append(m.Cookies, &pb.Cookie{
+			Name: c.Name, Value: c.Value.Reveal(), Domain: c.Domain, Path: c.Path,
+			Secure: c.Secure, HttpOnly: c.HTTPOnly, HostOnly: c.HostOnly, ExpireTime: stamp(c.Expires),
+		})
+	}
+	if len(cookies) > 0 {
+		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: web.CookieHeader(cookies), Secret: true})
+	}
+	if site.userAgent != "" {
+		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: site.userAgent})
+	}
+	return m
+}
+
+var states = map[keeper.State]pb.SessionState{
+	keeper.None:      pb.SessionState_SESSION_STATE_NONE,
+	keeper.Live:      pb.SessionState_SESSION_STATE_LIVE,
+	keeper.Stale:     pb.SessionState_SESSION_STATE_STALE,
+	keeper.LoggingIn: pb.SessionState_SESSION_STATE_LOGGING_IN,
+	keeper.Latched:   pb.SessionState_SESSION_STATE_LATCHED,
+}
+
+func summary(s keeper.Summary) *pb.SessionSummary {
+	m := &pb.SessionSummary{
+		Site: s.Site.Name, Kind: s.Site.Kind, Url: s.Site.URL.String(), User: s.Site.Account,
+		State: states[s.State], RetryTime: stamp(s.RetryTime), NotDurable: s.NotDurable,
+	}
+	if s.Session != nil {
+		m.User, m.Generation = s.Session.Identity, s.Session.Generation
+		m.LoginTime, m.ProveTime, m.ExpireTime = stamp(s.Session.LoginTime), stamp(s.Session.ProveTime), stamp(s.Session.ExpireTime)
+	}
+	if s.Failure != nil {
+		m.Code, m.Detail, m.Remedy = string(s.Failure.Code), strings.ToValidUTF8(s.Failure.Detail, "?"), strings.ToValidUTF8(s.Failure.Remedy, "?")
+	}
+	return m
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
