@@ -1,0 +1,51 @@
+# make build     the binaries, in bin/
+# make test      all tests; needs only Go, and says what it had to skip
+#   SESSIONCTL_RIGS=require   installs the Debian packages first, skips nothing
+#   RACE=1                    with the race detector
+# make lint      buf, generated code, gofmt, go vet, staticcheck
+# make generate  api/sessionctl/v1 from proto/
+# make fuzz      every fuzz target for FUZZTIME each
+# make install   below $(DESTDIR)$(PREFIX)
+
+PREFIX   ?= /usr/local
+FUZZTIME ?= 30s
+VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+
+binaries := sessionctl sessionctl-admin sessiond
+ldflags  := -s -w -X github.com/sessionctl/sessionctl/api.Version=$(VERSION)
+
+export FUZZTIME
+
+.PHONY: build
+build: $(binaries:%=bin/%)
+
+# Go knows better than make what is out of date. Static and not PIE: sessionctl
+# runs for every cookie, and relocations are start-up time.
+.PHONY: $(binaries:%=bin/%)
+$(binaries:%=bin/%): bin/%:
+	CGO_ENABLED=0 go build -trimpath -buildmode=exe -ldflags "$(ldflags)" -o $@ ./cmd/$*
+
+.PHONY: test lint fuzz
+test lint fuzz:
+	@.ci/$@
+
+.PHONY: generate
+generate:
+	.ci/buf generate
+
+# Unreadable for others, sessiond runs without being open to their debuggers from
+# its first instruction on.
+.PHONY: install
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/user
+	install -m 0755 bin/sessionctl bin/sessionctl-admin $(DESTDIR)$(PREFIX)/bin
+	install -m 0711 bin/sessiond $(DESTDIR)$(PREFIX)/bin
+	ln -sf sessionctl $(DESTDIR)$(PREFIX)/bin/git-credential-sessionctl
+	for unit in sessiond.service sessiond.socket; do \
+	  sed 's,/usr/bin/,$(PREFIX)/bin/,' systemd/user/$$unit >bin/$$unit && \
+	  install -m 0644 bin/$$unit $(DESTDIR)$(PREFIX)/lib/systemd/user || exit 1; \
+	done
+
+.PHONY: clean
+clean:
+	rm -rf bin

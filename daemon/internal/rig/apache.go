@@ -1,0 +1,376 @@
+package rig
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// apacheModules is where Debian keeps Apache's modules.
+const apacheModules = "/usr/lib/apache2/modules"
+
+// Apache is Apache with mod_auth_gssapi, on free ports of 127.0.0.1, under the
+// name localhost. It needs apache2, mod_ssl and mod_auth_gssapi, but not root.
+//
+// Its pages, under http and https, each with index.html and whoami, which
+// answers {"user":"svc@REALM"}:
+//
+//	/plain/          open, never a challenge
+//	/spnego/         Negotiate; then the session cookie gssapi_session
+//	/nosess/         Negotiate, with a token for each request
+//	/basic/          Negotiate and Basic
+//	/deny/           valid tickets are good for nobody: always 401
+//	/redir/1         302 to /spnego/
+//	/redir/foreign   302 to /spnego/ of http://127.0.0.1, another host name
+//
+// Who is authenticated is in the header X-Remote-User of the answer. Start, Stop
+// and Restart must not be called at the same time.
+type Apache struct {
+	dir           string
+	options       ApacheOptions
+	port, tlsPort int
+	sessionKey    string
+	owner         *syscall.Credential // who runs it, if not the test's own user
+	process       *process            // nil while stopped
+}
+
+// ApacheOptions says how Apache is to run.
+type ApacheOptions struct {
+	// Krb5ConfFile and KeytabFile are paths; the keytab holds HTTP/localhost. Both
+	// are read at every start.
+	Krb5ConfFile, KeytabFile string
+	// SessionMaxAge is how long the cookie of /spnego/ is good for; 0 is ten
+	// minutes. It counts in seconds.
+	SessionMaxAge time.Duration
+}
+
+// StartApache starts Apache with all its files below dir, and returns when it
+// accepts connections. Started by root, Apache runs as nobody, and the
+// directories above dir, which must be below the temporary directory, are made
+// passable (o+x) for it.
+func StartApache(ctx context.Context, dir string, options ApacheOptions) (*Apache, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if options.SessionMaxAge == 0 {
+		options.SessionMaxAge = 10 * time.Minute
+	}
+	a := &Apache{dir: dir, options: options}
+	for _, port := range []*int{&a.port, &a.tlsPort} {
+		if *port, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	a.newSessionKey()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 {
+		if a.owner, err = nobody(); err != nil {
+			return nil, err
+		}
+		if err := passable(dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.writeCertificates(); err != nil {
+		return nil, err
+	}
+	if err := a.writePages(); err != nil {
+		return nil, err
+	}
+	if err := a.Start(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// URL returns http://localhost:port, without a slash at its end.
+func (a *Apache) URL() string { return "http://localhost:" + strconv.Itoa(a.port) }
+
+// TLSURL returns https://localhost:port, without a slash at its end.
+func (a *Apache) TLSURL() string { return "https://localhost:" + strconv.Itoa(a.tlsPort) }
+
+// CAFile returns the path of the certificate (PEM) that vouches for TLSURL.
+func (a *Apache) CAFile() string { return filepath.Join(a.dir, "ca.pem") }
+
+// Dir returns the directory of the configuration, the pages and the log.
+func (a *Apache) Dir() string { return a.dir }
+
+// Start starts Apache after Stop, on the same ports and with the same session
+// key, so that cookies of before stay good.
+func (a *Apache) Start(ctx context.Context) error {
+	if a.process != nil {
+		return errors.New("apache runs already")
+	}
+	program, err := find("apache2")
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct{ from, to string }{
+		{a.options.Krb5ConfFile, "krb5.conf"},
+		{a.options.KeytabFile, "http.keytab"},
+	} {
+		b, err := os.ReadFile(f.from)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(a.dir, f.to), b, 0o600); err != nil {
+			return err
+		}
+	}
+	conf := filepath.Join(a.dir, "httpd.conf")
+	if err := writeTemplate(conf, "httpd.conf", a.conf()); err != nil {
+		return err
+	}
+	if err := a.giveAway(); err != nil {
+		return err
+	}
+	// -X is one process with threads and without privileges of its own: it dies
+	// as a whole, and nothing of it outlives the test.
+	cmd := exec.Command(program, "-X", "-f", conf)
+	cmd.Env = environment(
+		"KRB5_CONFIG="+filepath.Join(a.dir, "krb5.conf"),
+		"KRB5RCACHEDIR="+a.dir,
+		"KRB5CCNAME=MEMORY:",
+		"TMPDIR="+a.dir,
+	)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.owner}
+	p, err := startProcess("apache2", cmd, filepath.Join(a.dir, "apache2.out"))
+	if err != nil {
+		return err
+	}
+	if err := p.ready(ctx, filepath.Join(a.dir, "httpd.pid"), loopback(a.port), loopback(a.tlsPort)); err != nil {
+		return err
+	}
+	a.process = p
+	return nil
+}
+
+// Stop ends Apache: connections are refused until Start. Without a running
+// Apache it does nothing.
+func (a *Apache) Stop() {
+	if a.process != nil {
+		a.process.stop()
+		a.process = nil
+	}
+}
+
+// Restart stops and starts Apache. With newSessionKey, every session cookie that
+// it gave out before is refused afterwards.
+func (a *Apache) Restart(ctx context.Context, newSessionKey bool) error {
+	a.Stop()
+	if newSessionKey {
+		a.newSessionKey()
+	}
+	return a.Start(ctx)
+}
+
+// Hits are numbers of requests. One request may be counted in several fields.
+type Hits struct {
+	Total     int
+	Negotiate int // with Authorization: Negotiate
+	Basic     int // with Authorization: Basic
+	Cookie    int // with any cookie
+}
+
+// Hits returns how many requests have arrived since Apache was made, by http and
+// https, whose path begins with prefix. Requests are counted before they are
+// answered: whatever a client has had an answer for is counted.
+func (a *Apache) Hits(prefix string) (Hits, error) {
+	log, err := os.ReadFile(filepath.Join(a.dir, "error.log"))
+	if err != nil {
+		return Hits{}, err
+	}
+	return countHits(log, prefix), nil
+}
+
+// countHits reads the lines that the LogMessage of templates/httpd.conf makes:
+//
+//	2026-01-02 03:04:05.678901 log_debug:info hit Negotiate,cookie,/spnego/
+func countHits(log []byte, prefix string) Hits {
+	var h Hits
+	for line := range bytes.Lines(log) {
+		_, hit, ok := bytes.Cut(line, []byte(" log_debug:info hit "))
+		if !ok {
+			continue
+		}
+		fields := strings.SplitN(strings.TrimSuffix(string(hit), "\n"), ",", 3)
+		if len(fields) != 3 || !strings.HasPrefix(fields[2], prefix) {
+			continue
+		}
+		h.Total++
+		switch fields[0] {
+		case "Negotiate":
+			h.Negotiate++
+		case "Basic":
+			h.Basic++
+		}
+		if fields[1] != "" {
+			h.Cookie++
+		}
+	}
+	return h
+}
+
+// conf is what templates/httpd.conf is filled with.
+func (a *Apache) conf() any {
+	return struct {
+		Dir, ModuleDir, SessionKey    string
+		Port, TLSPort, SessionSeconds int
+		Modules                       []string
+	}{
+		Dir: a.dir, ModuleDir: apacheModules, SessionKey: a.sessionKey,
+		Port: a.port, TLSPort: a.tlsPort, SessionSeconds: int(a.options.SessionMaxAge / time.Second),
+		Modules: []string{
+			"mpm_event", "authn_core", "authz_core", "authz_user", "auth_gssapi", "ssl",
+			"session", "session_cookie", "request", "dir", "alias", "headers", "include",
+			"setenvif", "log_debug",
+		},
+	}
+}
+
+func (a *Apache) newSessionKey() {
+	key := make([]byte, 32)
+	rand.Read(key) // never fails
+	a.sessionKey = base64.StdEncoding.EncodeToString(key)
+}
+
+func (a *Apache) writePages() error {
+	for _, page := range []string{"plain", "spnego", "nosess", "basic", "deny"} {
+		dir := filepath.Join(a.dir, "htdocs", page)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "index.html"), []byte("<p>"+page+"</p>\n"), 0o600); err != nil {
+			return err
+		}
+		const whoami = `{"user":"<!--#echo encoding="none" var="REMOTE_USER" -->"}` + "\n"
+		if err := os.WriteFile(filepath.Join(dir, "whoami"), []byte(whoami), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeCertificates makes a certification authority and a certificate for
+// localhost, both good for a day; the authority's key is thrown away.
+func (a *Apache) writeCertificates() error {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "rig authority"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageCertSign,
+		IsCA:         true, BasicConstraintsValid: true,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2),
+		Subject:      pkix.Name{CommonName: "localhost"},
+		NotBefore:    ca.NotBefore,
+		NotAfter:     ca.NotAfter,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:     []string{"localhost"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		return err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	block := func(kind string, der []byte) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	}
+	if err := os.WriteFile(a.CAFile(), block("CERTIFICATE", caDER), 0o600); err != nil {
+		return err
+	}
+	server := append(block("CERTIFICATE", leafDER), block("PRIVATE KEY", keyDER)...)
+	return os.WriteFile(filepath.Join(a.dir, "tls.pem"), server, 0o600)
+}
+
+// giveAway makes everything in the directory belong to the user who runs Apache.
+func (a *Apache) giveAway() error {
+	if a.owner == nil {
+		return nil
+	}
+	return filepath.WalkDir(a.dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, int(a.owner.Uid), int(a.owner.Gid))
+	})
+}
+
+// nobody returns the user that Apache runs as when root starts it: it refuses to
+// serve as root.
+func nobody() (*syscall.Credential, error) {
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// passable lets every user pass through the directories between the temporary
+// directory and dir, without letting them list what is there. os.MkdirTemp makes
+// them for their owner alone.
+func passable(dir string) error {
+	temp := filepath.Clean(os.TempDir())
+	for d := filepath.Dir(dir); d != temp; d = filepath.Dir(d) {
+		if d == filepath.Dir(d) {
+			return fmt.Errorf("apache runs as nobody and cannot reach %s: use a directory below %s", dir, temp)
+		}
+		info, err := os.Stat(d)
+		if err != nil {
+			return err
+		}
+		if err := os.Chmod(d, info.Mode().Perm()|0o001); err != nil {
+			return err
+		}
+	}
+	return nil
+}

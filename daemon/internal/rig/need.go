@@ -1,0 +1,128 @@
+package rig
+
+import (
+	_ "embed"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+//go:embed packages.txt
+var packagesText string
+
+// packages maps each program and Apache module of packages.txt to the Debian
+// package that brings it.
+var packages = parsePackages(packagesText)
+
+func parsePackages(text string) map[string]string {
+	m := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, pkg, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name != "#" {
+			m[name] = strings.TrimSpace(pkg)
+		}
+	}
+	return m
+}
+
+// TB is what Require needs of a test (testing.TB has it).
+type TB interface {
+	Helper()
+	Name() string
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
+// Require lets the test go on only if all the named programs and Apache modules
+// (mod_…) are on this machine; the name root asks for that user. If one is
+// missing, the test fails when $SESSIONCTL_RIGS is "require"; otherwise it is
+// skipped, and a line that says so is added to the file that $SESSIONCTL_SKIPPED
+// names, if it is set, so that the run can repeat it where nobody overlooks it.
+func Require(tb TB, names ...string) {
+	tb.Helper()
+	// Both are read in any case: go test remembers a result together with the
+	// variables that the test has read.
+	rigs, skipped := os.Getenv("SESSIONCTL_RIGS"), os.Getenv("SESSIONCTL_SKIPPED")
+	missing := Missing(names...)
+	if len(missing) == 0 {
+		return
+	}
+	var needs []string
+	for _, name := range missing {
+		if name != root {
+			name += " (Debian package " + packages[name] + ")"
+		}
+		needs = append(needs, name)
+	}
+	line := tb.Name() + ": needs " + strings.Join(needs, ", ")
+	if rigs == "require" {
+		tb.Fatalf("%s", line)
+		return
+	}
+	if skipped != "" {
+		if err := appendLine(skipped, line); err != nil {
+			tb.Fatalf("say that the test is skipped: %v", err)
+			return
+		}
+	}
+	tb.Skipf("%s", line)
+}
+
+// root is the name by which Require and Missing know that user.
+const root = "root"
+
+// Missing returns those of the named programs and Apache modules that are not
+// on this machine, and root if another user runs the test. A name that
+// packages.txt does not hold is a mistake in the test, and panics.
+func Missing(names ...string) []string {
+	var missing []string
+	for _, name := range names {
+		if name == root {
+			if os.Geteuid() != 0 {
+				missing = append(missing, name)
+			}
+			continue
+		}
+		if packages[name] == "" {
+			panic("rig: " + name + " is not in packages.txt")
+		}
+		if _, err := find(name); err != nil {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// find returns the path of a program or of an Apache module. An ordinary user's
+// PATH often lacks the directories where Debian keeps its servers.
+func find(name string) (string, error) {
+	if strings.HasPrefix(name, "mod_") {
+		path := filepath.Join(apacheModules, name+".so")
+		_, err := os.Stat(path)
+		return path, err
+	}
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", err
+}
+
+// appendLine adds one line in one write, because the tests of several packages
+// run at the same time.
+func appendLine(path, line string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
