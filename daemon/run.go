@@ -136,7 +136,7 @@ func (s *Site) forKeeper(engine *krb.Engine) keeper.Site {
 	p := s.Credential.Principal
 	return keeper.Site{
 		Name: s.Name, Kind: s.Kind, URL: s.URL,
-		Account: p.String(), Verifier: "realm:" + p.Realm,
+		Account: p.String(), Verifier: krb.Verifier(p),
 		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
 		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
 			o := options

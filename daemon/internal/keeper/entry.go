@@ -196,7 +196,7 @@ func (e *entry) launch(n need) *flight {
 // So a mended file or a new key counts at once.
 func guarded(c api.Code) bool {
 	switch c {
-	case api.Latched, api.KeytabUnreadable, api.Krb5ConfInvalid:
+	case api.Latched, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
 		return true
 	}
 	return refusal(c)
@@ -236,7 +236,7 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 	if err != nil {
 		e.k.failures.Add(1)
 		f := *api.AsError(err)
-		if f.Code == api.Latched || refusal(f.Code) {
+		if f.Code == api.Latched || f.Code == api.StoreDamaged || refusal(f.Code) {
 			f.Remedy = strings.TrimPrefix(f.Remedy+", or: ", ", or: ") + "sessionctl login " + e.site.Name + " --retry"
 		}
 		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)

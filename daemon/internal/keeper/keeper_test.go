@@ -643,7 +643,22 @@ func TestLatches(t *testing.T) {
 	if err := l.Clear(ctx, "realm:A", "build"); err != nil {
 		t.Fatal(err)
 	}
-	if err := NewLatches(r, mac).Check("realm:A", "build", wrong); err != nil || len(r.data) != 0 {
+	if err := NewLatches(r, mac).Check("realm:A", "build", wrong); err != nil {
+		t.Errorf("after Clear: %v", err)
+	}
+	// A record that cannot be read: nothing is tried until a person says so.
+	for k := range r.data {
+		r.data[k] = []byte("damaged")
+	}
+	l = NewLatches(r, mac)
+	if err := l.Check("realm:A", "build", wrong); api.CodeOf(err) != api.StoreDamaged {
+		t.Errorf("unreadable refusals: %v", err)
+	}
+	clear(r.rev) // as package store shows a damaged record
+	if err := l.Clear(ctx, "realm:A", "build"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Check("realm:A", "build", wrong); err != nil {
 		t.Errorf("after Clear: %v", err)
 	}
 	// A store that cannot be written: the refusal stands for this process.

@@ -53,7 +53,7 @@ func (l *Latches) Check(verifier, user string, secret []byte) error {
 	if err != nil {
 		// What was refused cannot be known: an attempt now might be the one
 		// that locks the account.
-		return &api.Error{Code: api.StoreFailed, Detail: "earlier refusals cannot be read: " + err.Error(), Err: err}
+		return &api.Error{Code: api.StoreDamaged, Detail: "earlier refusals of " + user + " cannot be read: " + err.Error(), Err: err}
 	}
 	hash := l.hash(verifier, user, secret)
 	for _, r := range a.refused {
@@ -83,15 +83,16 @@ func (l *Latches) Set(ctx context.Context, verifier, user string, secret []byte,
 	return l.store(ctx, verifier, user, a)
 }
 
-// Clear forgets what was refused of an account.
+// Clear forgets what was refused of an account, readable or not.
 func (l *Latches) Clear(ctx context.Context, verifier, user string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, err := l.load(verifier, user)
-	if err != nil {
-		return err
-	}
-	if len(a.refused) == 0 {
+	switch {
+	case err != nil:
+		a = new(latch)
+		l.known[latchKey(verifier, user)] = a
+	case len(a.refused) == 0:
 		return nil
 	}
 	a.refused = nil
@@ -117,13 +118,12 @@ func (l *Latches) load(verifier, user string) (*latch, error) {
 	return a, nil
 }
 
+// store writes what is known of an account. A damaged record counts as absent:
+// revision 0 replaces it, also by an empty list.
 func (l *Latches) store(ctx context.Context, verifier, user string, a *latch) error {
-	var record []byte
-	if len(a.refused) > 0 {
-		var err error
-		if record, err = json.Marshal(a.refused); err != nil {
-			return err
-		}
+	record, err := json.Marshal(a.refused)
+	if err != nil {
+		return err
 	}
 	revision, err := l.records.Swap(ctx, latchKey(verifier, user), a.revision, record)
 	if err != nil {

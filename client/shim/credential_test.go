@@ -1,0 +1,168 @@
+package shim
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sessionctl/sessionctl/api"
+	sessionctlv1 "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+)
+
+func TestCredentialURL(t *testing.T) {
+	const bad = "bad"
+	for in, want := range map[string]string{
+		"protocol=https\nhost=git.corp.example\n":                                                                     "https://git.corp.example/",
+		"protocol=https\nhost=git.corp.example:7990\npath=scm/a b%.git\n\nhost=other\n":                               "https://git.corp.example:7990/scm/a%20b%25.git",
+		"protocol=https\nhost=git.corp.example\npath=/é?#":                                                            "https://git.corp.example/%C3%A9%3F%23",
+		"url=HTTPS://u:CANARY-p@git.corp.example/scm/x%20y?q=1":                                                       "https://git.corp.example/scm/x%20y?q=1",
+		"url=https://git.corp.example":                                                                                "https://git.corp.example/",
+		"url=https://a.example/x\nhost=b.example":                                                                     "https://b.example/x",
+		"protocol=https\nhost=[::1]:8443":                                                                             "https://[::1]:8443/",
+		"capability[]=authtype\nprotocol=http\nhost=a\nusername=u\npassword=CANARY-pw\nwwwauth[]=Basic realm=\"x\"\n": "http://a/",
+		"protocol=https\nhost=\n":                                                                                     "",
+		"protocol=ssh\nhost=a\n":                                                                                      "",
+		"protocol=cert\nhost=\npath=k.pem\n":                                                                          "",
+		"":                                                                                                            bad,
+		"protocol=https\n":                                                                                            bad,
+		"host=a\n":                                                                                                    bad,
+		"url=nothing":                                                                                                 bad,
+		"protocol=https\nhost=a/b\n":                                                                                  bad,
+		"protocol=https\nhost=a@b\n":                                                                                  bad,
+		"protocol=https\nhost=a?b\n":                                                                                  bad,
+		"protocol=https\nhost=a#b\n":                                                                                  bad,
+		"protocol=https\nhost=a b\n":                                                                                  bad,
+		"protocol=https\nhost=a\\b\n":                                                                                 bad,
+		"protocol=https\nhost=:\n":                                                                                    bad,
+		"protocol=https\r\nhost=a\n":                                                                                  bad,
+		"protocol=https\nhost=a\x00\n":                                                                                bad,
+		"protocol=https\nhost=a\tb\n":                                                                                 bad,
+		"protocol=https\nhost=a\x7f\n":                                                                                bad,
+		"k\x01=v\nprotocol=https\nhost=a\n":                                                                           bad,
+		"protocol=https\nhost=a\nno equals\n":                                                                         bad,
+		"protocol=https\nhost=a\n=v\n":                                                                                bad,
+		strings.Repeat("a=b\n", maxAttributes):                                                                        bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2) + "\n": "https://a/",
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2):        "https://a/",
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1) + "\n": bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1):        bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", 3*maxAttribute):        bad,
+		"protocol=https\nhost=a\npath=" + strings.Repeat("v", maxURL) + "\n":      bad,
+	} {
+		a, err := readAttributes(strings.NewReader(in))
+		got := ""
+		if err == nil {
+			got, err = a.url()
+		}
+		if err != nil {
+			if got = bad; api.CodeOf(err) != api.InvalidRequest || strings.Contains(err.Error(), "CANARY-") {
+				t.Errorf("%.80q: %v", in, err)
+			}
+		}
+		if got != want {
+			t.Errorf("%.80q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestCredential(t *testing.T) {
+	socket := socketPath(t)
+	var refreshed *sessionctlv1.RefreshSessionRequest
+	fail := func(code api.Code) error {
+		s, err := status.New(codes.Code(code.GRPC()), "seen").WithDetails(&errdetails.ErrorInfo{Reason: code.Reason(), Domain: api.ErrorDomain})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Err()
+	}
+	serve(t, listen(t, socket), &agent{
+		get: func(_ context.Context, r *sessionctlv1.GetSessionRequest) (*sessionctlv1.GetSessionResponse, error) {
+			switch r.Url {
+			case "https://git.corp.example/scm/x":
+				return aSession(), nil
+			case "https://latched.corp.example/":
+				return nil, fail(api.Latched)
+			case "https://injected.corp.example/":
+				return sessionOf("x", "a=CANARY-\nhost=evil.example"), nil
+			}
+			return nil, fail(api.UnknownSite)
+		},
+		refresh: func(_ context.Context, r *sessionctlv1.RefreshSessionRequest) (*sessionctlv1.RefreshSessionResponse, error) {
+			refreshed = r
+			switch r.Url {
+			case "https://git.corp.example/scm/x":
+				return &sessionctlv1.RefreshSessionResponse{Session: aSession().Session}, nil
+			case "https://latched.corp.example/":
+				return nil, fail(api.Latched)
+			}
+			return nil, fail(api.UnknownSite)
+		},
+	})
+	t.Setenv(api.SocketVariable, socket)
+	const ours, latched, foreign = "protocol=https\nhost=git.corp.example\npath=scm/x\ngeneration=g6\npassword=CANARY-pw\n\n",
+		"url=https://latched.corp.example/\n", "url=https://elsewhere.example/\n"
+	const warnings = "sessionctl: jira: served stale: the site could not be reached\nsessionctl: jira: not durable: the session could not be stored and ends with the agent\n"
+	for _, c := range []struct {
+		operation, stdin, stdout, stderr string
+		exit                             int
+	}{
+		{"get", ours, "header[]=Cookie: a=CANARY-1\nheader[]=X-Atlassian-Token: no-check\ngeneration=g7\n", warnings, 0},
+		{"get", foreign, "", "", 0},
+		{"get", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
+		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unknown)\n", api.ExitOther},
+		{"get", "host=\x1b\n", "", "sessionctl: credential: a credential attribute has a control character (invalid_request)\n", api.ExitUsage},
+		{"store", ours, "", "", 0},
+		{"store", "\x00\x01", "", "", 0},
+		{"erase", ours, "", "", 0},
+		{"erase", foreign, "", "", 0},
+		{"erase", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
+		{"capability", "", "", "", 0},
+		{"an-operation-of-tomorrow", ours, "", "", 0},
+	} {
+		refreshed = nil
+		out, errs, exit := run(c.stdin, "credential", c.operation)
+		if out != c.stdout || errs != c.stderr || exit != c.exit {
+			t.Errorf("%s %q: %q, %q, %d", c.operation, c.stdin, out, errs, exit)
+		}
+		if (refreshed != nil) != (c.operation == "erase") {
+			t.Errorf("%s reported %v", c.operation, refreshed)
+		}
+		if c.operation == "erase" && c.stdin == ours && (refreshed.Generation != "g6" || refreshed.Force || refreshed.Site != "") {
+			t.Errorf("erase reported %v", refreshed)
+		}
+	}
+	// As git calls it.
+	var out, errs strings.Builder
+	if exit := Run([]string{"/usr/lib/git-credential-sessionctl", "get"}, strings.NewReader(ours), &out, &errs); exit != 0 || !strings.HasPrefix(out.String(), "header[]=Cookie: a=CANARY-1\n") {
+		t.Errorf("%q, %q, %d", out.String(), errs.String(), exit)
+	}
+}
+
+func FuzzAttributes(f *testing.F) {
+	f.Add("protocol=https\nhost=git.corp.example:7990\npath=scm/a b.git\n\n")
+	f.Add("capability[]=authtype\nurl=https://u:p@git.corp.example/x?y#z\n")
+	f.Add("protocol=http\nhost=[::1]\npath=%zz")
+	f.Add("a=b\r\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		a, err := readAttributes(strings.NewReader(in))
+		if err != nil {
+			return
+		}
+		s, err := a.url()
+		if err != nil || s == "" {
+			return
+		}
+		if !validURL(s) {
+			t.Fatalf("%q", s)
+		}
+		// Another reader of the URL sees the same host, if it sees one at all.
+		if u, err := url.Parse(s); err == nil && (u.Host != a.host || u.User != nil || u.Scheme != a.protocol) {
+			t.Errorf("%q has host %q, not %q", s, u.Host, a.host)
+		}
+	})
+}

@@ -1,0 +1,307 @@
+package shim
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// verb is one hot verb: a line of the grammar.
+type verb struct {
+	name    string
+	operand string            // how the usage calls the one operand
+	valid   func(string) bool // what the operand may be
+	flags   []flag            // besides the common ones
+	about   string
+	run     func(*process, *options) error
+	// refuse prints what standard output needs when the verb fails. nil:
+	// nothing.
+	refuse func(*process, *options)
+}
+
+// flag is a flag of a verb.
+type flag struct {
+	name  string
+	value string // how the usage calls its value; "" for a switch
+	about string
+	set   func(*options, string) error
+}
+
+// options is what the arguments say.
+type options struct {
+	operand     string
+	shell       string
+	variable    string
+	inline      bool
+	minValidity time.Duration
+	cached      bool
+	socket      string
+	timeout     time.Duration
+	// common holds the common flags as they were given, for the inner call of
+	// `cookie`.
+	common []string
+}
+
+const defaultTimeout = 30 * time.Second
+
+// verbs is the grammar of the hot verbs. Flags and the operand come in any
+// order; "--" ends the flags; a flag's value follows as the next argument or
+// after "=".
+var verbs = []verb{
+	{
+		name: "cookie", operand: "SITE", valid: api.ValidSite,
+		about: "code for eval $(…) that sets SITE_COOKIE",
+		flags: []flag{
+			{"shell", "SHELL", "the shell that evaluates the code: sh, csh, fish or a shell of their kind", func(o *options, s string) error { o.shell = s; return nil }},
+			{"var", "NAME", "the variable to set", setVariable},
+			{"inline", "", `the value itself instead of a call for it; only for eval "$(…)" with the quotes, or for a file to source`, func(o *options, _ string) error { o.inline = true; return nil }},
+		},
+		run: runCookie, refuse: refuseCookie,
+	},
+	{
+		name: "raw", operand: "SITE|URL", valid: validTarget,
+		about: "the value of the Cookie header",
+		flags: []flag{
+			{"min-validity", "DURATION", "how long the session must still live", func(o *options, s string) (err error) { o.minValidity, err = parseDuration(s); return err }},
+			{"cached", "", "answer only from what is at hand: no login", func(o *options, _ string) error { o.cached = true; return nil }},
+		},
+		run: runRaw,
+	},
+	{
+		name: "header", operand: "SITE|URL", valid: validTarget,
+		about: "all headers, as lines for curl -H @-",
+		run:   runHeader,
+	},
+	{
+		name: "credential", operand: "get|store|erase", valid: func(s string) bool { return s != "" },
+		about: "git's credential attributes in, header[]=… out",
+		run:   runCredential,
+	},
+}
+
+// commonFlags stand before or after the verb.
+var commonFlags = []flag{
+	{"socket", "PATH", "the agent's socket", func(o *options, s string) error {
+		if s == "" {
+			return errors.New("is empty")
+		}
+		o.socket = s
+		o.common = append(o.common, "--socket", s)
+		return nil
+	}},
+	{"timeout", "DURATION", "how long to wait, 30s by default", func(o *options, s string) error {
+		d, err := parseDuration(s)
+		if err == nil && d == 0 {
+			err = errors.New("is zero")
+		}
+		o.timeout = d
+		o.common = append(o.common, "--timeout", s)
+		return err
+	}},
+}
+
+// errHelp says that the usage was asked for.
+var errHelp = errors.New("help")
+
+// usageError is an error of code InvalidRequest about the command line. It
+// never quotes an operand or a value: it may be a secret in the wrong place.
+func usageError(detail, remedy string) error {
+	return &api.Error{Code: api.InvalidRequest, Detail: detail, Remedy: remedy}
+}
+
+// leading reads the common flags before the verb. verb is the first argument
+// that is none, "" if there is none; it may be a flag of the sibling's.
+func leading(args []string, o *options) (verb string, rest []string, err error) {
+	for len(args) > 0 {
+		arg := args[0]
+		if arg == "-h" || arg == "--help" {
+			return "", nil, errHelp
+		}
+		if !strings.HasPrefix(arg, "-") || arg == "-" || flagOf(commonFlags, arg) == nil {
+			return arg, args[1:], nil
+		}
+		if args, err = setFlag(commonFlags, args, o); err != nil {
+			return "", nil, err
+		}
+	}
+	return "", nil, nil
+}
+
+// parse reads the arguments after the verb. It goes on after a mistake and
+// returns the first one, so that o holds all that could be understood.
+func (v *verb) parse(args []string, o *options) error {
+	flags := slices.Concat(v.flags, commonFlags)
+	var operands []string
+	var first error
+	for len(args) > 0 {
+		arg := args[0]
+		var err error
+		switch {
+		case arg == "--":
+			operands = append(operands, args[1:]...)
+			args = nil
+		case arg == "-h" || arg == "--help":
+			args, err = args[1:], errHelp
+		case strings.HasPrefix(arg, "-") && arg != "-":
+			args, err = setFlag(flags, args, o)
+		default:
+			operands = append(operands, arg)
+			args = args[1:]
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if len(operands) == 1 && v.valid(operands[0]) {
+		o.operand = operands[0]
+	} else if first == nil {
+		first = usageError("exactly one "+v.operand+" is needed", "sessionctl "+v.name+" --help")
+	}
+	return first
+}
+
+func flagOf(flags []flag, arg string) *flag {
+	name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+	if !strings.HasPrefix(arg, "--") {
+		return nil
+	}
+	if i := slices.IndexFunc(flags, func(f flag) bool { return f.name == name }); i >= 0 {
+		return &flags[i]
+	}
+	return nil
+}
+
+// setFlag sets the flag that args begin with and returns the arguments after
+// it.
+func setFlag(flags []flag, args []string, o *options) ([]string, error) {
+	f := flagOf(flags, args[0])
+	if f == nil {
+		return args[1:], usageError("unknown flag", "sessionctl --help")
+	}
+	_, value, given := strings.Cut(args[0], "=")
+	args = args[1:]
+	switch {
+	case f.value == "" && given:
+		return args, usageError("--"+f.name+" takes no value", "")
+	case f.value != "" && !given && len(args) == 0:
+		return args, usageError("--"+f.name+" needs a "+f.value, "")
+	case f.value != "" && !given:
+		value, args = args[0], args[1:]
+	}
+	if err := f.set(o, value); err != nil {
+		return args, usageError("--"+f.name+" "+err.Error(), "")
+	}
+	return args, nil
+}
+
+// maxDuration bounds every duration that can be given.
+const maxDuration = 24 * time.Hour
+
+// parseDuration reads 5s, 500ms, 2m, or a number of seconds.
+func parseDuration(s string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		s = strconv.FormatUint(n, 10) + "s"
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > maxDuration {
+		return 0, errors.New("needs a duration like 500ms, 5s or 2m, of at most 24h")
+	}
+	return d, nil
+}
+
+// setVariable takes a variable's name unless it means something to a shell or
+// to the loader.
+func setVariable(o *options, name string) error {
+	ok := name != "" && name != "_"
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && (c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || i > 0 && '0' <= c && c <= '9')
+	}
+	if !ok {
+		return errors.New("needs a variable's name: letters, digits and underscores")
+	}
+	switch upper := strings.ToUpper(name); {
+	case slices.Contains(reservedVariables, upper), strings.HasPrefix(upper, "LD_"),
+		strings.HasPrefix(upper, "PS"), strings.HasPrefix(upper, "BASH"):
+		return errors.New("may not name a variable that shells or the loader use themselves")
+	}
+	o.variable = name
+	return nil
+}
+
+// reservedVariables are those by which a value could become code, or that a
+// shell does not let be set. Some shells have them in lower case too.
+var reservedVariables = []string{
+	"ARGV", "CDPATH", "CWD", "EGID", "ENV", "EUID", "FCEDIT", "FPATH", "GID", "HISTFILE", "HOME", "IFS", "LINENO",
+	"MAIL", "MAILPATH", "MODULE_PATH", "NULLCMD", "OLDPWD", "OPTARG", "OPTIND", "PATH", "PPID", "PROMPT", "PROMPT_COMMAND",
+	"PWD", "RANDOM", "READNULLCMD", "RPROMPT", "RPS1", "SECONDS", "SHELL", "SHELLOPTS", "SHLVL", "STATUS", "TMOUT",
+	"UID", "USERNAME", "ZDOTDIR",
+}
+
+// validTarget reports whether s is a site's name or a URL.
+func validTarget(s string) bool { return api.ValidSite(s) || validURL(s) }
+
+// maxURL is the longest URL that is sent, in bytes.
+const maxURL = 8192
+
+// validURL reports whether s is an absolute http or https URL with a host,
+// without user and password, and without a byte that must be escaped in a URL.
+func validURL(s string) bool {
+	if len(s) > maxURL {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			return false
+		}
+	}
+	scheme, rest, ok := strings.Cut(s, "://")
+	host := hostOf(rest)
+	return ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) &&
+		strings.Trim(host, ":") != "" && !strings.Contains(host, "@")
+}
+
+// hostOf returns the authority that the part of a URL after :// begins with.
+func hostOf(rest string) string {
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		return rest[:i]
+	}
+	return rest
+}
+
+// usage is the text of --help: of one verb, or of all.
+func usage(v *verb) string {
+	var b strings.Builder
+	line := func(f flag) {
+		name := "--" + f.name
+		if f.value != "" {
+			name += " " + f.value
+		}
+		b.WriteString("  " + name + strings.Repeat(" ", max(1, 25-len(name))) + f.about + "\n")
+	}
+	if v != nil {
+		b.WriteString("usage: sessionctl " + v.name + " " + v.operand + " [flags]\n\nPrints " + v.about + ".\n\n")
+		for _, f := range v.flags {
+			line(f)
+		}
+	} else {
+		b.WriteString("usage: sessionctl VERB …\n\n")
+		for _, v := range verbs {
+			name := v.name + " " + v.operand
+			b.WriteString("  " + name + strings.Repeat(" ", max(1, 29-len(name))) + v.about + "\n")
+		}
+		b.WriteString("  status, login, list, …        see sessionctl-admin --help\n\n")
+	}
+	for _, f := range commonFlags {
+		line(f)
+	}
+	if v == nil {
+		b.WriteString("\n    eval $(sessionctl cookie jira)       # a shell: $JIRA_COOKIE\n" +
+			"    sessionctl header jira | curl -H @- https://jira.corp.example/rest/api/2/myself\n")
+	}
+	return b.String()
+}

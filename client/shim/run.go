@@ -1,0 +1,295 @@
+package shim
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// Sibling is the program that has every verb that is not hot. It is found
+// beside sessionctl's own executable, never through PATH.
+const Sibling = "sessionctl-admin"
+
+// VersionVariable is the environment variable by which the sibling learns the
+// version of the sessionctl that started it, to refuse another one.
+const VersionVariable = "SESSIONCTL_VERSION"
+
+// gitHelper is the name by which git calls sessionctl as a credential helper;
+// its arguments are those of `sessionctl credential`.
+const gitHelper = "git-credential-sessionctl"
+
+// process is what a verb works with.
+type process struct {
+	args           []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// Run runs the command that args name (args[0] is the program) and returns
+// its exit status, one of package api's. A verb that is not hot replaces the
+// process by the sibling's.
+//
+// Standard output holds the answer and nothing else; if the verb fails it
+// stays empty, but for `cookie`, whose failure is code too.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"sessionctl"}
+	}
+	p := &process{args: args, stdin: stdin, stdout: stdout, stderr: stderr}
+	rest := args[1:]
+	if filepath.Base(args[0]) == gitHelper {
+		rest = append([]string{"credential"}, rest...)
+	}
+	o := &options{timeout: defaultTimeout}
+	name, rest, err := leading(rest, o)
+	switch {
+	case errors.Is(err, errHelp), err == nil && name == "help" && len(rest) == 0:
+		if err := p.print(usage(nil)); err != nil {
+			return p.fail("help", err)
+		}
+		return api.ExitOK
+	case err != nil:
+		return p.fail("", err)
+	case name == "":
+		io.WriteString(stderr, usage(nil))
+		return api.ExitUsage
+	}
+	for i := range verbs {
+		if v := &verbs[i]; v.name == name {
+			return p.run(v, rest, o)
+		}
+	}
+	return p.fail("", p.sibling())
+}
+
+// run runs a hot verb.
+func (p *process) run(v *verb, args []string, o *options) int {
+	err := v.parse(args, o)
+	usageOnly := errors.Is(err, errHelp)
+	if err == nil {
+		err = v.run(p, o)
+	}
+	if err == nil {
+		return api.ExitOK
+	}
+	if v.refuse != nil {
+		v.refuse(p, o)
+	}
+	if usageOnly {
+		// Not to standard output, which a shell may be about to evaluate.
+		io.WriteString(p.stderr, usage(v))
+		if v.refuse != nil {
+			return api.ExitUsage
+		}
+		return api.ExitOK
+	}
+	if about := subject(o.operand); about != "" {
+		return p.fail(about, err)
+	}
+	return p.fail(v.name, err)
+}
+
+// subject names what a verb was about without anything that could be a
+// secret: a site by its name, a URL by its scheme and host.
+func subject(operand string) string {
+	if api.ValidSite(operand) {
+		return operand
+	}
+	if !validURL(operand) {
+		return ""
+	}
+	scheme, rest, _ := strings.Cut(operand, "://")
+	return scheme + "://" + hostOf(rest)
+}
+
+// fail tells the user what went wrong and what to do next, and returns the
+// exit status.
+func (p *process) fail(about string, err error) int {
+	e := api.AsError(err)
+	text := "sessionctl: "
+	if about != "" {
+		text += about + ": "
+	}
+	text += clean(e.Error()) + "\n"
+	if e.Remedy != "" {
+		text += "  next: " + clean(e.Remedy) + "\n"
+	}
+	io.WriteString(p.stderr, text)
+	return e.Code.Exit()
+}
+
+// warn tells the user about an answer that is good, but not quite.
+func (p *process) warn(about, text string) {
+	io.WriteString(p.stderr, "sessionctl: "+about+": "+text+"\n")
+}
+
+// print writes to standard output. An answer that does not arrive whole is a
+// failure.
+func (p *process) print(text string) error {
+	if _, err := io.WriteString(p.stdout, text); err != nil {
+		return &api.Error{Code: api.Unknown, Detail: "standard output: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
+// sibling becomes sessionctl-admin. It returns only if that fails.
+func (p *process) sibling() error {
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(filepath.Dir(self), Sibling)
+	argv := append([]string{"sessionctl"}, p.args[1:]...)
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, VersionVariable+"=") {
+			env = append(env, v)
+		}
+	}
+	err = syscall.Exec(path, argv, append(env, VersionVariable+"="+api.Version))
+	return &api.Error{Code: api.Unknown, Err: err,
+		Detail: "this is no verb of sessionctl itself, and " + path + " cannot be run: " + err.Error(),
+		Remedy: "install " + Sibling + " of the same release beside sessionctl, or see sessionctl --help"}
+}
+
+// session asks the agent for the session that the operand names.
+func (p *process) session(o *options) (*session, error) {
+	r := getSession{site: o.operand, minValidity: o.minValidity, cachedOnly: o.cached}
+	if !api.ValidSite(o.operand) {
+		r.site, r.url = "", o.operand
+	}
+	return fetch(o, r)
+}
+
+func fetch(o *options, r getSession) (*session, error) {
+	c := newCaller(o.socket, o.timeout)
+	message, err := c.call(methodGetSession, r.encode())
+	if err != nil {
+		return nil, err
+	}
+	s, err := decodeSession(message)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	return s, nil
+}
+
+// answer prints what a session gave, after a warning if the session is not all
+// that it should be.
+func (p *process) answer(s *session, o *options, text string) error {
+	about := s.site
+	if !api.ValidSite(about) {
+		about = subject(o.operand)
+	}
+	if s.stale {
+		p.warn(about, "served stale: the site could not be reached")
+	}
+	if s.notDurable {
+		p.warn(about, "not durable: the session could not be stored and ends with the agent")
+	}
+	return p.print(text)
+}
+
+func runRaw(p *process, o *options) error {
+	s, err := p.session(o)
+	if err != nil {
+		return err
+	}
+	value, err := s.cookie()
+	if err != nil {
+		return err
+	}
+	return p.answer(s, o, value+"\n")
+}
+
+func runHeader(p *process, o *options) error {
+	s, err := p.session(o)
+	if err != nil {
+		return err
+	}
+	lines, err := s.lines("")
+	if err != nil {
+		return err
+	}
+	return p.answer(s, o, lines)
+}
+
+// errNoCookie is a session that has nothing for the URL it was asked for.
+var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
+	Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header"}
+
+// cookie returns the value of the Cookie header.
+func (s *session) cookie() (string, error) {
+	for _, h := range s.headers {
+		if strings.EqualFold(h.name, "Cookie") && h.value != "" {
+			return h.value, printable("Cookie", h.value)
+		}
+	}
+	return "", errNoCookie
+}
+
+// lines returns all headers, a line each, behind prefix.
+func (s *session) lines(prefix string) (string, error) {
+	var b strings.Builder
+	for _, h := range s.headers {
+		if !isToken(h.name) {
+			return "", &api.Error{Code: api.Unknown, Detail: "a header's name is not printable"}
+		}
+		if err := printable(h.name, h.value); err != nil {
+			return "", err
+		}
+		b.WriteString(prefix + h.name + ": " + h.value + "\n")
+	}
+	if b.Len() == 0 {
+		return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no header for this URL"}
+	}
+	return b.String(), nil
+}
+
+// printable refuses a value that would end its line, or that a shell could
+// not hold: control characters and what is not UTF-8.
+func printable(name, value string) error {
+	if hasControl(value) || !utf8.ValidString(value) {
+		return &api.Error{Code: api.Unknown, Detail: "the " + name + " header has a byte that cannot be printed safely"}
+	}
+	return nil
+}
+
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// isToken reports whether s is a header field's name (RFC 9110, section 5.1).
+func isToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case '0' <= c && c <= '9', 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// clean makes a text of the agent's fit for a terminal: control characters and
+// what is not UTF-8 become question marks.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || 0x7f <= r && r < 0xa0 || r == utf8.RuneError || r == '\u2028' || r == '\u2029' || '\u202a' <= r && r <= '\u202e' || '\u2066' <= r && r <= '\u2069' {
+			return '?'
+		}
+		return r
+	}, s)
+}

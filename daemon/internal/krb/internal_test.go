@@ -1,0 +1,544 @@
+package krb
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jcmturner/gokrb5/v8/crypto"
+	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
+	"github.com/jcmturner/gokrb5/v8/iana/nametype"
+	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/types"
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/rig"
+)
+
+// refusing is a KRB-ERROR whose code tells which fake KDC sent it.
+func refusing(t testing.TB, code int32) []byte {
+	t.Helper()
+	e := messages.NewKRBError(types.PrincipalName{NameString: []string{"krbtgt", "R"}}, "R", code, "")
+	b, err := e.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// fakeKDC answers every message, over a pipe. answer returns nil to hang up.
+type fakeKDC func(ctx context.Context) (answer []byte)
+
+// dialer connects to fake KDCs by address and counts the messages they got.
+type dialer struct {
+	kdcs map[string]fakeKDC
+	got  map[string]*atomic.Int32
+}
+
+func newDialer(kdcs map[string]fakeKDC) *dialer {
+	d := &dialer{kdcs, make(map[string]*atomic.Int32)}
+	for addr := range kdcs {
+		d.got[addr] = new(atomic.Int32)
+	}
+	return d
+}
+
+func (d *dialer) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	kdc := d.kdcs[address]
+	if kdc == nil {
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	}
+	client, server := net.Pipe()
+	go func() {
+		defer server.Close()
+		var size [4]byte
+		if _, err := io.ReadFull(server, size[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, server, int64(binary.BigEndian.Uint32(size[:]))); err != nil {
+			return
+		}
+		d.got[address].Add(1)
+		if b := kdc(ctx); b != nil {
+			server.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+		}
+	}()
+	return client, nil
+}
+
+func silent(ctx context.Context) []byte {
+	<-ctx.Done()
+	return nil
+}
+
+func TestExchange(t *testing.T) {
+	after := func(d time.Duration, b []byte) fakeKDC {
+		return func(ctx context.Context) []byte {
+			select {
+			case <-time.After(d):
+				return b
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+	one, two, three := refusing(t, 1), refusing(t, 2), refusing(t, 3)
+	unavailable := refusing(t, 29)
+	hangUp := func(context.Context) []byte { return nil }
+	for _, c := range []struct {
+		name    string
+		kdcs    map[string]fakeKDC
+		attempt bool
+		want    int32 // KRB-ERROR code, 0: an error
+		took    time.Duration
+		asked   string // the KDCs that got the message
+	}{
+		{"the first answers", map[string]fakeKDC{"a": after(149*time.Millisecond, one), "b": after(0, two), "c": after(0, three)}, false, 1, 149 * time.Millisecond, "a"},
+		{"the first is slow", map[string]fakeKDC{"a": after(200*time.Millisecond, one), "b": after(time.Second, two), "c": after(time.Second, three)}, false, 1, 200 * time.Millisecond, "ab"},
+		{"one is silent", map[string]fakeKDC{"a": silent, "b": after(0, two), "c": after(0, three)}, false, 2, 150 * time.Millisecond, "ab"},
+		{"two are silent", map[string]fakeKDC{"a": silent, "b": silent, "c": after(0, three)}, false, 3, 300 * time.Millisecond, "abc"},
+		{"the first refuses connections", map[string]fakeKDC{"b": after(0, two), "c": silent}, false, 2, 0, "b"},
+		{"the first hangs up", map[string]fakeKDC{"a": hangUp, "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
+		{"the first is out of service", map[string]fakeKDC{"a": after(0, unavailable), "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
+		{"the first babbles", map[string]fakeKDC{"a": after(0, []byte("HTTP/1.1")), "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
+		{"all silent", map[string]fakeKDC{"a": silent, "b": silent, "c": silent}, false, 0, flightTime, "abc"},
+		{"nobody there", map[string]fakeKDC{}, false, 0, 0, ""},
+		// Pre-authentication is not spread.
+		{"attempt, the first is silent", map[string]fakeKDC{"a": silent, "b": after(0, two), "c": after(0, three)}, true, 0, flightTime, "a"},
+		{"attempt, the first hangs up", map[string]fakeKDC{"a": hangUp, "b": after(0, two), "c": after(0, three)}, true, 0, 0, "a"},
+		{"attempt, the first refuses connections", map[string]fakeKDC{"b": after(time.Second, two), "c": after(0, three)}, true, 2, time.Second, "b"},
+		{"attempt, the first is out of service", map[string]fakeKDC{"a": after(0, unavailable), "b": after(0, two), "c": silent}, true, 2, 0, "ab"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDialer(c.kdcs)
+				k := &realmKDCs{realm: "R", addrs: []string{"a", "b", "c"}, dial: d.dial}
+				ctx, cancel := context.WithTimeout(t.Context(), flightTime)
+				defer cancel()
+				start := time.Now()
+				r, err := k.exchange(ctx, []byte("message"), c.attempt)
+				if took := time.Since(start); took != c.took {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+				synctest.Wait()
+				var asked strings.Builder
+				for _, addr := range k.addrs {
+					if n := d.got[addr]; n != nil && n.Load() > 0 {
+						asked.WriteString(addr)
+						if n.Load() > 1 {
+							t.Errorf("%s got the message %d times", addr, n.Load())
+						}
+					}
+				}
+				if asked.String() != c.asked {
+					t.Errorf("asked %q, want %q", &asked, c.asked)
+				}
+				if c.want == 0 {
+					if api.CodeOf(err) != api.KDCUnreachable || !strings.Contains(err.Error(), "of R answers: a: ") {
+						t.Errorf("error %v", err)
+					}
+					if !c.attempt && (!strings.Contains(err.Error(), "; b: ") || !strings.Contains(err.Error(), "; c: ")) {
+						t.Errorf("error %v does not name each KDC", err)
+					}
+					return
+				}
+				if err != nil || r.refusal == nil || r.refusal.ErrorCode != c.want {
+					t.Fatalf("answer %+v, %v; want of KDC %d", r, err, c.want)
+				}
+				// The next message goes to the one that answered.
+				again, err := k.exchange(ctx, []byte("message"), true)
+				if err != nil || again.refusal.ErrorCode != c.want {
+					t.Errorf("second answer %+v, %v", again, err)
+				}
+			})
+		})
+	}
+}
+
+func TestReplyLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for size, want := range map[int]string{maxReply: "no Kerberos message", maxReply + 1: "65537 bytes"} {
+			d := newDialer(map[string]fakeKDC{"a": func(context.Context) []byte { return make([]byte, size) }})
+			k := &realmKDCs{realm: "R", addrs: []string{"a"}, dial: d.dial}
+			if _, err := k.exchange(t.Context(), nil, false); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%d bytes: error %v, want %q", size, err, want)
+			}
+		}
+	})
+}
+
+// Tokens of the same instant differ in their time, also when the clock is set
+// back a little; when it is set back far, the new time counts.
+func TestStamp(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	e := New(Options{Now: func() time.Time { return now }})
+	first := e.stamp()
+	if second := e.stamp(); !second.After(first) {
+		t.Errorf("%s follows %s", second, first)
+	}
+	now = now.Add(-10 * time.Millisecond)
+	if third := e.stamp(); !third.After(first) {
+		t.Errorf("%s follows %s", third, first)
+	}
+	now = now.Add(-time.Hour)
+	if got := e.stamp(); !got.Equal(now) {
+		t.Errorf("%s after the clock was set to %s", got, now)
+	}
+}
+
+func sampleTicket() *ticket {
+	return &ticket{
+		client: Principal{[]string{"svc"}, "R"},
+		server: Principal{[]string{"HTTP", "h"}, "R"},
+		sealed: messages.Ticket{TktVNO: 5, Realm: "R",
+			SName:   types.PrincipalName{NameType: nametype.KRB_NT_SRV_HST, NameString: []string{"HTTP", "h"}},
+			EncPart: types.EncryptedData{EType: 18, KVNO: 3, Cipher: []byte("sealed")}},
+		key:  types.EncryptionKey{KeyType: 18, KeyValue: []byte("CANARY-session-key-of-32-bytes-!")},
+		auth: time.Unix(1e9, 0).UTC(),
+		end:  time.Unix(2e9, 0).UTC(),
+	}
+}
+
+func TestRecord(t *testing.T) {
+	want := sampleTicket()
+	b, err := want.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeTicket(b)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("decoded %+v, %v", got, err)
+	}
+	for n := range b {
+		if _, err := decodeTicket(b[:n]); err == nil {
+			t.Errorf("the first %d bytes of %d are taken for a record", n, len(b))
+		}
+	}
+	if _, err := decodeTicket(append(b, 0)); err == nil {
+		t.Error("a byte too many is taken")
+	}
+	b[0]++
+	if _, err := decodeTicket(b); err == nil || !strings.Contains(err.Error(), "version") {
+		t.Errorf("another version: %v", err)
+	}
+	want.client.Components[0] = strings.Repeat("x", 1<<16)
+	if _, err := want.encode(); err == nil {
+		t.Error("a name of 64 KiB is encoded")
+	}
+}
+
+func FuzzDecodeTicket(f *testing.F) {
+	b, err := sampleTicket().encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ticket, err := decodeTicket(b)
+		if err != nil {
+			if strings.Contains(err.Error(), "CANARY-") {
+				t.Errorf("error %v tells the key", err)
+			}
+			return
+		}
+		ticket.usable(time.Unix(1e9, 0))
+		again, err := ticket.encode()
+		if err != nil {
+			return // what gokrb5 reads it does not always write
+		}
+		if back, err := decodeTicket(again); err != nil || back.client.String() != ticket.client.String() || !back.end.Equal(ticket.end) {
+			t.Errorf("%+v reads back as %+v, %v", ticket, back, err)
+		}
+	})
+}
+
+func FuzzParseReply(f *testing.F) {
+	f.Add(refusing(f, 25))
+	kdc, err := rig.NewKDC("R")
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer kdc.Close()
+	kdc.AddPrincipal("svc", "CANARY-password")
+	kdc.AddService("HTTP/h")
+	path := filepath.Join(f.TempDir(), "keytab")
+	if err := os.WriteFile(path, kdc.Keytab("svc"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	var replies [][]byte
+	e := New(Options{
+		Config:  &Config{relations: map[string][]relation{"realms\x00R\x00kdc": {{value: kdc.Addr()}}}, lifetime: time.Hour},
+		Records: none{}, Latch: none{}, Log: slog.New(slog.DiscardHandler),
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			return &recorder{Conn: conn, replies: &replies}, err
+		},
+	})
+	if _, err := e.Initiate(f.Context(), Credential{Principal{[]string{"svc"}, "R"}, path}, "HTTP/h", false); err != nil {
+		f.Fatal(err)
+	}
+	for _, r := range replies {
+		f.Add(r)
+	}
+	long := keys{keys: []types.EncryptionKey{{KeyType: 18, KeyValue: make([]byte, 32)}}}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseReply(b)
+		if err != nil {
+			return
+		}
+		set := 0
+		if r.refusal != nil {
+			set++
+			_ = e.asRefused(r.refusal, Principal{}, long)
+			_ = e.tgsRefused(r.refusal, Principal{})
+			_, _ = e.preauthentication(r.refusal.EData, Principal{}, long)
+		}
+		if rep := fieldsOf(r); rep != nil {
+			set++
+			if _, err := e.ticketFrom(rep, messages.KDCReqBody{}, Principal{}, long.keys[0], 3); err == nil {
+				t.Error("a ticket under the key of zeros")
+			}
+		}
+		if set != 1 {
+			t.Errorf("%d kinds of answer at once", set)
+		}
+	})
+}
+
+func fieldsOf(r reply) *messages.KDCRepFields {
+	switch {
+	case r.as != nil:
+		return &r.as.KDCRepFields
+	case r.tgs != nil:
+		return &r.tgs.KDCRepFields
+	}
+	return nil
+}
+
+// recorder keeps what was read, without the length in front.
+type recorder struct {
+	net.Conn
+	replies *[][]byte
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	if n > 4 {
+		*r.replies = append(*r.replies, slices.Clone(b[:n]))
+	}
+	return n, err
+}
+
+// none has no records and no refusals.
+type none struct{}
+
+func (none) Load(string) ([]byte, uint64, error) { return nil, 0, nil }
+func (none) Swap(context.Context, string, uint64, []byte) (uint64, error) {
+	return 0, errors.New("kept nowhere")
+}
+func (none) Check(string, string, []byte) error { return nil }
+func (none) Set(context.Context, string, string, []byte, *api.Error) error {
+	return nil
+}
+
+func FuzzVerify(f *testing.F) {
+	kdc, err := rig.NewKDC("R")
+	if err != nil {
+		f.Fatal(err)
+	}
+	kdc.AddService("HTTP/h")
+	keytab := kdc.Keytab("HTTP/h")
+	kdc.Close()
+	acceptor, err := rig.NewAcceptor(keytab, "HTTP/h")
+	if err != nil {
+		f.Fatal(err)
+	}
+	e := New(Options{})
+	c, err := e.newContext(sampleTicket())
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, reply, _ := acceptor.Accept(c.Token()) // refused: the ticket is for another key
+	f.Add(reply)
+	f.Add(rig.RejectToken())
+	f.Add([]byte{0xa1, 0x14, 0x30, 0x12, 0xa0, 0x03, 0x0a, 0x01, 0x00, 0xa1, 0x0b, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02})
+	f.Fuzz(func(t *testing.T, token []byte) {
+		mutual, err := c.Verify(token)
+		if mutual {
+			t.Error("proved without the key")
+		}
+		if err != nil && api.CodeOf(err) == api.Unknown {
+			t.Errorf("error without a code: %v", err)
+		}
+	})
+}
+
+func TestKeytab(t *testing.T) {
+	kdc, err := rig.NewKDC("R")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kdc.Close()
+	kdc.AddPrincipal("svc", "CANARY-password", rig.AES128SHA2, rig.AES256SHA1)
+	kdc.AddPrincipal("a/b", "CANARY-password", rig.AES128SHA1)
+	svc := Principal{[]string{"svc"}, "R"}
+	both := kdc.Keytab("svc", "a/b")
+	rc4 := slices.Clone(kdc.Keytab("a/b"))
+	at := bytes.Index(rc4, []byte{0, 17, 0, 16})
+	rc4[at+1] = 23
+	short := slices.Clone(kdc.Keytab("a/b"))
+	short[at+1] = 18
+	dir := t.TempDir()
+	file := func(name string, b []byte) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(file("target", both), link); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		path string
+		who  Principal
+		code api.Code
+		text string
+	}{
+		{"good", file("good", both), svc, "", ""},
+		{"through a link", link, svc, "", ""},
+		{"two components", file("good", both), Principal{[]string{"a", "b"}, "R"}, "", ""},
+		{"missing", filepath.Join(dir, "none"), svc, api.KeytabUnreadable, "no such file"},
+		{"directory", dir, svc, api.KeytabUnreadable, "not a regular file"},
+		{"pipe", pipe, svc, api.KeytabUnreadable, "not a regular file"},
+		{"large", file("large", make([]byte, maxKeytabSize+1)), svc, api.KeytabUnreadable, "larger than 1024 KiB"},
+		{"text", file("text", []byte("CANARY-no keytab")), svc, api.KeytabUnreadable, "malformed"},
+		{"empty", file("empty", nil), svc, api.KeytabUnreadable, "malformed"},
+		{"no keys", file("nokeys", []byte{5, 2, 0, 0, 0, 0}), svc, api.KeytabUnreadable, "holds no keys"},
+		{"somebody else's", file("else", kdc.Keytab("a/b")), svc, api.KeytabUnreadable, "no key of svc@R; it has keys of a/b@R"},
+		{"another realm", file("good", both), Principal{[]string{"svc"}, "S"}, api.KeytabUnreadable, "svc@R"},
+		{"rc4 only", file("rc4", rc4), Principal{[]string{"a", "b"}, "R"}, api.EtypeUnsupported, "enctype 23"},
+		{"short key", file("short", short), Principal{[]string{"a", "b"}, "R"}, api.KeytabUnreadable, "key of 16 bytes"},
+	} {
+		err := CheckKeytab(c.path, c.who)
+		if api.CodeOf(err) != c.code {
+			t.Errorf("%s: %v, want code %q", c.name, err, c.code)
+		} else if err != nil && (!strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), c.path)) {
+			t.Errorf("%s: error %q does not name %q and the file", c.name, err, c.text)
+		} else if err != nil && strings.Contains(err.Error(), "CANARY-") {
+			t.Errorf("%s: error %q tells the file's bytes", c.name, err)
+		}
+	}
+
+	k, err := parseKeytab(both, "keytab", svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := k.etypes(); !slices.Equal(got, []int32{rig.AES256SHA1, rig.AES128SHA2}) {
+		t.Errorf("enctypes %v, want MIT's order", got)
+	}
+	if again, err := parseKeytab(kdc.Keytab("svc"), "keytab", svc); err != nil || again.fingerprint() != k.fingerprint() {
+		t.Errorf("the same keys in another file: another fingerprint, %v", err)
+	}
+	// An enctype that only an older version has does not count.
+	older := kdc.Keytab("svc")
+	kdc.AddPrincipal("svc", "CANARY-password", rig.AES256SHA2)
+	kdc.Rekey("svc", "CANARY-password-2")
+	newer, err := parseKeytab(append(older, kdc.Keytab("svc")[2:]...), "keytab", svc)
+	if err != nil || newer.kvno != 2 || !slices.Equal(newer.etypes(), []int32{rig.AES256SHA2}) {
+		t.Errorf("version %d, enctypes %v, %v; want those of version 2 alone", newer.kvno, newer.etypes(), err)
+	}
+	if other, err := parseKeytab(kdc.Keytab("svc"), "keytab", svc); err != nil || other.fingerprint() == k.fingerprint() {
+		t.Errorf("other keys: the same fingerprint, %v", err)
+	}
+}
+
+func FuzzParseKeytab(f *testing.F) {
+	kdc, err := rig.NewKDC("R")
+	if err != nil {
+		f.Fatal(err)
+	}
+	kdc.AddService("svc")
+	f.Add(kdc.Keytab("svc"))
+	kdc.Close()
+	f.Add([]byte{5, 2, 0xff, 0xff, 0xff, 0xf0})
+	f.Add([]byte{5, 1, 0, 0, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, err := parseKeytab(b, "keytab", Principal{[]string{"svc"}, "R"})
+		if err == nil && len(k.keys) == 0 {
+			t.Error("no keys and no error")
+		}
+		for _, key := range k.keys {
+			if et, ok := enctypeOf(key.KeyType); !ok || len(key.KeyValue) != et.keySize {
+				t.Errorf("a key of enctype %d, %d bytes", key.KeyType, len(key.KeyValue))
+			}
+		}
+	})
+}
+
+// A reply that is not the answer to the request is not used, even though it
+// is sealed with the right key.
+func TestTicketFrom(t *testing.T) {
+	e := New(Options{})
+	key := types.EncryptionKey{KeyType: 18, KeyValue: []byte("CANARY-reply-key-of-thirty-two-b")}
+	client := Principal{[]string{"svc"}, "R"}
+	for name, c := range map[string]struct {
+		spoil func(*messages.KDCRepFields, *messages.EncKDCRepPart)
+		want  string
+	}{
+		"as asked":          {func(*messages.KDCRepFields, *messages.EncKDCRepPart) {}, ""},
+		"another nonce":     {func(_ *messages.KDCRepFields, p *messages.EncKDCRepPart) { p.Nonce++ }, "nonce"},
+		"another client":    {func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.CName.NameString = []string{"root"} }, "root@R"},
+		"another realm":     {func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.CRealm = "S" }, "svc@S"},
+		"two servers":       {func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.Ticket.Realm = "S" }, "differ"},
+		"no server":         {func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.Ticket.SName.NameString = nil }, "differ"},
+		"a short key":       {func(_ *messages.KDCRepFields, p *messages.EncKDCRepPart) { p.Key.KeyValue = []byte("short") }, "session key"},
+		"an odd key":        {func(_ *messages.KDCRepFields, p *messages.EncKDCRepPart) { p.Key.KeyType = 23 }, "enctype 23"},
+		"sealed for others": {nil, errUndecipherable.Error()},
+	} {
+		sample := sampleTicket()
+		rep := &messages.KDCRepFields{CRealm: "R", CName: types.PrincipalName{NameString: []string{"svc"}}, Ticket: sample.sealed}
+		part := messages.EncKDCRepPart{Key: sample.key, Nonce: 7, Flags: types.NewKrbFlags(),
+			LastReqs: []messages.LastReq{{LRValue: sample.auth}}, AuthTime: sample.auth, EndTime: sample.end, SRealm: "R", SName: sample.sealed.SName}
+		with := key
+		if c.spoil == nil {
+			with.KeyValue = bytes.ToUpper(key.KeyValue)
+		} else {
+			c.spoil(rep, &part)
+		}
+		plain, err := part.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.EncPart, err = crypto.GetEncryptedData(plain, with, keyusage.AS_REP_ENCPART, 1); err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.ticketFrom(rep, messages.KDCReqBody{Nonce: 7}, client, key, keyusage.AS_REP_ENCPART)
+		switch {
+		case c.want == "" && (err != nil || !reflect.DeepEqual(got, sample)):
+			t.Errorf("%s: %+v, %v", name, got, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: error %v, want %q", name, err, c.want)
+		}
+	}
+}

@@ -1,0 +1,401 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// The tree of the package comment.
+var (
+	bucketMeta    = []byte("meta")
+	bucketKeys    = []byte("keys")
+	bucketRecords = []byte("records")
+
+	metaFormat = []byte("format")
+	metaID     = []byte("id")
+	metaCheck  = []byte("check")
+)
+
+var (
+	errClosed    = errors.New("it is closed")
+	errStructure = errors.New("a part of it is missing")
+)
+
+// header is what tells one store from another.
+type header struct {
+	format byte
+	id     []byte
+	check  []byte
+}
+
+// file is an open and locked bbolt file.
+//
+// bbolt panics on pages that make no sense, and a file that was cut short
+// faults in its memory map. Both become StoreDamaged here. Such a panic can
+// leave bbolt's locks taken, so the file is not touched again after one.
+type file struct {
+	path string
+	fd   *os.File
+	db   *bbolt.DB
+	log  *slog.Logger
+
+	// reads lets one read in at a time: nobody is then waiting for a lock of
+	// bbolt's when a read panics. A read takes microseconds.
+	reads sync.Mutex
+
+	broken     chan struct{} // closed after the first panic
+	brokenOnce sync.Once
+	brokenErr  *api.Error // read only once broken is closed
+}
+
+// createFile makes a store that holds nothing but its header. It is complete
+// and synced before it gets its name; if the name is taken by then, that file
+// stands.
+func createFile(path string, h header) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return failed(path, err)
+	}
+	defer os.Remove(tmp.Name())
+	db, err := bbolt.Open(tmp.Name(), 0o600, &bbolt.Options{
+		OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return tmp, nil },
+	})
+	if err != nil {
+		return failed(path, err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucket(bucketMeta)
+		for _, name := range [][]byte{bucketKeys, bucketRecords} {
+			if err == nil {
+				_, err = tx.CreateBucket(name)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			meta.Put(metaFormat, []byte{h.format}),
+			meta.Put(metaID, h.id),
+			meta.Put(metaCheck, h.check))
+	})
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		return failed(path, err)
+	}
+	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return failed(path, err)
+	}
+	return nil
+}
+
+// openFile opens an existing store and locks it.
+func openFile(path string, lockTimeout time.Duration, log *slog.Logger) (*file, error) {
+	f := &file{path: path, log: log, broken: make(chan struct{})}
+	err := guard(func() (err error) {
+		f.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout: lockTimeout,
+			OpenFile: func(string, int, fs.FileMode) (*os.File, error) {
+				f.fd, err = openOwn(path, os.O_RDWR)
+				if err != nil {
+					return nil, failed(path, err)
+				}
+				if info, err := f.fd.Stat(); err == nil && info.Size() == 0 {
+					f.fd.Close() // bbolt would take it for a new one
+					return nil, damaged(path, errors.New("it is empty"))
+				}
+				return f.fd, nil
+			},
+		})
+		return err
+	})
+	if err == nil {
+		return f, nil
+	}
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		return nil, known
+	}
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, locked(path)
+	}
+	if _, ok := errors.AsType[*panicError](err); ok {
+		f.release()
+	} else if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return nil, failed(path, err)
+	}
+	return nil, damaged(path, err)
+}
+
+// locked is the error for a store that another process has.
+func locked(path string) *api.Error {
+	e := &api.Error{Code: api.StoreLocked,
+		Detail: fmt.Sprintf("store %s is in use by another process", path),
+		Remedy: "use the agent that runs already, or find it with: fuser -v " + path}
+	if pid, who := lockHolder(path); pid != 0 {
+		e.Detail = fmt.Sprintf("store %s is in use by %s", path, who)
+		e.Remedy = fmt.Sprintf("use the agent that runs already, or stop it: kill %d", pid)
+	}
+	return e
+}
+
+// panicError is a panic of bbolt, or a fault in the memory map.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprint(e.value) }
+
+// guard calls fn and turns its panics and memory faults into a *panicError.
+func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v}
+		}
+	}()
+	return fn()
+}
+
+// release gives up the lock and the file after a panic. The memory map, which
+// only bbolt could undo, stays; it alone would keep the lock.
+func (f *file) release() error {
+	return errors.Join(syscall.Flock(int(f.fd.Fd()), syscall.LOCK_UN), f.fd.Close())
+}
+
+func (f *file) close() error {
+	f.reads.Lock()
+	defer f.reads.Unlock()
+	var err error
+	select {
+	case <-f.broken:
+		err = f.release()
+	default:
+		err = guard(f.db.Close)
+	}
+	if err != nil {
+		return failed(f.path, err)
+	}
+	return nil
+}
+
+// damage is the error of every call after a panic.
+func (f *file) damage() error {
+	<-f.broken
+	return f.brokenErr
+}
+
+// result gives an error its code.
+func (f *file) result(err error) error {
+	if p, ok := errors.AsType[*panicError](err); ok {
+		f.brokenOnce.Do(func() {
+			f.brokenErr = damaged(f.path, p)
+			f.log.Error("the store is damaged and not used any more", "store", f.path, "error", p)
+			close(f.broken)
+		})
+		return f.damage()
+	}
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		return known
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errStructure):
+		return damaged(f.path, err)
+	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
+		return failed(f.path, errClosed)
+	}
+	return failed(f.path, err)
+}
+
+// view calls fn in a read transaction. What fn gets from it ends with it.
+func (f *file) view(fn func(txn) error) error {
+	f.reads.Lock()
+	defer f.reads.Unlock()
+	select {
+	case <-f.broken:
+		return f.damage()
+	default:
+	}
+	return f.result(guard(func() error {
+		return f.db.View(func(tx *bbolt.Tx) error { return fn(txn{tx}) })
+	}))
+}
+
+var errUnchanged = errors.New("nothing to commit")
+
+// update calls fn in a write transaction, which is committed and synced if fn
+// says that it changed something.
+func (f *file) update(fn func(txn) (changed bool, err error)) error {
+	select {
+	case <-f.broken:
+		return f.damage()
+	default:
+	}
+	err := guard(func() error {
+		return f.db.Update(func(tx *bbolt.Tx) error {
+			changed, err := fn(txn{tx})
+			if err == nil && !changed {
+				return errUnchanged
+			}
+			return err
+		})
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	return f.result(err)
+}
+
+// txn is a transaction that knows the tree.
+type txn struct{ tx *bbolt.Tx }
+
+func (t txn) root(name []byte) (*bbolt.Bucket, error) {
+	if b := t.tx.Bucket(name); b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("bucket %s: %w", name, errStructure)
+}
+
+func (t txn) header() (header, error) {
+	meta, err := t.root(bucketMeta)
+	if err != nil {
+		return header{}, err
+	}
+	version, id, check := meta.Get(metaFormat), meta.Get(metaID), meta.Get(metaCheck)
+	if len(version) != 1 || len(id) != idSize || len(check) == 0 {
+		return header{}, fmt.Errorf("header: %w", errStructure)
+	}
+	return header{version[0], bytes.Clone(id), bytes.Clone(check)}, nil
+}
+
+// sequence returns the last sequence given out.
+func (t txn) sequence() uint64 {
+	if meta := t.tx.Bucket(bucketMeta); meta != nil {
+		return meta.Sequence()
+	}
+	return 0
+}
+
+func (t txn) nextSequence() (uint64, error) {
+	meta, err := t.root(bucketMeta)
+	if err != nil {
+		return 0, err
+	}
+	return meta.NextSequence()
+}
+
+// wrappedKeys returns the sealed data keys by bucket.
+func (t txn) wrappedKeys() (map[string][]byte, error) {
+	keys, err := t.root(bucketKeys)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string][]byte)
+	return m, keys.ForEach(func(k, v []byte) error {
+		m[string(k)] = bytes.Clone(v)
+		return nil
+	})
+}
+
+// addBucket makes a bucket of records with its sealed data key.
+func (t txn) addBucket(bucket string, wrapped []byte) error {
+	keys, err := t.root(bucketKeys)
+	if err != nil {
+		return err
+	}
+	records, err := t.root(bucketRecords)
+	if err != nil {
+		return err
+	}
+	if _, err := records.CreateBucketIfNotExists([]byte(bucket)); err != nil {
+		return err
+	}
+	return keys.Put([]byte(bucket), wrapped)
+}
+
+// bucket returns a bucket of records, nil if it does not exist.
+func (t txn) bucket(name string) (*bbolt.Bucket, error) {
+	records, err := t.root(bucketRecords)
+	if err != nil {
+		return nil, err
+	}
+	return records.Bucket([]byte(name)), nil
+}
+
+// record returns a stored record, nil if there is none.
+func (t txn) record(bucket string, key []byte) ([]byte, error) {
+	b, err := t.bucket(bucket)
+	if b == nil {
+		return nil, err
+	}
+	return b.Get(key), nil
+}
+
+// entry is a stored record with its key.
+type entry struct{ key, value []byte }
+
+// records returns copies of up to limit records whose keys follow after.
+func (t txn) records(bucket string, after []byte, limit int) ([]entry, error) {
+	b, err := t.bucket(bucket)
+	if b == nil {
+		return nil, err
+	}
+	var entries []entry
+	c := b.Cursor()
+	k, v := c.Seek(after)
+	if after != nil && bytes.Equal(k, after) {
+		k, v = c.Next()
+	}
+	for ; k != nil && len(entries) < limit; k, v = c.Next() {
+		entries = append(entries, entry{bytes.Clone(k), bytes.Clone(v)})
+	}
+	return entries, nil
+}
+
+// put stores a record in a bucket that exists.
+func (t txn) put(bucket string, key, value []byte) error {
+	b, err := t.bucket(bucket)
+	if err != nil {
+		return err
+	}
+	if b == nil {
+		return fmt.Errorf("bucket %s: %w", bucket, errStructure)
+	}
+	return b.Put(key, value)
+}
+
+// remove removes a record that exists.
+func (t txn) remove(bucket string, key []byte) error {
+	b, err := t.bucket(bucket)
+	if b == nil {
+		return err
+	}
+	return b.Delete(key)
+}
+
+// count returns the number of records in all buckets.
+func (t txn) count() (records int, err error) {
+	all, err := t.root(bucketRecords)
+	if err != nil {
+		return 0, err
+	}
+	err = all.ForEachBucket(func(name []byte) error {
+		records += all.Bucket(name).Stats().KeyN
+		return nil
+	})
+	return records, err
+}

@@ -1,0 +1,172 @@
+package store
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// maxCredential bounds what is read of a credential; systemd's own bound is 1 MiB.
+const maxCredential = 1 << 20
+
+// Key says where the master key of a store comes from. Its zero value is no
+// source.
+type Key struct {
+	credential bool
+	dir, name  string
+}
+
+// KeyFile is a file of 32 random bytes that belongs to the agent's user and is
+// accessible to nobody else. It is made when the store is; beside an existing
+// store it must exist.
+func KeyFile(path string) Key {
+	return Key{dir: filepath.Dir(path), name: filepath.Base(path)}
+}
+
+// KeyCredential is a credential that the service manager hands over
+// (systemd.exec(5), LoadCredentialEncrypted=): the file name in dir, which is
+// $CREDENTIALS_DIRECTORY. It has at least 32 bytes, all of which count.
+func KeyCredential(dir, name string) Key {
+	return Key{credential: true, dir: dir, name: name}
+}
+
+// Source names the source for people: "credential master", "key file /…".
+func (k Key) Source() string {
+	switch {
+	case k.credential:
+		return "credential " + k.name
+	case k.name != "":
+		return "key file " + k.path()
+	}
+	return ""
+}
+
+func (k Key) path() string { return filepath.Join(k.dir, k.name) }
+
+// load reads the master key. A missing key file is made if fresh, that is if
+// there is no store yet.
+func (k Key) load(fresh bool) (master []byte, made bool, err error) {
+	switch {
+	case k == Key{}:
+		return nil, false, &api.Error{Code: api.StoreKeyMissing, Detail: "no source of the store's master key is set"}
+	case k.credential && k.dir == "":
+		return nil, false, k.missing(errors.New("no credentials directory is set"))
+	case k.credential && k.name != filepath.Base(k.name):
+		return nil, false, k.missing(errors.New("a credential's name is not a path"))
+	case k.credential:
+		master, err = readCredential(k.path())
+		return master, false, k.missing(err)
+	}
+	if fresh {
+		if made, err = makeKey(k.path()); err != nil {
+			return nil, false, k.missing(err)
+		}
+	}
+	master, err = readKey(k.path())
+	return master, made, k.missing(err)
+}
+
+// missing is the error for a key that cannot be had.
+func (k Key) missing(err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &api.Error{Code: api.StoreKeyMissing, Err: err,
+		Detail: fmt.Sprintf("no master key from %s: %v", k.Source(), err)}
+	u, ok := errors.AsType[*unsafeError](err)
+	switch {
+	case ok:
+		e.Remedy = u.remedy
+	case k.credential:
+		e.Remedy = "hand it over with LoadCredentialEncrypted= or LoadCredential= in the unit (systemd-creds encrypt --name=" + k.name + " makes one)"
+	case errors.Is(err, fs.ErrNotExist):
+		e.Remedy = "bring the key file back; without it the store is lost: move it aside and start sessiond again, sessions are made anew"
+	}
+	return e
+}
+
+// makeKey makes a key file, complete and synced before it gets its name. One
+// that exists stands.
+func makeKey(path string) (made bool, err error) {
+	dir := filepath.Dir(path)
+	if err := ensureDir(dir); err != nil {
+		return false, err
+	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if made, err = writeKey(path); err != nil {
+			return false, err
+		}
+	}
+	// Also for a file that somebody else has just made: the store must not
+	// outlive its key.
+	return made, syncDir(dir)
+}
+
+func writeKey(path string) (made bool, err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(tmp.Name())
+	key := make([]byte, keySize)
+	rand.Read(key)
+	defer clear(key)
+	_, err = tmp.Write(key)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return false, err
+	}
+	switch err := os.Link(tmp.Name(), path); {
+	case errors.Is(err, fs.ErrExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, nil
+}
+
+func readKey(path string) ([]byte, error) {
+	f, err := openOwn(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	key, err := readAtMost(f, keySize)
+	if err == nil && len(key) != keySize {
+		err = fmt.Errorf("it has %d bytes, not %d", len(key), keySize)
+	}
+	return key, err
+}
+
+// readCredential leaves owner and mode to the service manager, which may use
+// an access control list.
+func readCredential(path string) ([]byte, error) {
+	f, _, err := openRegular(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	key, err := readAtMost(f, maxCredential)
+	if err == nil && len(key) < keySize {
+		err = fmt.Errorf("it has %d bytes; at least %d are needed", len(key), keySize)
+	}
+	return key, err
+}
+
+// readAtMost reads a file that must not have more than limit bytes.
+func readAtMost(f *os.File, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		clear(b)
+		err = fmt.Errorf("it has more than %d bytes", limit)
+	}
+	return b, err
+}

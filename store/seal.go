@@ -1,0 +1,180 @@
+package store
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+const (
+	format     = 1 // of the file, and first byte of every record
+	idSize     = 16
+	keySize    = 32
+	headerSize = 1 + 4 + 8 // version, generation, sequence
+
+	firstGeneration = 1
+)
+
+// errSeal says no more than AEADs do: changed, moved, or under another key.
+var errSeal = errors.New("its seal is broken")
+
+// keyring holds the keys that the master key gives for one store.
+type keyring struct {
+	id    []byte
+	wrap  cipher.AEAD
+	index []byte
+	mac   []byte
+	check []byte // not a key: what the header of the store must show
+}
+
+// dataKey seals the records of one bucket.
+type dataKey struct {
+	generation uint32
+	aead       cipher.AEAD
+}
+
+func newID() []byte {
+	id := make([]byte, idSize)
+	rand.Read(id)
+	return id
+}
+
+func newKeyring(master, id []byte) (*keyring, error) {
+	k := &keyring{id: id}
+	var wrap, check []byte
+	for _, d := range []struct {
+		purpose string
+		key     *[]byte
+	}{{"wrap", &wrap}, {"index", &k.index}, {"mac", &k.mac}, {"check", &check}} {
+		var err error
+		if *d.key, err = hkdf.Key(sha256.New, master, id, "sessionctl store "+d.purpose, keySize); err != nil {
+			return nil, fmt.Errorf("derive the %s key: %w", d.purpose, err)
+		}
+	}
+	k.check = k.sum(check, []byte{format}, id)
+	var err error
+	k.wrap, err = newAEAD(wrap)
+	return k, err
+}
+
+// newAEAD returns AES-256-GCM. The key is cleared.
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	defer clear(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// sum returns the HMAC-SHA256 of the fields, each after its length.
+func (k *keyring) sum(key []byte, fields ...[]byte) []byte {
+	h := hmac.New(sha256.New, key)
+	data := delimited(fields...)
+	defer clear(data) // MAC is given secrets
+	h.Write(data)
+	return h.Sum(nil)
+}
+
+// fits tells whether the store with this check value has the same master key.
+func (k *keyring) fits(check []byte) bool { return hmac.Equal(k.check, check) }
+
+func (k *keyring) recordKey(bucket, name string) []byte {
+	return k.sum(k.index, []byte(bucket), []byte(name))
+}
+
+// delimited returns the fields, each after its length: no other fields give
+// the same bytes.
+func delimited(fields ...[]byte) []byte {
+	n := 0
+	for _, f := range fields {
+		n += 4 + len(f)
+	}
+	b := make([]byte, 0, n)
+	for _, f := range fields {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
+		b = append(b, f...)
+	}
+	return b
+}
+
+// newDataKey makes the first data key of a bucket, and its sealed form.
+func (k *keyring) newDataKey(bucket string) (dataKey, []byte, error) {
+	key := make([]byte, keySize)
+	rand.Read(key)
+	wrapped := binary.BigEndian.AppendUint32(nil, firstGeneration)
+	wrapped = k.wrap.Seal(wrapped, nil, key, delimited([]byte{format}, k.id, []byte(bucket), wrapped))
+	aead, err := newAEAD(key)
+	return dataKey{firstGeneration, aead}, wrapped, err
+}
+
+// unwrap opens the sealed form of a bucket's data key.
+func (k *keyring) unwrap(bucket string, wrapped []byte) (dataKey, error) {
+	if len(wrapped) != 4+keySize+k.wrap.Overhead() {
+		return dataKey{}, errors.New("wrong length")
+	}
+	generation, sealed := wrapped[:4], wrapped[4:]
+	key, err := k.wrap.Open(nil, nil, sealed, delimited([]byte{format}, k.id, []byte(bucket), generation))
+	if err != nil {
+		return dataKey{}, errSeal
+	}
+	aead, err := newAEAD(key)
+	return dataKey{binary.BigEndian.Uint32(generation), aead}, err
+}
+
+// seal returns the stored form of a record.
+func (k *keyring) seal(d dataKey, bucket string, key []byte, name string, sequence uint64, record []byte) []byte {
+	plain := make([]byte, 0, 4+len(name)+len(record))
+	plain = binary.BigEndian.AppendUint32(plain, uint32(len(name)))
+	plain = append(plain, name...)
+	plain = append(plain, record...)
+	defer clear(plain)
+
+	raw := make([]byte, 0, headerSize+len(plain)+d.aead.Overhead())
+	raw = append(raw, format)
+	raw = binary.BigEndian.AppendUint32(raw, d.generation)
+	raw = binary.BigEndian.AppendUint64(raw, sequence)
+	return d.aead.Seal(raw, nil, plain, k.binding(raw, bucket, key))
+}
+
+// open reads the stored form of a record. The record is not nil.
+func (k *keyring) open(d dataKey, bucket string, key, raw []byte) (name string, record []byte, sequence uint64, err error) {
+	switch {
+	case len(raw) < headerSize+d.aead.Overhead():
+		return "", nil, 0, errors.New("it is too short")
+	case raw[0] != format:
+		return "", nil, 0, fmt.Errorf("it has version %d", raw[0])
+	case binary.BigEndian.Uint32(raw[1:]) != d.generation:
+		return "", nil, 0, errors.New("its generation is not that of the bucket's key")
+	}
+	head, sealed := raw[:headerSize], raw[headerSize:]
+	plain, err := d.aead.Open(nil, nil, sealed, k.binding(head, bucket, key))
+	if err != nil {
+		return "", nil, 0, errSeal
+	}
+	name, record, err = splitName(plain)
+	return name, record, binary.BigEndian.Uint64(head[5:]), err
+}
+
+// binding returns the associated data of a record: its header and its place.
+func (k *keyring) binding(header []byte, bucket string, key []byte) []byte {
+	return delimited(header[:1], k.id, []byte(bucket), key, header[1:5], header[5:headerSize])
+}
+
+// splitName takes an opened record apart: name length, name, record.
+func splitName(plain []byte) (name string, record []byte, err error) {
+	if len(plain) < 4 {
+		return "", nil, errors.New("its name is cut off")
+	}
+	n, rest := binary.BigEndian.Uint32(plain), plain[4:]
+	if uint64(n) > uint64(len(rest)) {
+		return "", nil, errors.New("its name is cut off")
+	}
+	return string(rest[:n]), rest[n:], nil
+}

@@ -1,0 +1,387 @@
+// Package store keeps the agent's records on disk, encrypted: sessions,
+// tickets, latches. It knows buckets, names and bytes. What a record means,
+// when it ends and who may read it is its owner's business and must not come
+// in here; nor must gRPC or any other package of ours but api.
+//
+// # File
+//
+// One bbolt file. Numbers are big endian, sizes in bytes.
+//
+//	meta                  its bbolt sequence is the last revision given out
+//	├── format            1: version of all that is drawn here, now 1
+//	├── id                16: random, the store's own
+//	└── check             32: HMAC-SHA256(check key, format | id)
+//	keys
+//	└── <bucket>          generation 4 | nonce 12 | sealed data key 32 | tag 16
+//	records
+//	└── <bucket>          sessions, tickets, latches, …
+//	    └── <record key>  version 1 | generation 4 | sequence 8 | nonce 12 | ciphertext | tag 16
+//
+// The master key (see Key) gives, by HKDF-SHA256 (RFC 5869) salted with the
+// store's id, the wrapping, index, check and MAC keys. Each bucket has a random
+// data key, sealed under the wrapping key; its generation is 1 until a rekey
+// gives it another. Sealing is AES-256-GCM with a random nonce, which bounds a
+// data key to 2^32 records in its life.
+//
+// A record key is HMAC-SHA256(index key, bucket | name). The plaintext is
+// name length 4 | name | record, so that names of hosts and users stand only
+// inside the ciphertext. The associated data are format, store id, bucket,
+// record key, generation and sequence, each after its length: a record opens
+// nowhere but where it was put, and only while the store has given out its
+// sequence.
+//
+// Whoever can read the file learns the names of the buckets, how many records
+// there are, how long they are and in which order they were written. Who can
+// write it can remove a record, put an older version of the same record back
+// under the same key, or put back an older file; nothing here notices that yet.
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// ErrConflict is returned by Swap when the record is not at the expected
+// revision: somebody else changed it. Load it again.
+var ErrConflict = errors.New("the stored record has another revision")
+
+// Options say how a store is opened.
+type Options struct {
+	// Key is where the master key comes from.
+	Key Key
+	// LockTimeout is how long Open waits for another process to let go of the
+	// file; 0 means a second.
+	LockTimeout time.Duration
+	// Log is told of what needs no error; nil means nobody is.
+	Log *slog.Logger
+}
+
+// Store is an open store. Its methods may be called by many goroutines.
+type Store struct {
+	file      *file
+	keys      *keyring
+	keySource string
+	log       *slog.Logger
+
+	dataKeysMu sync.RWMutex
+	dataKeys   map[string]dataKey // by bucket
+
+	swaps   chan *swap
+	closing chan struct{} // closed by Close: no more writes are taken
+	stopped chan struct{} // closed by the writer when it has ended
+	close   func() error
+}
+
+// Open opens the store at path or creates it. A missing directory is made with
+// mode 0700; an existing one must belong to root or the agent's user and not
+// be writable by anybody else, and the file must belong to the agent's user
+// and not be accessible to anybody else.
+//
+// Errors have the codes StoreLocked (naming the process that has it, where the
+// kernel tells), StoreKeyMissing (no master key, or not this store's),
+// StoreDamaged (the file is left as it is) and StoreFailed.
+func Open(path string, o Options) (*Store, error) {
+	s, err := open(path, o)
+	if err != nil {
+		return nil, err
+	}
+	go s.write()
+	return s, nil
+}
+
+// open is Open without the writer.
+func open(path string, o Options) (*Store, error) {
+	path = filepath.Clean(path)
+	if o.LockTimeout == 0 {
+		o.LockTimeout = time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir := filepath.Dir(path)
+	if err := ensureDir(dir); err != nil {
+		return nil, failed(path, err)
+	}
+	_, err := os.Lstat(path)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !fresh {
+		return nil, failed(path, err)
+	}
+	master, made, err := o.Key.load(fresh)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(master)
+	if made {
+		o.Log.Warn("made a new master key: who can read it and the store can read the sessions", "key", o.Key.Source(), "store", path)
+	}
+	if fresh {
+		if err := create(path, master); err != nil {
+			return nil, err
+		}
+	}
+	f, err := openFile(path, o.LockTimeout, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	// The name of a new store must be on the disk before anything in it is
+	// promised to be. Whoever made it may have died before seeing to that.
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(failed(path, err), f.close())
+	}
+	s := &Store{
+		file:      f,
+		keySource: o.Key.Source(),
+		log:       o.Log,
+		swaps:     make(chan *swap),
+		closing:   make(chan struct{}),
+		stopped:   make(chan struct{}),
+	}
+	s.close = sync.OnceValue(s.shut)
+	if err := s.unlock(master); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return s, nil
+}
+
+// create makes an empty store at path, unless somebody else is quicker.
+func create(path string, master []byte) error {
+	id := newID()
+	k, err := newKeyring(master, id)
+	if err != nil {
+		return failed(path, err)
+	}
+	return createFile(path, header{format: format, id: id, check: k.check})
+}
+
+// unlock checks that the master key is the store's, and unwraps the data keys.
+func (s *Store) unlock(master []byte) error {
+	var h header
+	var wrapped map[string][]byte
+	err := s.file.view(func(t txn) (err error) {
+		if h, err = t.header(); err != nil {
+			return err
+		}
+		wrapped, err = t.wrappedKeys()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if h.format != format {
+		return &api.Error{Code: api.StoreFailed,
+			Detail: fmt.Sprintf("store %s has format %d; this version reads format %d", s.file.path, h.format, format),
+			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.file.path)}
+	}
+	if s.keys, err = newKeyring(master, h.id); err != nil {
+		return failed(s.file.path, err)
+	}
+	if !s.keys.fits(h.check) {
+		return &api.Error{Code: api.StoreKeyMissing,
+			Detail: fmt.Sprintf("the key in %s does not fit store %s", s.keySource, s.file.path),
+			Remedy: "bring back the key that the store was made with, or " + moveAside(s.file.path)}
+	}
+	s.dataKeys = make(map[string]dataKey, len(wrapped))
+	for bucket, w := range wrapped {
+		d, err := s.keys.unwrap(bucket, w)
+		if err != nil {
+			return damaged(s.file.path, fmt.Errorf("data key of bucket %q: %w", bucket, err))
+		}
+		s.dataKeys[bucket] = d
+	}
+	return nil
+}
+
+// Close ends the store: writes that were taken are finished, the file is let
+// go. A second Close returns what the first did. Afterwards every call that
+// needs the file fails with StoreFailed.
+func (s *Store) Close() error { return s.close() }
+
+func (s *Store) shut() error {
+	close(s.closing)
+	select {
+	case <-s.stopped:
+	case <-s.file.broken: // the writer may hang in a lock that a panic left
+	}
+	return s.file.close()
+}
+
+// Status tells about a store.
+type Status struct {
+	Path      string
+	KeySource string // Key.Source
+	Format    int
+	SizeBytes int64
+	Records   int   // in all buckets
+	Err       error // why the file cannot be read, nil if it can
+}
+
+// Status returns the state of the store. It visits every page of the file: it
+// is for people, not for a loop.
+func (s *Store) Status() Status {
+	st := Status{Path: s.file.path, KeySource: s.keySource, Format: format}
+	st.Err = s.file.view(func(t txn) (err error) {
+		info, err := s.file.fd.Stat()
+		if err != nil {
+			return err
+		}
+		st.SizeBytes = info.Size()
+		st.Records, err = t.count()
+		return err
+	})
+	return st
+}
+
+// MAC returns the HMAC-SHA256 of data under a key that is derived from the
+// master key and the store's id. It stands for a secret where a record must
+// recognise one without holding anything that could be searched for it.
+// Purpose and parts are separated: MAC("a", "bc") and MAC("ab", "c") differ.
+func (s *Store) MAC(purpose string, data ...[]byte) []byte {
+	return s.keys.sum(s.keys.mac, append([][]byte{[]byte(purpose)}, data...)...)
+}
+
+// Bucket is a named set of records. The name is not a secret.
+type Bucket struct {
+	s    *Store
+	name string
+}
+
+// Bucket returns the bucket of that name. It comes to be with its first record.
+func (s *Store) Bucket(name string) *Bucket { return &Bucket{s, name} }
+
+// Load returns the record of that name and its revision; nil, 0, nil when
+// there is none. A record that does not open is an error of code StoreDamaged;
+// the others are not touched by that, and Swap with revision 0 replaces it.
+func (b *Bucket) Load(name string) (record []byte, revision uint64, err error) {
+	key := b.s.keys.recordKey(b.name, name)
+	var raw []byte
+	var last uint64
+	err = b.s.file.view(func(t txn) error {
+		v, err := t.record(b.name, key)
+		raw, last = bytes.Clone(v), t.sequence()
+		return err
+	})
+	if err != nil || raw == nil {
+		return nil, 0, err
+	}
+	stored, record, revision, err := b.s.openRecord(b.name, key, raw, last)
+	if err == nil && stored != name {
+		err = errors.New("it has another name")
+	}
+	if err != nil {
+		return nil, 0, b.damagedRecords(1, err)
+	}
+	return record, revision, nil
+}
+
+// rangeStep is how many records Range reads in one transaction. A long one
+// would keep the writer from reusing pages.
+const rangeStep = 32
+
+// Range calls fn for each record until fn returns false, in no particular
+// order. fn may call the store; a record that is swapped meanwhile may be seen
+// before or after. Records that do not open are left out, and counted in the
+// error of code StoreDamaged that Range returns unless fn stopped it.
+func (b *Bucket) Range(fn func(name string, record []byte, revision uint64) bool) error {
+	var bad int
+	var cause error
+	var after []byte
+	for {
+		var step []entry
+		var last uint64
+		err := b.s.file.view(func(t txn) (err error) {
+			step, err = t.records(b.name, after, rangeStep)
+			last = t.sequence()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range step {
+			name, record, revision, err := b.s.openRecord(b.name, e.key, e.value, last)
+			if err != nil {
+				bad++
+				cause = err
+			} else if !fn(name, record, revision) {
+				return nil
+			}
+			after = e.key
+		}
+		if len(step) < rangeStep {
+			break
+		}
+	}
+	if bad > 0 {
+		return b.damagedRecords(bad, cause)
+	}
+	return nil
+}
+
+// openRecord opens a stored record. last is the last sequence that the store
+// has given out: a record with a later one was brought in from elsewhere.
+func (s *Store) openRecord(bucket string, key, raw []byte, last uint64) (name string, record []byte, sequence uint64, err error) {
+	d, ok := s.dataKey(bucket)
+	if !ok {
+		return "", nil, 0, errors.New("its bucket has no data key")
+	}
+	name, record, sequence, err = s.keys.open(d, bucket, key, raw)
+	if err == nil && sequence > last {
+		return "", nil, 0, errors.New("its sequence was not given out yet")
+	}
+	return name, record, sequence, err
+}
+
+func (s *Store) dataKey(bucket string) (dataKey, bool) {
+	s.dataKeysMu.RLock()
+	defer s.dataKeysMu.RUnlock()
+	d, ok := s.dataKeys[bucket]
+	return d, ok
+}
+
+func (b *Bucket) damagedRecords(n int, err error) error {
+	what := "a record"
+	if n > 1 {
+		what = fmt.Sprintf("%d records", n)
+	}
+	return &api.Error{Code: api.StoreDamaged, Err: err,
+		Detail: fmt.Sprintf("%s of bucket %s in store %s cannot be opened: %v", what, b.name, b.s.file.path, err),
+		Remedy: "a new login replaces the record; if this comes back, check the disk and who can write the file"}
+}
+
+// damaged is the error for a file that does not make sense.
+func damaged(path string, err error) *api.Error {
+	return &api.Error{Code: api.StoreDamaged, Err: err,
+		Detail: fmt.Sprintf("store %s is damaged and was left as it is: %v", path, err),
+		Remedy: moveAside(path)}
+}
+
+// failed is the error for a file that cannot be read or written, or that must
+// not be.
+func failed(path string, err error) *api.Error {
+	e := &api.Error{Code: api.StoreFailed, Err: err,
+		Detail: fmt.Sprintf("store %s: %v", path, err)}
+	u, ok := errors.AsType[*unsafeError](err)
+	switch {
+	case ok:
+		e.Remedy = u.remedy
+	case errors.Is(err, fs.ErrPermission):
+		e.Remedy = "start sessiond as the user that the store belongs to"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Remedy = "make room on the disk: df " + filepath.Dir(path)
+	}
+	return e
+}
+
+func moveAside(path string) string {
+	return "move it aside (mv " + path + " " + path + ".old) and start sessiond again: sessions are made anew, latches are forgotten"
+}

@@ -1,0 +1,179 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+)
+
+// maxGroup bounds the swaps of one commit.
+const maxGroup = 256
+
+// swap is a write that waits for its turn.
+type swap struct {
+	bucket, name string
+	revision     uint64
+	record       []byte
+	done         chan outcome // of capacity 1: the writer waits for nobody
+}
+
+// outcome is what became of a swap.
+type outcome struct {
+	revision uint64
+	err      error
+}
+
+// Swap stores the record under the name if the stored one is at revision, 0
+// meaning that there is none, and returns the new revision; a nil record
+// removes it and returns 0. Revisions only grow, over all buckets, and never
+// repeat. A record that does not open counts as none.
+//
+// It returns when the record is on the disk. Errors are ErrConflict, those of
+// code StoreFailed or StoreDamaged (the stored record is then the old or the
+// new one), or that of ctx, whose end stops the waiting, not the write.
+func (b *Bucket) Swap(ctx context.Context, name string, revision uint64, record []byte) (newRevision uint64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("write to the store: %w", err)
+	}
+	s := b.s
+	w := &swap{b.name, name, revision, bytes.Clone(record), make(chan outcome, 1)}
+	select {
+	case s.swaps <- w:
+	case <-ctx.Done():
+		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
+	case <-s.closing:
+		return 0, failed(s.file.path, errClosed)
+	case <-s.file.broken:
+		return 0, s.file.damage()
+	}
+	select {
+	case o := <-w.done:
+		return o.revision, o.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
+	case <-s.file.broken:
+		return 0, s.file.damage()
+	}
+}
+
+// write is the one writer: it commits swaps, those that came while it was
+// busy in one transaction with one sync.
+func (s *Store) write() {
+	defer close(s.stopped)
+	for {
+		select {
+		case w := <-s.swaps:
+			s.commit(s.group(w))
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// group adds to a first swap those that wait already.
+func (s *Store) group(first *swap) []*swap {
+	group := []*swap{first}
+	for len(group) < maxGroup {
+		select {
+		case w := <-s.swaps:
+			group = append(group, w)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// commit applies the swaps in one transaction and tells each what became of it.
+// When the transaction fails all of them have failed, also those that were in
+// conflict with a write that is now undone.
+func (s *Store) commit(group []*swap) {
+	outcomes := make([]outcome, len(group))
+	err := s.ensureDataKeys(group)
+	if err == nil {
+		err = s.file.update(func(t txn) (changed bool, err error) {
+			for i, w := range group {
+				revision, wrote, err := s.apply(t, w)
+				if err != nil && !errors.Is(err, ErrConflict) {
+					return false, err
+				}
+				outcomes[i] = outcome{revision, err}
+				changed = changed || wrote
+			}
+			return changed, nil
+		})
+	}
+	for i, w := range group {
+		clear(w.record)
+		if err != nil {
+			outcomes[i] = outcome{0, err}
+		}
+		w.done <- outcomes[i]
+	}
+}
+
+// apply does one swap inside a transaction.
+func (s *Store) apply(t txn, w *swap) (revision uint64, wrote bool, err error) {
+	key := s.keys.recordKey(w.bucket, w.name)
+	raw, err := t.record(w.bucket, key)
+	if err != nil {
+		return 0, false, err
+	}
+	var current uint64
+	if raw != nil {
+		if _, _, current, err = s.openRecord(w.bucket, key, raw, t.sequence()); err != nil {
+			s.log.Warn("a record that cannot be opened counts as missing", "bucket", w.bucket, "error", err)
+			current = 0
+		}
+	}
+	switch {
+	case current != w.revision:
+		return 0, false, ErrConflict
+	case w.record == nil && raw == nil:
+		return 0, false, nil
+	case w.record == nil:
+		return 0, true, t.remove(w.bucket, key)
+	}
+	sequence, err := t.nextSequence()
+	if err != nil {
+		return 0, false, err
+	}
+	d, _ := s.dataKey(w.bucket) // made by ensureDataKeys
+	return sequence, true, t.put(w.bucket, key, s.keys.seal(d, w.bucket, key, w.name, sequence, w.record))
+}
+
+// ensureDataKeys makes the buckets that do not exist yet, each with its data
+// key. That is a transaction of its own, so that a key is used only when it is
+// certainly stored.
+func (s *Store) ensureDataKeys(group []*swap) error {
+	for _, w := range group {
+		if _, ok := s.dataKey(w.bucket); ok || w.record == nil {
+			continue
+		}
+		var d dataKey
+		err := s.file.update(func(t txn) (changed bool, err error) {
+			// It may be there: an earlier commit can have failed late.
+			wrapped, err := t.wrappedKeys()
+			if err != nil {
+				return false, err
+			}
+			if old, ok := wrapped[w.bucket]; ok {
+				d, err = s.keys.unwrap(w.bucket, old)
+				return false, err
+			}
+			var sealed []byte
+			if d, sealed, err = s.keys.newDataKey(w.bucket); err != nil {
+				return false, err
+			}
+			return true, t.addBucket(w.bucket, sealed)
+		})
+		if err != nil {
+			return err
+		}
+		s.dataKeysMu.Lock()
+		s.dataKeys[w.bucket] = d
+		s.dataKeysMu.Unlock()
+	}
+	return nil
+}
