@@ -179,7 +179,10 @@ func (d *decoder) file(name string, doc []byte) error {
 			return configError(name, fmt.Sprintf("%q cannot name a site: letters, digits, dot, dash and underscore, at most %d", site, api.MaxSiteName))
 		}
 		driver := login.New(t.Kind)
-		if driver == nil {
+		switch {
+		case t.Kind == "":
+			return configError(name, fmt.Sprintf("site.%s: kind is missing; it is one of: %s", site, strings.Join(login.Kinds(), ", ")))
+		case driver == nil:
 			return configError(name, fmt.Sprintf("site.%s: kind %q is not one of: %s", site, t.Kind, strings.Join(login.Kinds(), ", ")))
 		}
 		drivers[site] = driver

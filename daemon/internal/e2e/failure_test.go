@@ -199,7 +199,8 @@ func TestSecondAgent(t *testing.T) {
 func TestConfiguration(t *testing.T) {
 	w := inProcess(t)
 	for name, c := range map[string]struct{ from, to, want string }{
-		"unknown key":    {"kind ", "kinds ", "kinds"},
+		"unknown key":    {"credential ", "credentials ", "credentials"},
+		"no kind":        {"kind ", "kinds ", "kind is missing"},
 		"not TOML":       {"[site.app]", "[site.app", "[site.app"},
 		"wrong type":     {`insecure_http = true`, `insecure_http = "yes"`, "insecure_http"},
 		"http":           {"insecure_http = true", "", "insecure_http = true"},
@@ -323,9 +324,10 @@ set -eu
 mount -t tmpfs tmpfs /run
 mkdir -m 0755 /run/user && mkdir -m 0700 /run/user/0
 mkfifo "$1/log"
-env HOME="$1" KRB5_CONFIG="$3" "$2/sessiond" --config "$1/sessiond.toml" 2>"$1/log" &
+exec 3<>"$1/log"
+env HOME="$1" KRB5_CONFIG="$3" "$2/sessiond" --config "$1/sessiond.toml" 2>&3 &
 agent=$!
-while read -r line; do case $line in *"the agent serves"*) break ;; esac; done <"$1/log"
+while read -r line <&3; do case $line in *"the agent serves"*) break ;; esac; done
 env -i "$2/sessionctl" raw app
 kill "$agent"
 wait "$agent" || true

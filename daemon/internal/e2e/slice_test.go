@@ -20,7 +20,7 @@ func TestEvalThenCurl(t *testing.T) {
 		rig.Require(t, "curl")
 		h := newHome(t, w)
 		a := h.start(t)
-		for _, shell := range []string{"dash", "bash", "zsh", "ksh", "mksh", "busybox"} {
+		for _, shell := range []string{"dash", "bash", "zsh", "ksh93", "mksh", "busybox"} {
 			t.Run(shell, func(t *testing.T) {
 				rig.Require(t, shell)
 				args := []string{"-c", `

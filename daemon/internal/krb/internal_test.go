@@ -114,10 +114,10 @@ func TestExchange(t *testing.T) {
 		{"the first hangs up", map[string]fakeKDC{"a": hangUp, "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
 		{"the first is out of service", map[string]fakeKDC{"a": after(0, unavailable), "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
 		{"the first babbles", map[string]fakeKDC{"a": after(0, []byte("HTTP/1.1")), "b": after(0, two), "c": silent}, false, 2, 0, "ab"},
-		{"all silent", map[string]fakeKDC{"a": silent, "b": silent, "c": silent}, false, 0, flightTime, "abc"},
+		{"all silent", map[string]fakeKDC{"a": silent, "b": silent, "c": silent}, false, 0, tgtTime, "abc"},
 		{"nobody there", map[string]fakeKDC{}, false, 0, 0, ""},
 		// Pre-authentication is not spread.
-		{"attempt, the first is silent", map[string]fakeKDC{"a": silent, "b": after(0, two), "c": after(0, three)}, true, 0, flightTime, "a"},
+		{"attempt, the first is silent", map[string]fakeKDC{"a": silent, "b": after(0, two), "c": after(0, three)}, true, 0, tgtTime, "a"},
 		{"attempt, the first hangs up", map[string]fakeKDC{"a": hangUp, "b": after(0, two), "c": after(0, three)}, true, 0, 0, "a"},
 		{"attempt, the first refuses connections", map[string]fakeKDC{"b": after(time.Second, two), "c": after(0, three)}, true, 2, time.Second, "b"},
 		{"attempt, the first is out of service", map[string]fakeKDC{"a": after(0, unavailable), "b": after(0, two), "c": silent}, true, 2, 0, "ab"},
@@ -126,7 +126,7 @@ func TestExchange(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := newDialer(c.kdcs)
 				k := &realmKDCs{realm: "R", addrs: []string{"a", "b", "c"}, dial: d.dial}
-				ctx, cancel := context.WithTimeout(t.Context(), flightTime)
+				ctx, cancel := context.WithTimeout(t.Context(), tgtTime)
 				defer cancel()
 				start := time.Now()
 				r, err := k.exchange(ctx, []byte("message"), c.attempt)

@@ -67,9 +67,13 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// flightTime is how long an exchange may take. It does not depend on the
-// callers that wait for it: one that leaves cancels nothing.
-const flightTime = 15 * time.Second
+// How long getting a ticket may take. It does not depend on the callers that
+// wait for it: one that leaves cancels nothing. A service ticket may need a TGT
+// first, whose own end tells more than the end of the wait for it.
+const (
+	tgtTime     = 10 * time.Second
+	serviceTime = 2 * tgtTime
+)
 
 // Engine obtains, keeps and uses tickets. It is safe for concurrent use.
 type Engine struct {
@@ -151,7 +155,7 @@ func (e *Engine) Initiate(ctx context.Context, cred Credential, spn string, fres
 	if fresh {
 		unwanted = e.cached(key)
 	}
-	t, err := e.ticket(ctx, key, unwanted, func(ctx context.Context) (*ticket, error) {
+	t, err := e.ticket(ctx, key, unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
 		return e.fromTGT(ctx, client, long, server)
 	})
 	if err != nil {
@@ -204,7 +208,7 @@ func (e *Engine) fromTGT(ctx context.Context, client Principal, long keys, serve
 // tgt returns a TGT of the client other than the unwanted one.
 func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted *ticket) (*ticket, error) {
 	key := ticketKey{client.String(), long.fingerprint(), ticketGranting(client.Realm).String()}
-	return e.ticket(ctx, key, unwanted, func(ctx context.Context) (*ticket, error) {
+	return e.ticket(ctx, key, unwanted, tgtTime, func(ctx context.Context) (*ticket, error) {
 		verifier, user, secret := Verifier(client), client.String(), long.material()
 		if err := e.latch.Check(verifier, user, secret); err != nil {
 			return nil, err
@@ -212,7 +216,7 @@ func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted 
 		t, err := e.authenticate(ctx, client, long)
 		if refused, ok := errors.AsType[*api.Error](err); ok && latching[refused.Code] {
 			// Beyond the flight's deadline, which may be all but over.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tgtTime)
 			defer cancel()
 			if err := e.latch.Set(ctx, verifier, user, secret, refused); err != nil {
 				e.log.Error("the refusal of a keytab's key could not be written down", "principal", user, "error", err)
@@ -223,8 +227,9 @@ func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted 
 }
 
 // ticket returns the ticket of a key, if it is usable and not the unwanted
-// one; else it gets one in a flight that all callers share.
-func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, get func(context.Context) (*ticket, error)) (*ticket, error) {
+// one; else it gets one in a flight that all callers share and that takes no
+// longer than the limit.
+func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, limit time.Duration, get func(context.Context) (*ticket, error)) (*ticket, error) {
 	for {
 		if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
 			return t, nil
@@ -236,7 +241,7 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, ge
 			if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
 				return t, nil
 			}
-			ctx, cancel := context.WithTimeout(e.ctx, flightTime)
+			ctx, cancel := context.WithTimeout(e.ctx, limit)
 			defer cancel()
 			t, err := get(ctx)
 			if err != nil {
