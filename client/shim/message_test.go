@@ -10,6 +10,7 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -84,9 +85,27 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// hasGroup reports whether b may hold a group, which the shim refuses.
+// hasGroup reports whether a message, or what could be a message within it,
+// has a group, which the shim refuses.
 func hasGroup(b []byte) bool {
-	return slices.ContainsFunc(b, func(c byte) bool { return c&7 == 3 || c&7 == 4 })
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return false
+		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
+			return false
+		}
+		if kind == protowire.StartGroupType {
+			return true
+		}
+		if inner, n := protowire.ConsumeBytes(b); kind == protowire.BytesType && n >= 0 && hasGroup(inner) {
+			return true
+		}
+		b = b[n:]
+	}
+	return false
 }
 
 func TestDecodeSession(t *testing.T) {
