@@ -83,6 +83,7 @@ const (
 	Quota           Code = "quota"             // too many connections or requests of this uid
 	VersionSkew     Code = "version_skew"      // sessionctl, sessionctl-admin, sessiond differ
 	Deadline        Code = "deadline"          // the caller's own time is over
+	Unprintable     Code = "unprintable"       // a cookie holds bytes that cannot be printed safely
 	InvalidRequest  Code = "invalid_request"   // the request itself is wrong
 )
 
@@ -150,6 +151,7 @@ var classes = map[Code]class{
 	UntrustedSocket: {ExitNoAgent, grpcUnavailable},
 	VersionSkew:     {ExitOther, grpcFailedPrecondition},
 	InvalidRequest:  {ExitUsage, grpcInvalidArgument},
+	Unprintable:     {ExitOther, grpcUnknown},
 	Unknown:         {ExitOther, grpcUnknown},
 }
 

@@ -337,15 +337,15 @@ func (site *Site) message(served keeper.Served, u *url.URL) *pb.Session {
 	cookies := served.Cookies(u, time.Now())
 	for _, c := range cookies {
 		m.Cookies = append(m.Cookies, &pb.Cookie{
-			Name: c.Name, Value: c.Value.Reveal(), Domain: c.Domain, Path: c.Path,
+			Name: []byte(c.Name), Value: []byte(c.Value.Reveal()), Domain: c.Domain, Path: c.Path,
 			Secure: c.Secure, HttpOnly: c.HTTPOnly, HostOnly: c.HostOnly, ExpireTime: stamp(c.Expires),
 		})
 	}
 	if len(cookies) > 0 {
-		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: web.CookieHeader(cookies), Secret: true})
+		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
 	}
 	if site.userAgent != "" {
-		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: site.userAgent})
+		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(site.userAgent)})
 	}
 	return m
 }

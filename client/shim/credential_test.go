@@ -114,7 +114,7 @@ func TestCredential(t *testing.T) {
 		{"get", ours, "header[]=Cookie: a=CANARY-1\nheader[]=X-Atlassian-Token: no-check\ngeneration=g7\n", warnings, 0},
 		{"get", foreign, "", "", 0},
 		{"get", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
-		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unknown)\n", api.ExitOther},
+		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unprintable)\n", api.ExitOther},
 		{"get", "host=\x1b\n", "", "sessionctl: credential: a credential attribute has a control character (invalid_request)\n", api.ExitUsage},
 		{"store", ours, "", "", 0},
 		{"store", "\x00\x01", "", "", 0},

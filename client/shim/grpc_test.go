@@ -23,6 +23,7 @@ import (
 
 	"github.com/sessionctl/sessionctl/api"
 	sessionctlv1 "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/daemon/daemontest"
 )
 
 func TestMethods(t *testing.T) {
@@ -221,12 +222,7 @@ func TestUntrustedDirectory(t *testing.T) {
 
 // The socket is root's, but the process that listens is not.
 func TestUntrustedPeer(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("SESSIONCTL_RIGS") == "require" {
-			t.Fatal("needs root, to listen as another user")
-		}
-		t.Skip("SKIP: needs root, to listen as another user")
-	}
+	daemontest.Require(t, "root") // to listen as another user
 	socket := socketPath(t)
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

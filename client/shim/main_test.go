@@ -82,7 +82,7 @@ func serve(t *testing.T, l net.Listener, a *agent) *grpc.Server {
 func sessionOf(site, cookie string) *sessionctlv1.GetSessionResponse {
 	return &sessionctlv1.GetSessionResponse{Session: &sessionctlv1.Session{
 		Site: site, Generation: "g1",
-		Headers: []*sessionctlv1.Header{{Name: "Cookie", Value: cookie, Secret: true}},
+		Headers: []*sessionctlv1.Header{{Name: "Cookie", Value: []byte(cookie), Secret: true}},
 	}}
 }
 

@@ -50,8 +50,8 @@ func marshal(t testing.TB, m proto.Message) []byte {
 func aSession() *sessionctlv1.GetSessionResponse {
 	return &sessionctlv1.GetSessionResponse{Session: &sessionctlv1.Session{
 		Site: "jira", User: "svc", Generation: "g7", Url: "https://jira.corp.example/",
-		Headers:   []*sessionctlv1.Header{{Name: "Cookie", Value: "a=CANARY-1", Secret: true}, {Name: "X-Atlassian-Token", Value: "no-check"}},
-		Cookies:   []*sessionctlv1.Cookie{{Name: "a", Value: "CANARY-1", ExpireTime: timestamppb.New(time.Unix(1, 2))}},
+		Headers:   []*sessionctlv1.Header{{Name: "Cookie", Value: []byte("a=CANARY-1"), Secret: true}, {Name: "X-Atlassian-Token", Value: []byte("no-check")}},
+		Cookies:   []*sessionctlv1.Cookie{{Name: []byte("a"), Value: []byte("CANARY-1"), ExpireTime: timestamppb.New(time.Unix(1, 2))}},
 		LoginTime: timestamppb.New(time.Unix(1<<40, 1)), Stale: true, NotDurable: true,
 	}}
 }
@@ -60,7 +60,7 @@ func aSession() *sessionctlv1.GetSessionResponse {
 func sameSession(s *session, want *sessionctlv1.Session) bool {
 	var headers []header
 	for _, h := range want.GetHeaders() {
-		headers = append(headers, header{h.GetName(), h.GetValue()})
+		headers = append(headers, header{h.GetName(), string(h.GetValue())})
 	}
 	return s.site == want.GetSite() && s.generation == want.GetGeneration() && slices.Equal(s.headers, headers) &&
 		s.stale == want.GetStale() && s.notDurable == want.GetNotDurable()

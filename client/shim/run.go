@@ -239,7 +239,7 @@ func (s *session) lines(prefix string) (string, error) {
 	var b strings.Builder
 	for _, h := range s.headers {
 		if !isToken(h.name) {
-			return "", &api.Error{Code: api.Unknown, Detail: "a header's name is not printable"}
+			return "", &api.Error{Code: api.Unprintable, Detail: "a header's name is not printable"}
 		}
 		if err := printable(h.name, h.value); err != nil {
 			return "", err
@@ -256,7 +256,7 @@ func (s *session) lines(prefix string) (string, error) {
 // not hold: control characters and what is not UTF-8.
 func printable(name, value string) error {
 	if hasControl(value) || !utf8.ValidString(value) {
-		return &api.Error{Code: api.Unknown, Detail: "the " + name + " header has a byte that cannot be printed safely"}
+		return &api.Error{Code: api.Unprintable, Detail: "the " + name + " header has a byte that cannot be printed safely"}
 	}
 	return nil
 }

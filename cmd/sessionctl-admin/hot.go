@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,7 +10,7 @@ import (
 )
 
 // hot returns the verbs of the tiny sessionctl, so that help and completion
-// know all verbs. They run the same code as there.
+// know all verbs. Called here, they are handed back to it.
 func (a *app) hot() []*cobra.Command {
 	var all []*cobra.Command
 	for _, v := range shim.Verbs() {
@@ -22,10 +21,7 @@ func (a *app) hot() []*cobra.Command {
 			DisableFlagParsing: true, // the shim has its own grammar
 			ValidArgsFunction:  a.sites,
 			RunE: func(_ *cobra.Command, args []string) error {
-				if status := shim.Run(append([]string{"sessionctl", v.Name}, args...), os.Stdin, a.stdout, a.stderr); status != 0 {
-					return exitStatus(status)
-				}
-				return nil
+				return execSibling(append([]string{"sessionctl", v.Name}, args...))
 			},
 		}
 		if v.Name == "credential" {
@@ -36,8 +32,3 @@ func (a *app) hot() []*cobra.Command {
 	}
 	return all
 }
-
-// exitStatus is a failure that has been reported already.
-type exitStatus int
-
-func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

@@ -19,6 +19,7 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/client"
+	"github.com/sessionctl/sessionctl/client/shim"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -27,7 +28,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // to stderr as "sessionctl: detail (code)", the next command below it.
 func run(args []string, stdout, stderr io.Writer) int {
 	// Set by the sessionctl that ran this program, with its own version.
-	if v := os.Getenv("SESSIONCTL_VERSION"); v != "" && v != api.Version {
+	if v := os.Getenv(shim.VersionVariable); v != "" && v != api.Version {
 		return fail(stderr, &api.Error{Code: api.VersionSkew, Detail: "sessionctl is version " + v + ", sessionctl-admin " + api.Version,
 			Remedy: "install both from one release"})
 	}
@@ -48,10 +49,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 type usageError struct{ error }
 
 func fail(stderr io.Writer, err error) int {
-	var reported exitStatus
-	if errors.As(err, &reported) {
-		return int(reported)
-	}
 	if u := (usageError{}); errors.As(err, &u) {
 		fmt.Fprintf(stderr, "sessionctl: %v\n  next: sessionctl help\n", err)
 		return api.ExitUsage

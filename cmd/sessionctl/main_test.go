@@ -195,19 +195,19 @@ func serve(t *testing.T, sites map[string]site) string {
 
 func live(name, cookie string) site {
 	return site{session: &sessionctlv1.Session{Site: name, User: "svc", Generation: "g1", Url: "https://" + name + ".corp.example/",
-		Headers: []*sessionctlv1.Header{{Name: "Cookie", Value: cookie, Secret: true}}}}
+		Headers: []*sessionctlv1.Header{{Name: "Cookie", Value: []byte(cookie), Secret: true}}}}
 }
 
 func TestScripts(t *testing.T) {
 	jira := live("jira", `JSESSIONID="CANARY-a b"; it's=1!`)
-	jira.session.Headers = append(jira.session.Headers, &sessionctlv1.Header{Name: "X-Atlassian-Token", Value: "no-check"})
+	jira.session.Headers = append(jira.session.Headers, &sessionctlv1.Header{Name: "X-Atlassian-Token", Value: []byte("no-check")})
 	stale := live("stale", "CANARY-stale")
 	stale.session.Stale, stale.session.NotDurable = true, true
 	empty := live("empty", "")
 	none := live("none", "")
 	none.session.Headers = nil
 	injected := live("injected", "a=CANARY-1")
-	injected.session.Headers = append(injected.session.Headers, &sessionctlv1.Header{Name: "X-Odd", Value: "CANARY-1\r\nSet-Cookie: x"})
+	injected.session.Headers = append(injected.session.Headers, &sessionctlv1.Header{Name: "X-Odd", Value: []byte("CANARY-1\r\nSet-Cookie: x")})
 	odd := live("odd", "a=CANARY-1")
 	odd.session.Headers[0].Name = "Cookie: x\nCookie"
 	sites := map[string]site{

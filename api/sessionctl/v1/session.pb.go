@@ -381,8 +381,8 @@ type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The field's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The field's value.
-	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The field's value. Bytes: servers are free to use more than UTF-8.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Whether the value is a secret.
 	Secret        bool `protobuf:"varint,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -426,11 +426,11 @@ func (x *Header) GetName() string {
 	return ""
 }
 
-func (x *Header) GetValue() string {
+func (x *Header) GetValue() []byte {
 	if x != nil {
 		return x.Value
 	}
-	return ""
+	return nil
 }
 
 func (x *Header) GetSecret() bool {
@@ -443,10 +443,10 @@ func (x *Header) GetSecret() bool {
 // Cookie is one cookie with its attributes (RFC 6265).
 type Cookie struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The cookie's name.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The value exactly as the server sent it.
-	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The cookie's name, exactly as the server sent it.
+	Name []byte `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The value, exactly as the server sent it.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// The host, or with host_only unset the domain, in lower case.
 	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
 	// The path.
@@ -493,18 +493,18 @@ func (*Cookie) Descriptor() ([]byte, []int) {
 	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *Cookie) GetName() string {
+func (x *Cookie) GetName() []byte {
 	if x != nil {
 		return x.Name
 	}
-	return ""
+	return nil
 }
 
-func (x *Cookie) GetValue() string {
+func (x *Cookie) GetValue() []byte {
 	if x != nil {
 		return x.Value
 	}
-	return ""
+	return nil
 }
 
 func (x *Cookie) GetDomain() string {
@@ -1135,11 +1135,11 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x11identity_unproven\x18\f \x01(\bR\x10identityUnproven\"J\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
 	"\x06secret\x18\x03 \x01(\bR\x06secret\"\xed\x01\n" +
 	"\x06Cookie\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
 	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x16\n" +
 	"\x06secure\x18\x05 \x01(\bR\x06secure\x12\x1b\n" +
