@@ -32,8 +32,8 @@ type Client struct {
 
 	mu   sync.Mutex
 	conn *grpc.ClientConn
-	// distrust is why the last attempt to connect was given up, if the socket
-	// or the process behind it was not to be trusted.
+	// distrust is why a connection was given up, if the socket or the process
+	// behind it was not to be trusted, and none has been made since.
 	distrust atomic.Pointer[api.Error]
 }
 
@@ -112,10 +112,11 @@ func (c *Client) connection() (*grpc.ClientConn, error) {
 func (c *Client) dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := dialTrusted(ctx, path)
 	var e *api.Error
-	if errors.As(err, &e) && e.Code == api.UntrustedSocket {
-		c.distrust.Store(e)
-	} else {
+	switch {
+	case err == nil:
 		c.distrust.Store(nil)
+	case errors.As(err, &e) && e.Code == api.UntrustedSocket:
+		c.distrust.Store(e)
 	}
 	return conn, err
 }

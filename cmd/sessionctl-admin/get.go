@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -117,9 +118,15 @@ func writeJSON(w io.Writer, s *pb.Session) error {
 		Stale: s.GetStale(), NotDurable: s.GetNotDurable(), IdentityUnproven: s.GetIdentityUnproven(),
 	}
 	for _, h := range s.GetHeaders() {
+		if err := text(h.GetValue()); err != nil {
+			return err
+		}
 		j.Headers[h.GetName()] = string(h.GetValue())
 	}
 	for _, c := range s.GetCookies() {
+		if err := text(c.GetName(), c.GetValue()); err != nil {
+			return err
+		}
 		j.Cookies = append(j.Cookies, jsonCookie{
 			Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), HostOnly: c.GetHostOnly(), Path: c.GetPath(),
 			Secure: c.GetSecure(), HTTPOnly: c.GetHttpOnly(), ExpireTime: rfc3339(c.GetExpireTime()),
@@ -221,6 +228,9 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 		Headers []any             `json:"headers"`
 	}{map[string]string{"about": "HTTPie session file", "httpie": "3.2.1"}, map[string]any{"type": nil, "username": nil, "password": nil}, []cookie{}, []any{}}
 	for _, c := range s.GetCookies() {
+		if err := text(c.GetName(), c.GetValue()); err != nil {
+			return err
+		}
 		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), Path: c.GetPath(), Secure: c.GetSecure()}
 		if !c.GetHostOnly() {
 			k.Domain = "." + k.Domain
@@ -237,7 +247,17 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 // plain refuses what would end a line, or a field, of a format early.
 func plain(v, more string) error {
 	if i := strings.IndexFunc(v, func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f || strings.ContainsRune(more, r) }); i >= 0 {
-		return &api.Error{Code: api.InvalidRequest, Detail: "a cookie holds a character that this format cannot carry", Remedy: "take another format: -o json"}
+		return &api.Error{Code: api.Unprintable, Detail: "a cookie holds a character that this format cannot carry", Remedy: "take another format: -o json"}
+	}
+	return nil
+}
+
+// text refuses what JSON cannot hold: encoding/json would replace it.
+func text(values ...[]byte) error {
+	for _, v := range values {
+		if !utf8.Valid(v) {
+			return &api.Error{Code: api.Unprintable, Detail: "a cookie holds bytes that JSON cannot carry", Remedy: "take another format: -o curl or -o netscape"}
+		}
 	}
 	return nil
 }

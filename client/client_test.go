@@ -1,0 +1,231 @@
+package client
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/daemon/daemontest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// agent is a fake: it fails as it is told, in the form the API documents.
+type agent struct {
+	pb.UnimplementedAgentServiceServer
+	fail  func(context.Context) error
+	calls atomic.Int32
+}
+
+func (a *agent) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
+	a.calls.Add(1)
+	if a.fail != nil {
+		if err := a.fail(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return &pb.GetStatusResponse{Version: "v1"}, nil
+}
+
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "agent.sock")
+}
+
+func (a *agent) serve(t *testing.T, path string) *grpc.Server {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	pb.RegisterAgentServiceServer(s, a)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Serve(l)
+	}()
+	t.Cleanup(func() {
+		s.Stop()
+		<-done
+	})
+	return s
+}
+
+func ask(t *testing.T, c *Client) error {
+	t.Helper()
+	s, err := c.Agent()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = s.GetStatus(ctx, &pb.GetStatusRequest{})
+	return err
+}
+
+func coded(code api.Code, remedy string) error {
+	st, err := status.New(codes.Code(code.GRPC()), "detail of it").WithDetails(&errdetails.ErrorInfo{
+		Domain: api.ErrorDomain, Reason: code.Reason(), Metadata: map[string]string{"remedy": remedy}})
+	if err != nil {
+		panic(err)
+	}
+	return st.Err()
+}
+
+func TestErrors(t *testing.T) {
+	a := &agent{}
+	path := socketPath(t)
+	a.serve(t, path)
+	c := &Client{Socket: path}
+	defer c.Close()
+	if err := ask(t, c); err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []api.Code{api.KDCUnreachable, api.BadCredentials, api.UnknownSite, api.Denied, api.Latched, "a_code_of_the_future"} {
+		a.calls.Store(0)
+		a.fail = func(ctx context.Context) error {
+			grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
+			return coded(code, "do this")
+		}
+		e := api.AsError(ask(t, c))
+		if e.Code != code || e.Detail != "detail of it" || e.Remedy != "do this" {
+			t.Errorf("%s: %+v", code, e)
+		}
+		if n := a.calls.Load(); n != 1 {
+			t.Errorf("%s: called %d times", code, n)
+		}
+	}
+	for grpcCode, code := range map[codes.Code]api.Code{codes.DeadlineExceeded: api.Deadline, codes.Canceled: api.Deadline, codes.Unimplemented: api.VersionSkew, codes.Internal: api.Unknown} {
+		a.fail = func(context.Context) error { return status.Error(grpcCode, "x") }
+		if err := ask(t, c); api.CodeOf(err) != code {
+			t.Errorf("%v: %v, want %s", grpcCode, err, code)
+		}
+	}
+	// Another domain's reason is none of ours.
+	a.fail = func(context.Context) error {
+		st, _ := status.New(codes.Internal, "x").WithDetails(&errdetails.ErrorInfo{Domain: "other", Reason: "DENIED"})
+		return st.Err()
+	}
+	if err := ask(t, c); api.CodeOf(err) != api.Unknown {
+		t.Errorf("another domain: %v", err)
+	}
+}
+
+func TestNoAgent(t *testing.T) {
+	path := socketPath(t)
+	c := &Client{Socket: path}
+	defer c.Close()
+	if err := ask(t, c); api.CodeOf(err) != api.NoAgent || api.AsError(err).Remedy == "" {
+		t.Errorf("no socket: %v", err)
+	}
+	// A socket that nobody listens on any more.
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	if err := ask(t, c); api.CodeOf(err) != api.NoAgent || !strings.Contains(err.Error(), path) {
+		t.Errorf("a dead socket: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	// The client heals when an agent comes.
+	(&agent{}).serve(t, path)
+	if err := ask(t, c); err != nil {
+		t.Errorf("an agent came: %v", err)
+	}
+}
+
+// TestRestart: a call goes through while the agent restarts.
+func TestRestart(t *testing.T) {
+	path := socketPath(t)
+	a := &agent{}
+	s := a.serve(t, path)
+	c := &Client{Socket: path}
+	defer c.Close()
+	if err := ask(t, c); err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	a.serve(t, path)
+	if err := ask(t, c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUntrusted(t *testing.T) {
+	path := socketPath(t)
+	(&agent{}).serve(t, path)
+	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	c := &Client{Socket: path}
+	defer c.Close()
+	if err := ask(t, c); api.CodeOf(err) != api.UntrustedSocket {
+		t.Errorf("a directory open to all: %v", err)
+	}
+	if err := os.Chmod(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(t, c); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+}
+
+// TestUntrustedProcess: the socket looks right, but somebody else made it
+// listen.
+func TestUntrustedProcess(t *testing.T) {
+	daemontest.Require(t, "root") // to listen as another user
+	path := socketPath(t)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	// SO_PEERCRED shows who called listen(2).
+	done := make(chan error)
+	go func() {
+		// The thread is thrown away with its identity: it is never unlocked.
+		runtime.LockOSThread()
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, 4242, 4242, 4242); e != 0 {
+			done <- e
+			return
+		}
+		done <- syscall.Listen(fd, 1)
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c := &Client{Socket: path}
+	defer c.Close()
+	if err := ask(t, c); api.CodeOf(err) != api.UntrustedSocket || !strings.Contains(err.Error(), "4242") {
+		t.Errorf("got %v", err)
+	}
+}
