@@ -41,7 +41,7 @@ identity_json = "user"
 `
 
 func TestConfig(t *testing.T) {
-	c, err := configure(t, map[string]string{
+	_, err := configure(t, map[string]string{
 		"sessiond.toml": credentialText + siteText + `allow = ["uid:1000", "group:root"]
 login_hosts = ["login.corp.example"]
 user_agent = "curl/8"
@@ -54,7 +54,7 @@ recheck = "90s"
 	if api.CodeOf(err) != api.ConfigInvalid || !strings.Contains(err.Error(), "10-a.toml") || !strings.Contains(err.Error(), "sessiond.toml") {
 		t.Fatalf("the same site in two files: %v", err)
 	}
-	c, err = configure(t, map[string]string{
+	c, err := configure(t, map[string]string{
 		"sessiond.toml": credentialText + siteText + `allow = ["uid:1000", "group:root"]
 login_hosts = ["login.corp.example"]
 user_agent = "curl/8"

@@ -12,13 +12,14 @@ func testKeyring(t testing.TB) (*keyring, dataKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, wrapped, err := k.newDataKey("sessions")
+	_, wrapped, err := k.newDataKey("sessions")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The key that comes out of its sealed form is the one that went in.
 	key := k.recordKey("sessions", "CANARY-name")
-	if d, err = k.unwrap("sessions", wrapped); err != nil {
+	d, err := k.unwrap("sessions", wrapped)
+	if err != nil {
 		t.Fatal(err)
 	}
 	raw := k.seal(d, "sessions", key, "CANARY-name", 7, []byte("CANARY-record"))

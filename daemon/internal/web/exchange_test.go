@@ -195,7 +195,7 @@ func TestRedirects(t *testing.T) {
 			w.WriteHeader(401)
 			return
 		}
-		http.Redirect(w, r, r.URL.Query().Get("back"), 302)
+		http.Redirect(w, r, r.URL.Query().Get("back"), http.StatusFound)
 	})
 	login.Host = "login.corp.example:" + login.Port()
 	var base *url.URL
@@ -283,7 +283,7 @@ func TestProbeSendsOnlyCookies(t *testing.T) {
 			w.WriteHeader(401)
 			return
 		}
-		http.Redirect(w, r, "/elsewhere", 302)
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
 	})
 	var j Jar
 	j.Set(u, []string{"s=1; path=/"}, time.Now())
