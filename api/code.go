@@ -171,6 +171,16 @@ func (c Code) GRPC() uint32 {
 	return grpcUnknown
 }
 
+// Refusal reports whether the code is a verifier's refusal of the secret or of
+// the account: no second attempt cures it, and too many lock the account.
+func (c Code) Refusal() bool {
+	switch c {
+	case BadCredentials, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
+		return true
+	}
+	return false
+}
+
 // Known reports whether this version knows the code.
 func (c Code) Known() bool { _, ok := classes[c]; return ok }
 

@@ -178,6 +178,7 @@ func inBothWorlds(t *testing.T, f func(*testing.T, *world)) {
 type home struct {
 	dir, config, store, socket string
 	krb5Conf                   string
+	caFile                     string // of an authority that the agent trusts, if set
 }
 
 // newHome makes a home with a site "app" at the world's /spnego/, plus what is
@@ -208,7 +209,11 @@ identity_json = "user"
 
 // env is the environment of the agent: nothing of the tests' own.
 func (h *home) env() []string {
-	return []string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf}
+	env := []string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf}
+	if h.caFile != "" {
+		env = append(env, "SSL_CERT_FILE="+h.caFile)
+	}
+	return env
 }
 
 // agent is a running sessiond.

@@ -199,16 +199,7 @@ func guarded(c api.Code) bool {
 	case api.Latched, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
 		return true
 	}
-	return refusal(c)
-}
-
-// refusal reports whether a verifier refused the secret or the account.
-func refusal(c api.Code) bool {
-	switch c {
-	case api.BadCredentials, api.PrincipalUnknown, api.PrincipalDisabled, api.PrincipalExpired, api.PasswordExpired:
-		return true
-	}
-	return false
+	return c.Refusal()
 }
 
 // work proves the session, or makes a new one, and publishes it.
@@ -236,7 +227,7 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 	if err != nil {
 		e.k.failures.Add(1)
 		f := *api.AsError(err)
-		if f.Code == api.Latched || f.Code == api.StoreDamaged || refusal(f.Code) {
+		if f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal() {
 			f.Remedy = strings.TrimPrefix(f.Remedy+", or: ", ", or: ") + "sessionctl login " + e.site.Name + " --retry"
 		}
 		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)
@@ -421,7 +412,7 @@ func (e *entry) summary() Summary {
 		s.State = Live
 	case e.flight != nil:
 		s.State = LoggingIn
-	case e.failure != nil && (e.failure.Code == api.Latched || refusal(e.failure.Code)):
+	case e.failure != nil && (e.failure.Code == api.Latched || e.failure.Code.Refusal()):
 		s.State = Latched
 	}
 	return s

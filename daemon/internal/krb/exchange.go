@@ -324,12 +324,6 @@ func skewed(whose string, offset time.Duration) error {
 		Remedy: "set this machine's clock: timedatectl set-ntp true"}
 }
 
-// latching are the codes of refusals that no second attempt cures.
-var latching = map[api.Code]bool{
-	api.BadCredentials: true, api.PrincipalUnknown: true, api.PrincipalDisabled: true,
-	api.PrincipalExpired: true, api.PasswordExpired: true,
-}
-
 // asRefused says what a KRB-ERROR means in an AS exchange.
 func (e *Engine) asRefused(k *messages.KRBError, client Principal, long keys) error {
 	refused := func(code api.Code, what, remedy string) error {
@@ -383,7 +377,8 @@ func (r refusal) Error() string { return fmt.Sprintf("KRB-ERROR %d", int32(r)) }
 
 // describe names a KRB-ERROR with the peer's own text, if it sent one.
 func describe(k *messages.KRBError) string {
-	name := errorcode.Lookup(k.ErrorCode)
+	// "(24) KDC_ERR_PREAUTH_FAILED and a sentence"
+	name := strings.Join(strings.Fields(errorcode.Lookup(k.ErrorCode))[:2], " ")
 	if text := strings.TrimRight(k.EText, "\x00"); text != "" {
 		name += ", " + quote(text)
 	}

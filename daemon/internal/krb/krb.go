@@ -214,7 +214,7 @@ func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted 
 			return nil, err
 		}
 		t, err := e.authenticate(ctx, client, long)
-		if refused, ok := errors.AsType[*api.Error](err); ok && latching[refused.Code] {
+		if refused, ok := errors.AsType[*api.Error](err); ok && refused.Code.Refusal() {
 			// Beyond the flight's deadline, which may be all but over.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tgtTime)
 			defer cancel()
