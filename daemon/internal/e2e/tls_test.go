@@ -41,7 +41,7 @@ func TestHTTPS(t *testing.T) {
 	}
 	stranger.stop(t)
 
-	h.caFile = a.CAFile()
+	h.extraEnv = []string{"SSL_CERT_FILE=" + a.CAFile()}
 	h.start(t)
 	args := []string{"-c", `sessionctl header app | curl -sSf --cacert "$0" -H @- "$1"`, a.CAFile(), a.TLSURL() + "/spnego/whoami"}
 	if r := h.run(t, "", "sh", args...); strings.TrimSpace(r.stdout) != me {

@@ -178,7 +178,7 @@ func inBothWorlds(t *testing.T, f func(*testing.T, *world)) {
 type home struct {
 	dir, config, store, socket string
 	krb5Conf                   string
-	caFile                     string // of an authority that the agent trusts, if set
+	extraEnv                   []string
 }
 
 // newHome makes a home with a site "app" at the world's /spnego/, plus what is
@@ -209,11 +209,7 @@ identity_json = "user"
 
 // env is the environment of the agent: nothing of the tests' own.
 func (h *home) env() []string {
-	env := []string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf}
-	if h.caFile != "" {
-		env = append(env, "SSL_CERT_FILE="+h.caFile)
-	}
-	return env
+	return append([]string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf}, h.extraEnv...)
 }
 
 // agent is a running sessiond.
