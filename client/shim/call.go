@@ -37,10 +37,17 @@ type caller struct {
 	deadline time.Time
 	now      func() time.Time
 	sleep    func(time.Duration)
+	// slow, if set, is called once when there is no answer at slowAt.
+	slow   func()
+	slowAt time.Time
 }
 
-func newCaller(socket string, timeout time.Duration) *caller {
-	return &caller{socket: api.FindSocket(socket), deadline: time.Now().Add(timeout), now: time.Now, sleep: time.Sleep}
+// slowAfter is how long a person at a terminal waits without a word.
+const slowAfter = time.Second
+
+func newCaller(socket string, timeout time.Duration, slow func()) *caller {
+	now := time.Now()
+	return &caller{socket: api.FindSocket(socket), deadline: now.Add(timeout), now: time.Now, sleep: time.Sleep, slow: slow, slowAt: now.Add(slowAfter)}
 }
 
 // call makes one unary call. While the agent restarts it asks again, with
@@ -156,9 +163,8 @@ func validCode(c api.Code) bool {
 
 // conn is a connection to the agent. No operation outlasts the deadline.
 type conn struct {
-	fd       int
-	deadline time.Time
-	now      func() time.Time
+	fd int
+	*caller
 }
 
 // connect connects, and makes sure of who listens.
@@ -171,7 +177,7 @@ func (c *caller) connect() (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn := &conn{fd: fd, deadline: c.deadline, now: c.now}
+	conn := &conn{fd, c}
 	if err := conn.dial(c.socket); err != nil {
 		conn.close()
 		return nil, err
@@ -216,9 +222,18 @@ func (c *conn) dial(path string) error {
 
 // allow bounds the next system call by what is left of the time.
 func (c *conn) allow(option int) error {
-	left := c.deadline.Sub(c.now())
+	now := c.now()
+	left := c.deadline.Sub(now)
 	if left <= 0 {
 		return errOwnTime
+	}
+	if c.slow != nil {
+		if until := c.slowAt.Sub(now); until > 0 {
+			left = min(left, until)
+		} else {
+			c.slow()
+			c.slow = nil
+		}
 	}
 	// A time-out of 0 would mean none at all.
 	t := syscall.NsecToTimeval(int64(max(left, time.Microsecond)))

@@ -48,10 +48,10 @@ func runCredential(p *process, o *options) error {
 	}
 	if operation == "erase" {
 		// A report, not an order: the agent probes before it believes.
-		_, err := newCaller(o.socket, o.timeout).call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
+		_, err := newCaller(o.socket, o.timeout, nil).call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
 		return unlessUnknown(err)
 	}
-	s, err := fetch(o, getSession{url: url})
+	s, err := p.fetch(o, getSession{url: url})
 	if err != nil {
 		return unlessUnknown(err)
 	}

@@ -348,3 +348,19 @@ func TestGRPCTimeout(t *testing.T) {
 		}
 	}
 }
+
+// A person at a terminal is told once that an answer takes long; it comes all
+// the same.
+func TestSlowAnswer(t *testing.T) {
+	socket := socketPath(t)
+	told := make(chan struct{})
+	serve(t, listen(t, socket), &agent{get: func(context.Context, *sessionctlv1.GetSessionRequest) (*sessionctlv1.GetSessionResponse, error) {
+		<-told
+		return sessionOf("jira", "a=CANARY-1"), nil
+	}})
+	c := newCaller(socket, time.Minute, func() { close(told) }) // a second time would panic
+	c.slowAt = time.Now()
+	if _, err := c.call(methodGetSession, nil); err != nil {
+		t.Error(err)
+	}
+}

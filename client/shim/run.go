@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -164,11 +166,11 @@ func (p *process) session(o *options) (*session, error) {
 	if !api.ValidSite(o.operand) {
 		r.site, r.url = "", o.operand
 	}
-	return fetch(o, r)
+	return p.fetch(o, r)
 }
 
-func fetch(o *options, r getSession) (*session, error) {
-	c := newCaller(o.socket, o.timeout)
+func (p *process) fetch(o *options, r getSession) (*session, error) {
+	c := newCaller(o.socket, o.timeout, p.progress(o))
 	message, err := c.call(methodGetSession, r.encode())
 	if err != nil {
 		return nil, err
@@ -178,6 +180,24 @@ func fetch(o *options, r getSession) (*session, error) {
 		return nil, c.explain(err)
 	}
 	return s, nil
+}
+
+// progress returns what to do when an answer takes long: a word to a person at
+// a terminal, nothing otherwise.
+func (p *process) progress(o *options) func() {
+	f, ok := p.stderr.(*os.File)
+	if !ok || !isTerminal(f) {
+		return nil
+	}
+	return func() {
+		p.warn(cmp.Or(subject(o.operand), "credential"), "waiting for the agent, which may be logging in …")
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	var termios syscall.Termios
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), syscall.TCGETS, uintptr(unsafe.Pointer(&termios)))
+	return errno == 0
 }
 
 // answer prints what a session gave, after a warning if the session is not all
