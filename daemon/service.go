@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -209,6 +210,9 @@ func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.
 	}
 	if d := r.GetMinValidity(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration"}
+	}
+	if m := r.GetMethod(); m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method"}
 	}
 	served, err := s.keeper.Get(ctx, site.Name, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
 	if err != nil {

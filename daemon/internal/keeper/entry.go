@@ -305,24 +305,37 @@ func printable(s string) string {
 // publish stores a proven session and then lets it be served. A session that
 // differs from old in nothing but the time of its proof is not written again.
 func (e *entry) publish(s, old *Session) {
-	var failed error
 	e.mu.Lock()
-	revision, changed := e.revision, e.notDurable || old == nil || !old.jar.Equal(s.jar)
+	notDurable, changed := e.notDurable, e.notDurable || old == nil || !old.jar.Equal(s.jar)
 	e.mu.Unlock()
 	if changed {
-		revision, failed = e.k.o.Records.Swap(e.k.ctx, e.key(), revision, encodeSession(s, e.site.Fingerprint))
-		if failed != nil {
-			e.log.Error("the session is not durable", "err", failed)
+		err := e.swap(e.k.ctx, encodeSession(s, e.site.Fingerprint))
+		if notDurable = err != nil; notDurable {
+			e.log.Error("the session is not durable", "err", err)
 		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session, e.stale, e.proofs = s, false, e.proofs+1
-	if changed {
-		if e.notDurable = failed != nil; !e.notDurable {
-			e.revision = revision
+	e.session, e.stale, e.notDurable, e.proofs = s, false, notDurable, e.proofs+1
+}
+
+// swap replaces the stored record, or deletes it. Only a flight calls it, so
+// nobody else changes the record meanwhile. A swap that failed may have been
+// done all the same: the next one has to go by what is stored then.
+func (e *entry) swap(ctx context.Context, record []byte) error {
+	e.mu.Lock()
+	revision := e.revision
+	e.mu.Unlock()
+	next, err := e.k.o.Records.Swap(ctx, e.key(), revision, record)
+	if err != nil {
+		if _, stored, lerr := e.k.o.Records.Load(e.key()); lerr == nil {
+			next = stored
 		}
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.revision = next
+	return err
 }
 
 // load reads the stored session at first use. The caller holds the lock.
@@ -353,20 +366,12 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget(ctx context.Context) error {
 	e.mu.Lock()
-	revision := e.revision
 	e.session, e.stale, e.notDurable = nil, false, false
 	e.mu.Unlock()
-	if revision == 0 {
-		return nil
-	}
-	_, err := e.k.o.Records.Swap(ctx, e.key(), revision, nil)
-	if err != nil {
+	if err := e.swap(ctx, nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
 		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + err.Error(), Err: err}
 	}
-	e.mu.Lock()
-	e.revision = 0
-	e.mu.Unlock()
 	return nil
 }
 

@@ -36,6 +36,7 @@ type records struct {
 	last    uint64
 	writes  int
 	failing error
+	late    bool // fail after the change instead of before
 }
 
 func newRecords() *records { return &records{data: map[string][]byte{}, rev: map[string]uint64{}} }
@@ -50,10 +51,15 @@ func (r *records) Swap(_ context.Context, key string, revision uint64, record []
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.failing != nil:
-		return 0, r.failing
 	case r.rev[key] != revision:
 		return 0, errors.New("conflict")
+	case r.failing != nil && r.late && record != nil:
+		// Done, and not known to be done: the disk took it, then the sync failed.
+		r.last++
+		r.data[key], r.rev[key] = record, r.last
+		return 0, r.failing
+	case r.failing != nil:
+		return 0, r.failing
 	case record == nil:
 		delete(r.data, key)
 		delete(r.rev, key)
@@ -519,18 +525,20 @@ func TestMinValidity(t *testing.T) {
 
 func TestStoreThatCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRecords()
-		r.failing = errors.New("no space left on device")
-		a := start(t, &site{}, r)
-		if s := a.get(t); !s.NotDurable {
-			t.Error("not flagged")
-		}
-		r.mu.Lock()
-		r.failing = nil
-		r.mu.Unlock()
-		pass(5 * time.Minute)
-		if s := a.get(t); s.NotDurable || r.writes != 1 {
-			t.Error("not written after the store had recovered")
+		for _, late := range []bool{false, true} {
+			r := newRecords()
+			r.failing, r.late = errors.New("no space left on device"), late
+			a := start(t, &site{}, r)
+			if s := a.get(t); !s.NotDurable {
+				t.Error("not flagged")
+			}
+			r.mu.Lock()
+			r.failing = nil
+			r.mu.Unlock()
+			pass(5 * time.Minute)
+			if s := a.get(t); s.NotDurable || r.writes != 1 {
+				t.Errorf("not written after the store had recovered (late: %v)", late)
+			}
 		}
 	})
 }

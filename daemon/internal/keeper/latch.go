@@ -125,8 +125,13 @@ func (l *Latches) store(ctx context.Context, verifier, user string, a *latch) er
 	if err != nil {
 		return err
 	}
-	revision, err := l.records.Swap(ctx, latchKey(verifier, user), a.revision, record)
+	key := latchKey(verifier, user)
+	revision, err := l.records.Swap(ctx, key, a.revision, record)
 	if err != nil {
+		// It may have been done all the same: the next one goes by what is stored.
+		if _, stored, lerr := l.records.Load(key); lerr == nil {
+			a.revision = stored
+		}
 		return err
 	}
 	a.revision = revision
