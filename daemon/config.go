@@ -349,16 +349,19 @@ func fingerprint(t siteTable, driver login.Driver) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Problems says which credentials cannot be used as things are: a keytab that
-// is missing, unreadable or without a key for its principal.
+// Problems says which credentials cannot be used as things are: no KDC for the
+// realm, or a keytab that is missing, unreadable or without a key for its
+// principal.
 func (c *Config) Problems() []error {
 	var all []error
 	seen := map[string]bool{}
 	for _, s := range c.Sites {
 		if cred := s.Credential; !seen[cred.Name] {
 			seen[cred.Name] = true
-			if err := krb.CheckKeytab(cred.Keytab, cred.Principal); err != nil {
-				all = append(all, err)
+			for _, err := range []error{c.kerberos.CheckRealm(cred.Principal.Realm), krb.CheckKeytab(cred.Keytab, cred.Principal)} {
+				if err != nil {
+					all = append(all, err)
+				}
 			}
 		}
 	}

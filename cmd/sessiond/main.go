@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -174,7 +173,7 @@ func report(cfg *daemon.Config, stdout io.Writer) error {
 		}
 	}
 	if len(problems) > 0 {
-		return &api.Error{Code: api.CodeOf(problems[0]), Detail: strconv.Itoa(len(problems)) + " of the credentials cannot be used"}
+		return &api.Error{Code: api.CodeOf(problems[0]), Detail: fmt.Sprintf("problems found: %d", len(problems)), Remedy: "mend them, then: sessionctl check-config " + cfg.Files[0]}
 	}
 	fmt.Fprintf(stdout, "ok: %d sites\n", len(cfg.Sites))
 	return nil

@@ -387,8 +387,12 @@ func parseLifetime(s string) (time.Duration, error) {
 // maxLifetime keeps sums of durations far from an overflow.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
-// noKDC is the error for a realm without KDCs.
-func (c *Config) noKDC(realm string) error {
+// CheckRealm returns what is missing for tickets of a realm: an error of code
+// Krb5ConfInvalid if it has no KDC.
+func (c *Config) CheckRealm(realm string) error {
+	if len(c.KDCs(realm)) > 0 {
+		return nil
+	}
 	return &api.Error{Code: api.Krb5ConfInvalid,
 		Detail: fmt.Sprintf("no KDC of the realm %s is configured in %s", realm, strings.Join(c.files, ", ")),
 		Remedy: fmt.Sprintf("add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", realm)}

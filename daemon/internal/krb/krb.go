@@ -329,11 +329,10 @@ func (e *Engine) kdcsOf(realm string) (*realmKDCs, error) {
 	if k, ok := e.realms[realm]; ok {
 		return k, nil
 	}
-	addrs := e.config.KDCs(realm)
-	if len(addrs) == 0 {
-		return nil, e.config.noKDC(realm)
+	if err := e.config.CheckRealm(realm); err != nil {
+		return nil, err
 	}
-	k := &realmKDCs{realm: realm, addrs: addrs, dial: e.dial}
+	k := &realmKDCs{realm: realm, addrs: e.config.KDCs(realm), dial: e.dial}
 	e.realms[realm] = k
 	return k, nil
 }
