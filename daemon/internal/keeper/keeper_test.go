@@ -574,6 +574,36 @@ func TestCachedOnly(t *testing.T) {
 	})
 }
 
+// TestSilentSite: a site that never answers costs a caller the agent's own
+// limits, not for ever.
+func TestSilentSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{delay: time.Hour}, newRecords())
+		begin := time.Now()
+		a.refused(t, api.Timeout)
+		if took := time.Since(begin); took != loginTimeout {
+			t.Errorf("the login took %v", took)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{}, newRecords())
+		a.get(t)
+		a.site.set(func() { a.site.delay = time.Hour })
+		pass(5 * time.Minute)
+		begin := time.Now()
+		if s := a.get(t); !s.Stale || time.Since(begin) != probeTimeout {
+			t.Errorf("%+v after %v", s, time.Since(begin))
+		}
+		begin = time.Now()
+		for range 100 { // nobody waits for the next probe
+			a.get(t)
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("callers waited %v for a site that is known to be silent", took)
+		}
+	})
+}
+
 func TestUnknownSite(t *testing.T) {
 	a := start(t, &site{}, newRecords())
 	if _, err := a.Get(t.Context(), "other", GetOptions{}); api.CodeOf(err) != api.UnknownSite {
