@@ -5,13 +5,15 @@
 # make lint      buf, generated code, gofmt, go vet, staticcheck
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
-# make install   below $(DESTDIR)$(PREFIX)
+# make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
 PREFIX   ?= /usr/local
 FUZZTIME ?= 30s
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
 
 binaries := sessionctl sessionctl-admin sessiond
+# Where systemd looks for user units below /usr, /usr/local and ~/.local alike.
+units    := $(PREFIX)/share/systemd/user
 ldflags  := -s -w -X github.com/sessionctl/sessionctl/api.Version=$(VERSION)
 
 export FUZZTIME
@@ -36,14 +38,15 @@ generate:
 # Unreadable for others, sessiond runs without being open to their debuggers from
 # its first instruction on.
 .PHONY: install
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/user
+install:
+	@for p in $(binaries); do [ -x bin/$$p ] || { echo "bin/$$p is missing: make build" >&2; exit 1; }; done
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(units)
 	install -m 0755 bin/sessionctl bin/sessionctl-admin $(DESTDIR)$(PREFIX)/bin
 	install -m 0711 bin/sessiond $(DESTDIR)$(PREFIX)/bin
 	ln -sf sessionctl $(DESTDIR)$(PREFIX)/bin/git-credential-sessionctl
 	for unit in sessiond.service sessiond.socket; do \
 	  sed 's,/usr/bin/,$(PREFIX)/bin/,' systemd/user/$$unit >bin/$$unit && \
-	  install -m 0644 bin/$$unit $(DESTDIR)$(PREFIX)/lib/systemd/user || exit 1; \
+	  install -m 0644 bin/$$unit $(DESTDIR)$(units) || exit 1; \
 	done
 
 .PHONY: clean

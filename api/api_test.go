@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -129,6 +130,34 @@ func TestFindSocket(t *testing.T) {
 	if FindSocket("") != "/env.sock" || FindSocket("/named.sock") != "/named.sock" {
 		t.Error("the order is wrong")
 	}
+	// A file, never a name without an owner.
+	t.Setenv(SocketVariable, "@env")
+	if FindSocket("") != "./@env" || FindSocket("@named") != "./@named" {
+		t.Error("a leading @")
+	}
+}
+
+func TestNoSocket(t *testing.T) {
+	own := UserSocket(os.Geteuid())
+	for _, c := range []struct {
+		path   string
+		err    error
+		remedy string
+	}{
+		{"/x/agent.sock", syscall.ENOENT, "systemctl --user status sessiond.service"},
+		{SystemSocket, syscall.ENOENT, "systemctl --user start sessiond.socket"},
+		{SystemSocket, syscall.EACCES, "the group that may use " + SystemSocket},
+		{"/x/agent.sock", syscall.EACCES, "it belongs to another user's agent; use your own"},
+	} {
+		e := AsError(NoSocket(c.path, c.err))
+		if e.Code != NoAgent || !strings.Contains(e.Detail, c.path) || !strings.Contains(e.Remedy, c.remedy) {
+			t.Errorf("%s: %v: %+v", c.path, c.err, e)
+		}
+		// The system's was looked for because the user's own is not there.
+		if both := strings.Contains(e.Detail, own); both != (c.path == SystemSocket && c.err == syscall.ENOENT && !exists(own)) {
+			t.Errorf("%s: %v: %s", c.path, c.err, e.Detail)
+		}
+	}
 }
 
 func TestCheckSocket(t *testing.T) {
@@ -187,4 +216,7 @@ func TestCheckSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("somebody's directory", path, UntrustedSocket)
+	if _, err := CheckSocket(path); !strings.Contains(AsError(err).Remedy, "another user's agent; use your own (sessionctl without --socket), or run as that user") {
+		t.Errorf("somebody's directory: %+v", err)
+	}
 }

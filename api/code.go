@@ -76,6 +76,7 @@ const (
 	StoreLocked     Code = "store_locked"      // another agent has the store
 	StoreKeyMissing Code = "store_key_missing" // no master key, or the wrong one
 	StoreDamaged    Code = "store_damaged"     // the store does not open
+	StoreUnsafe     Code = "store_unsafe"      // others may have had their hands on it
 	StoreFailed     Code = "store_failed"      // the store cannot be read or written
 	SocketInUse     Code = "socket_in_use"     // another agent listens there
 	SocketFailed    Code = "socket_failed"     // the socket cannot be made
@@ -141,6 +142,7 @@ var classes = map[Code]class{
 	LoginOKButProbeFailed: person, WrongIdentity: person, Expired: person,
 	UnexpectedStatus: person, Latched: person, ConfigInvalid: person,
 	StoreLocked: person, StoreKeyMissing: person, StoreDamaged: person,
+	StoreUnsafe: person,
 	SocketInUse: person, SocketFailed: person,
 
 	UnknownSite:   {ExitUnknown, grpcNotFound},

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -23,19 +25,26 @@ func UserSocket(uid int) string {
 // $SESSIONCTL_SOCKET, else the user's own if it exists, else the system's.
 // It looks no further: an agent that is found but does not know a site is the
 // answer.
+//
+// The path names a file, also for those who take a leading @ for Linux's
+// abstract namespace, whose names have no owner.
 func FindSocket(named string) string {
-	if named != "" {
-		return named
+	path := cmp.Or(named, os.Getenv(SocketVariable))
+	if path == "" {
+		path = UserSocket(os.Geteuid())
+		if !exists(path) {
+			return SystemSocket
+		}
 	}
-	if s := os.Getenv(SocketVariable); s != "" {
-		return s
+	if strings.HasPrefix(path, "@") {
+		path = "./" + path
 	}
-	user := UserSocket(os.Geteuid())
+	return path
+}
+
+func exists(path string) bool {
 	var st syscall.Stat_t
-	if syscall.Lstat(user, &st) == nil {
-		return user
-	}
-	return SystemSocket
+	return syscall.Lstat(path, &st) == nil
 }
 
 // CheckSocket tells whether an answer from the socket at path could be
@@ -49,17 +58,17 @@ func CheckSocket(path string) (servers []uint32, err error) {
 	var dir, sock syscall.Stat_t
 	parent := filepath.Dir(path)
 	if e := syscall.Stat(parent, &dir); e != nil {
-		return nil, noSocket(path, e)
+		return nil, NoSocket(path, e)
 	}
 	if e := syscall.Lstat(path, &sock); e != nil {
-		return nil, noSocket(path, e)
+		return nil, NoSocket(path, e)
 	}
 	untrusted := func(what string) error {
 		return &Error{Code: UntrustedSocket, Detail: what, Remedy: "start the agent with a socket in a directory of its own, mode 0700, and name it with --socket or " + SocketVariable}
 	}
 	switch {
 	case dir.Uid != 0 && dir.Uid != self:
-		return nil, untrusted(parent + " belongs to uid " + strconv.Itoa(int(dir.Uid)))
+		return nil, &Error{Code: UntrustedSocket, Detail: parent + " belongs to uid " + strconv.Itoa(int(dir.Uid)), Remedy: "that is " + useYourOwn}
 	case dir.Mode&0o022 != 0:
 		return nil, untrusted(parent + " can be written by others")
 	case sock.Mode&syscall.S_IFMT != syscall.S_IFSOCK:
@@ -75,15 +84,26 @@ func CheckSocket(path string) (servers []uint32, err error) {
 	return servers, nil
 }
 
-// noSocket says why there is no socket to talk to, and how to start an agent.
-func noSocket(path string, err error) error {
-	detail := "no agent: " + path + ": " + err.Error()
-	if err == syscall.EACCES {
-		return &Error{Code: NoAgent, Detail: detail, Err: err,
-			Remedy: "ask for membership of the group that may use " + path}
+// useYourOwn is what to do about a socket in another user's directory.
+const useYourOwn = "another user's agent; use your own (sessionctl without --socket), or run as that user"
+
+// NoSocket is the error of code NoAgent for a socket that cannot be reached
+// because of err: it says how to start an agent, or whose the socket is.
+func NoSocket(path string, err error) error {
+	e := &Error{Code: NoAgent, Detail: "no agent: " + path + ": " + err.Error(), Remedy: StartHint, Err: err}
+	switch own := UserSocket(os.Geteuid()); {
+	case err == syscall.EACCES && path == SystemSocket:
+		e.Remedy = "ask for membership of the group that may use " + path
+	case err == syscall.EACCES:
+		e.Remedy = "it belongs to " + useYourOwn
+	case path == SystemSocket && !exists(own):
+		e.Detail += ", nor is there " + own
 	}
-	return &Error{Code: NoAgent, Detail: detail, Remedy: StartHint, Err: err}
+	return e
 }
 
 // StartHint tells a person how to start an agent.
-const StartHint = "start one: systemctl --user start sessiond.socket, or run sessiond"
+const StartHint = "start one: systemctl --user start sessiond.socket, or run sessiond; if it does not stay: systemctl --user status sessiond.service"
+
+// LogHint tells a person where an agent says more.
+const LogHint = "see the agent's log: journalctl --user -u sessiond.service"

@@ -36,6 +36,10 @@ func Listen(path string) (net.Listener, error) {
 }
 
 func listenAt(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, &api.Error{Code: api.SocketFailed, Detail: fmt.Sprintf("the socket's path is longer than %d bytes: %s", maxSocketPath, path),
+			Remedy: "name a shorter one: sessiond --socket PATH"}
+	}
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		if errors.Is(err, os.ErrNotExist) {
@@ -50,7 +54,7 @@ func listenAt(path string) (net.Listener, error) {
 	}
 	if st.Uid != uint32(os.Geteuid()) && st.Uid != 0 || st.Mode&0o022 != 0 {
 		return nil, &api.Error{Code: api.SocketFailed, Detail: dir + " belongs to somebody else or can be written by others, who could put a socket of theirs in place of the agent's",
-			Remedy: "chmod 700 " + dir}
+			Remedy: "name a path in a directory of your own, mode 0700: sessiond --socket PATH"}
 	}
 	lock, err := lockFile(path)
 	if err != nil {
@@ -74,6 +78,9 @@ func listenAt(path string) (net.Listener, error) {
 	}
 	return &lockedListener{l, lock}, nil
 }
+
+// maxSocketPath is the longest path that unix(7) takes.
+const maxSocketPath = 107
 
 // lockedListener keeps the lock as long as the socket.
 type lockedListener struct {

@@ -61,7 +61,7 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	for _, s := range o.Config.Sites {
 		sites = append(sites, s.forKeeper(engine))
 	}
-	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Latches: latches, Log: o.Log})
+	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Log: o.Log})
 	defer k.Close()
 
 	srv := &service{
@@ -136,7 +136,9 @@ func (s *Site) forKeeper(engine *krb.Engine) keeper.Site {
 	p := s.Credential.Principal
 	return keeper.Site{
 		Name: s.Name, Kind: s.Kind, URL: s.URL,
-		Account: p.String(), Verifier: krb.Verifier(p),
+		Account: p.String(),
+		Ready:   func() error { return engine.Ready(s.Credential.Credential) },
+		Forgive: func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) },
 		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
 		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
 			o := options

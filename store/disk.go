@@ -32,13 +32,14 @@ func ensureDir(dir string) error {
 	uid := info.Sys().(*syscall.Stat_t).Uid
 	switch {
 	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory", dir)
+		return &unsafeError{dir + " is not a directory",
+			"keep it in a directory of your own, mode 0700: sessiond --store FILE"}
 	case uid != 0 && int(uid) != os.Geteuid():
 		return &unsafeError{fmt.Sprintf("directory %s belongs to uid %d", dir, uid),
-			"use a directory of your own"}
+			"keep it in a directory of your own, mode 0700: sessiond --store FILE"}
 	case info.Mode().Perm()&0o022 != 0:
 		return &unsafeError{fmt.Sprintf("directory %s can be written by others (mode %04o)", dir, info.Mode().Perm()),
-			"chmod 0700 " + dir}
+			"keep it in a directory of your own, mode 0700: sessiond --store FILE"}
 	}
 	return nil
 }

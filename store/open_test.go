@@ -161,13 +161,13 @@ func TestFileChecks(t *testing.T) {
 		code  api.Code
 		words []string
 	}{
-		"group may read": {func(p string) error { return os.Chmod(p, 0o640) }, api.StoreFailed, []string{"mode 0640", "chmod 0600"}},
-		"a link":         {func(p string) error { return errors.Join(os.Rename(p, p+".1"), os.Symlink(p+".1", p)) }, api.StoreFailed, []string{"symbolic link"}},
-		"a pipe":         {func(p string) error { return errors.Join(os.Remove(p), syscall.Mkfifo(p, 0o600)) }, api.StoreFailed, []string{"not a regular file"}},
+		"group may read": {func(p string) error { return os.Chmod(p, 0o640) }, api.StoreUnsafe, []string{"mode 0640", "chmod 0600"}},
+		"a link":         {func(p string) error { return errors.Join(os.Rename(p, p+".1"), os.Symlink(p+".1", p)) }, api.StoreUnsafe, []string{"symbolic link"}},
+		"a pipe":         {func(p string) error { return errors.Join(os.Remove(p), syscall.Mkfifo(p, 0o600)) }, api.StoreUnsafe, []string{"not a regular file"}},
 		"empty":          {func(p string) error { return os.Truncate(p, 0) }, api.StoreDamaged, []string{"empty", "mv "}},
 		"text":           {func(p string) error { return os.WriteFile(p, bytes.Repeat([]byte("text "), 9999), 0o600) }, api.StoreDamaged, []string{"left as it is", "mv "}},
-		"open directory": {func(p string) error { return os.Chmod(filepath.Dir(p), 0o777) }, api.StoreFailed, []string{"can be written by others (mode 0777)", "chmod 0700"}},
-		"sticky one":     {func(p string) error { return os.Chmod(filepath.Dir(p), 0o777|fs.ModeSticky) }, api.StoreFailed, []string{"can be written by others"}},
+		"open directory": {func(p string) error { return os.Chmod(filepath.Dir(p), 0o777) }, api.StoreUnsafe, []string{"can be written by others (mode 0777)", "--store FILE"}},
+		"sticky one":     {func(p string) error { return os.Chmod(filepath.Dir(p), 0o777|fs.ModeSticky) }, api.StoreUnsafe, []string{"can be written by others"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -190,12 +190,12 @@ func TestFileChecks(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := Open(filepath.Join(file, "store.db"), Options{Key: keyBeside(newPath(t))})
-		wantError(t, err, api.StoreFailed, file)
+		wantError(t, err, api.StoreUnsafe, file)
 	})
 	t.Run("another user's", func(t *testing.T) {
 		path := foreignFile(t)
 		_, err := openOwn(path, os.O_RDONLY)
-		wantError(t, failed("store.db", err), api.StoreFailed, path+" belongs to uid", "chown")
+		wantError(t, failed("store.db", err), api.StoreUnsafe, path+" belongs to uid", "chown")
 		_, err = Open(newPath(t), Options{Key: KeyFile(path)})
 		wantError(t, err, api.StoreKeyMissing, path)
 	})
@@ -219,7 +219,7 @@ func TestHeader(t *testing.T) {
 		code  api.Code
 		words []string
 	}{
-		"later format":  {func(tx *bbolt.Tx) error { return meta(tx).Put(metaFormat, []byte{2}) }, api.StoreFailed, []string{"format 2", "format 1"}},
+		"later format":  {func(tx *bbolt.Tx) error { return meta(tx).Put(metaFormat, []byte{2}) }, api.VersionSkew, []string{"format 2", "format 1"}},
 		"no format":     {func(tx *bbolt.Tx) error { return meta(tx).Delete(metaFormat) }, api.StoreDamaged, []string{"header"}},
 		"another id":    {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, make([]byte, idSize)) }, api.StoreKeyMissing, []string{"does not fit"}},
 		"short id":      {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, []byte{1}) }, api.StoreDamaged, []string{"header"}},

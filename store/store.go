@@ -179,7 +179,7 @@ func (s *Store) unlock(master []byte) error {
 		return err
 	}
 	if h.format != format {
-		return &api.Error{Code: api.StoreFailed,
+		return &api.Error{Code: api.VersionSkew,
 			Detail: fmt.Sprintf("store %s has format %d; this version reads format %d", s.file.path, h.format, format),
 			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.file.path)}
 	}
@@ -373,9 +373,9 @@ func failed(path string, err error) *api.Error {
 	u, ok := errors.AsType[*unsafeError](err)
 	switch {
 	case ok:
-		e.Remedy = u.remedy
+		e.Code, e.Remedy = api.StoreUnsafe, u.remedy
 	case errors.Is(err, fs.ErrPermission):
-		e.Remedy = "start sessiond as the user that the store belongs to"
+		e.Code, e.Remedy = api.StoreUnsafe, "start sessiond as the user that the store belongs to"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Remedy = "make room on the disk: df " + filepath.Dir(path)
 	}

@@ -76,9 +76,9 @@ type GetStatusResponse struct {
 	Store *StoreStatus `protobuf:"bytes,6,opt,name=store,proto3" json:"store,omitempty"`
 	// What a person should look at.
 	Warnings []string `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	// How many sites are configured, and how many have a session now.
+	// How many sites are configured.
 	Sites int32 `protobuf:"varint,8,opt,name=sites,proto3" json:"sites,omitempty"`
-	// How many sessions live.
+	// How many of them have a session now.
 	Sessions int32 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Logins made since the start.
 	Logins int64 `protobuf:"varint,10,opt,name=logins,proto3" json:"logins,omitempty"`

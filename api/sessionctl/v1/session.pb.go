@@ -9,8 +9,8 @@
 // Who may call what is decided by the uid and groups that the kernel reports
 // for the caller; nothing in a message can widen it. Every error carries a
 // google.rpc.ErrorInfo whose domain is "sessionctl" and whose reason is one of
-// the stable codes of package api, upper-cased; its metadata may hold "site"
-// and "remedy".
+// the stable codes of package api, upper-cased; its metadata may hold "remedy",
+// what to do next.
 
 package sessionctlv1
 
@@ -108,7 +108,7 @@ type GetSessionRequest struct {
 	// The HTTP method of the request to come. Empty: GET.
 	Method string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
 	// How long the session should still live. A session known to end sooner is
-	// made anew first.
+	// made anew first, unless the site's sessions never live that long.
 	MinValidity *durationpb.Duration `protobuf:"bytes,4,opt,name=min_validity,json=minValidity,proto3" json:"min_validity,omitempty"`
 	// Answer only from what is at hand: no probe, no login.
 	CachedOnly    bool `protobuf:"varint,5,opt,name=cached_only,json=cachedOnly,proto3" json:"cached_only,omitempty"`
@@ -247,7 +247,8 @@ type Session struct {
 	LoginTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=login_time,json=loginTime,proto3" json:"login_time,omitempty"`
 	// When the site last proved the session alive.
 	ProveTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=prove_time,json=proveTime,proto3" json:"prove_time,omitempty"`
-	// When the session ends as far as the agent knows. Absent: unknown.
+	// When the first of the cookies for the site's own URL ends. Absent: none
+	// says.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The site could not be reached for a fresh proof; the session still lives
 	// as far as anyone knows.
@@ -558,7 +559,8 @@ type SessionSummary struct {
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The site's URL.
 	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
-	// The user that the site's credential logs in.
+	// Whose session it is, as the site names the user; without a session, or if
+	// the site names nobody, the account that logs in.
 	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
 	// The state.
 	State SessionState `protobuf:"varint,5,opt,name=state,proto3,enum=sessionctl.v1.SessionState" json:"state,omitempty"`
@@ -568,7 +570,7 @@ type SessionSummary struct {
 	LoginTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=login_time,json=loginTime,proto3" json:"login_time,omitempty"`
 	// When the site last proved the session alive.
 	ProveTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=prove_time,json=proveTime,proto3" json:"prove_time,omitempty"`
-	// When the session ends as far as the agent knows.
+	// When the first of the cookies for the site's own URL ends.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The code of the last failure, if it stands. One of package api's.
 	Code string `protobuf:"bytes,10,opt,name=code,proto3" json:"code,omitempty"`
@@ -579,9 +581,11 @@ type SessionSummary struct {
 	// The agent makes no attempt before this time.
 	RetryTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
 	// The session could not be written to the store.
-	NotDurable    bool `protobuf:"varint,14,opt,name=not_durable,json=notDurable,proto3" json:"not_durable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NotDurable bool `protobuf:"varint,14,opt,name=not_durable,json=notDurable,proto3" json:"not_durable,omitempty"`
+	// The site cannot say whose session it is.
+	IdentityUnproven bool `protobuf:"varint,15,opt,name=identity_unproven,json=identityUnproven,proto3" json:"identity_unproven,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SessionSummary) Reset() {
@@ -712,6 +716,13 @@ func (x *SessionSummary) GetNotDurable() bool {
 	return false
 }
 
+func (x *SessionSummary) GetIdentityUnproven() bool {
+	if x != nil {
+		return x.IdentityUnproven
+	}
+	return false
+}
+
 // ListSessionsRequest is empty.
 type ListSessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -805,7 +816,8 @@ type RefreshSessionRequest struct {
 	// The generation that was refused. If it is no longer the current one, the
 	// current session is the answer. Empty: whichever is current.
 	Generation string `protobuf:"bytes,3,opt,name=generation,proto3" json:"generation,omitempty"`
-	// Log in anew even if a probe would find the session alive.
+	// Log in anew even if a probe would find the session alive. Of callers other
+	// than the agent's own user and root it is taken as a report.
 	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1146,7 +1158,7 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\thttp_only\x18\x06 \x01(\bR\bhttpOnly\x12\x1b\n" +
 	"\thost_only\x18\a \x01(\bR\bhostOnly\x12;\n" +
 	"\vexpire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x84\x04\n" +
+	"expireTime\"\xb1\x04\n" +
 	"\x0eSessionSummary\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -1169,7 +1181,8 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"retry_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x12\x1f\n" +
 	"\vnot_durable\x18\x0e \x01(\bR\n" +
-	"notDurable\"\x15\n" +
+	"notDurable\x12+\n" +
+	"\x11identity_unproven\x18\x0f \x01(\bR\x10identityUnproven\"\x15\n" +
 	"\x13ListSessionsRequest\"Q\n" +
 	"\x14ListSessionsResponse\x129\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\bsessions\"s\n" +

@@ -9,8 +9,8 @@
 // Who may call what is decided by the uid and groups that the kernel reports
 // for the caller; nothing in a message can widen it. Every error carries a
 // google.rpc.ErrorInfo whose domain is "sessionctl" and whose reason is one of
-// the stable codes of package api, upper-cased; its metadata may hold "site"
-// and "remedy".
+// the stable codes of package api, upper-cased; its metadata may hold "remedy",
+// what to do next.
 
 package sessionctlv1
 
@@ -46,14 +46,15 @@ type SessionServiceClient interface {
 	// ListSessions tells the state of every session that the caller may use,
 	// without any cookie or header.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// RefreshSession reports a session dead, or asks for a new one. Safe to
-	// repeat: a report about a generation that is no longer current changes
-	// nothing.
+	// RefreshSession reports a session dead, or asks for a new one. A report
+	// about a generation that is no longer current changes nothing.
 	RefreshSession(ctx context.Context, in *RefreshSessionRequest, opts ...grpc.CallOption) (*RefreshSessionResponse, error)
-	// DeleteSession drops the agent's session of a site.
+	// DeleteSession drops the agent's session of a site. Only for the agent's
+	// own user and root.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Login logs in now, whether or not a session lives. A person may use it to
-	// lift a latched refusal.
+	// lift a latched refusal. Only for the agent's own user and root. Every call
+	// is a login: not to be repeated by itself.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 }
 
@@ -127,14 +128,15 @@ type SessionServiceServer interface {
 	// ListSessions tells the state of every session that the caller may use,
 	// without any cookie or header.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// RefreshSession reports a session dead, or asks for a new one. Safe to
-	// repeat: a report about a generation that is no longer current changes
-	// nothing.
+	// RefreshSession reports a session dead, or asks for a new one. A report
+	// about a generation that is no longer current changes nothing.
 	RefreshSession(context.Context, *RefreshSessionRequest) (*RefreshSessionResponse, error)
-	// DeleteSession drops the agent's session of a site.
+	// DeleteSession drops the agent's session of a site. Only for the agent's
+	// own user and root.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Login logs in now, whether or not a session lives. A person may use it to
-	// lift a latched refusal.
+	// lift a latched refusal. Only for the agent's own user and root. Every call
+	// is a login: not to be repeated by itself.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }

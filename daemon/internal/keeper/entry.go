@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -65,11 +66,9 @@ const (
 func (e *entry) need(w want, now time.Time) need {
 	s := e.session
 	switch {
-	case s == nil, s.Generation == w.not:
+	case s == nil, s.Generation == w.not, s.ended(now), s.endsWithin(w.minValidity, now):
 		return aLogin
-	case w.minValidity > 0 && s.endsWithin(w.minValidity, now):
-		return aLogin
-	case e.proofs < w.proof, e.stale, s.endsWithin(0, now):
+	case e.proofs < w.proof, e.stale, s.changed(now):
 		return aProbe
 	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= e.site.Recheck:
 		return aProbe
@@ -77,9 +76,18 @@ func (e *entry) need(w want, now time.Time) need {
 	return nothing
 }
 
+// satisfies reports whether the session is what a caller wants after a flight
+// that it has waited for: whatever a login brought, and whatever a probe proved
+// unless only a login could have helped.
+func (e *entry) satisfies(w want, n need, waited *flight) bool {
+	return waited != nil && e.session != nil && e.session.Generation != w.not && e.proofs >= w.proof &&
+		(waited.login || n == aProbe)
+}
+
 // get is the heart: serve, join the work under way, or start it.
 func (e *entry) get(ctx context.Context, w want) (Served, error) {
-	for waited := 0; ; {
+	var waited *flight
+	for {
 		if err := ctx.Err(); err != nil {
 			return Served{}, callerError(err)
 		}
@@ -87,17 +95,20 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		e.load()
 		now := time.Now()
 		n := e.need(w, now)
-		// After work that began for this caller: whatever came of it.
-		if n == nothing || waited == 2 && e.session != nil {
+		if n == nothing || e.satisfies(w, n, waited) {
 			served := e.served()
 			e.mu.Unlock()
 			return served, nil
 		}
-		usable := n != aLogin && !e.session.endsWithin(0, now)
+		// What lives may be served, flagged, while nothing better can be had.
+		old := e.served()
+		old.Stale = true
+		alive := !w.strict && e.session != nil && e.session.Generation != w.not && !e.session.ended(now)
+		usable := alive && n != aLogin
 		if w.cachedOnly {
-			defer e.mu.Unlock()
+			e.mu.Unlock()
 			if usable {
-				return e.served(), nil
+				return old, nil
 			}
 			return Served{}, &api.Error{Code: api.NotCached, Detail: "no session is at hand", Remedy: "ask without the limit to what is cached"}
 		}
@@ -105,9 +116,8 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		if f == nil {
 			if wait := e.retryAt.Sub(now); wait > 0 && !w.force {
 				held := e.held(wait)
-				old := e.served()
 				e.mu.Unlock()
-				if usable && !w.strict {
+				if alive {
 					return old, nil
 				}
 				if wait > patience {
@@ -119,17 +129,19 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 				continue
 			}
 			f = e.launch(n)
-			waited = 1 // at least this one began for us
 		}
-		old, background := e.served(), usable && e.stale && !w.strict
+		known := e.stale
 		e.mu.Unlock()
-		if background {
-			return old, nil // serve what lives; the probe goes on without us
+		if usable && known {
+			return old, nil // that the site is silent is known; the probe goes on without us
+		}
+		if err := e.wait(ctx, f, usable); err != nil {
+			return Served{}, callerError(err)
 		}
 		select {
 		case <-f.done:
-		case <-ctx.Done():
-			return Served{}, callerError(ctx.Err())
+		default:
+			return old, nil // half of the caller's time is over
 		}
 		if f.err != nil {
 			if !w.strict {
@@ -139,8 +151,26 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 			}
 			return Served{}, f.err
 		}
-		waited++
+		waited = f
 	}
+}
+
+// wait waits for the end of a flight. A caller who could be served without it
+// waits no longer than half of its time.
+func (e *entry) wait(ctx context.Context, f *flight, usable bool) error {
+	var enough <-chan time.Time
+	if end, ok := ctx.Deadline(); ok && usable {
+		t := time.NewTimer(time.Until(end) / 2)
+		defer t.Stop()
+		enough = t.C
+	}
+	select {
+	case <-f.done:
+	case <-enough:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 // lives returns the session if it may be served although the site or the KDC
@@ -148,7 +178,7 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 func (e *entry) lives() (Served, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.session == nil || e.session.endsWithin(0, time.Now()) {
+	if e.session == nil || e.session.ended(time.Now()) {
 		return Served{}, false
 	}
 	return e.served(), true
@@ -171,7 +201,7 @@ func (e *entry) launch(n need) *flight {
 	e.flight = f
 	session := e.session
 	e.k.flights.Go(func() {
-		err := e.work(f.login, session)
+		err := e.safely(f.login, session)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		f.err = err
@@ -189,6 +219,17 @@ func (e *entry) launch(n need) *flight {
 		close(f.done)
 	})
 	return f
+}
+
+// safely is work; a driver that panics fails its own login, not the agent.
+func (e *entry) safely(makeNew bool, old *Session) (err *api.Error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.log.Error("panic in a login", "panic", r, "stack", string(debug.Stack()))
+			err = &api.Error{Code: api.Unknown, Detail: "the agent failed inside; its log has more"}
+		}
+	}()
+	return e.work(makeNew, old)
 }
 
 // guarded reports whether a failure needs no back-off, because the next
@@ -219,11 +260,15 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 			return api.AsError(err)
 		default:
 			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
-			e.forget(e.k.ctx)
+			e.forget()
 		}
 	}
 	started := time.Now()
-	s, err := e.login()
+	var s *Session
+	err := e.site.Ready()
+	if err == nil {
+		s, err = e.login()
+	}
 	if err != nil {
 		e.k.failures.Add(1)
 		f := *api.AsError(err)
@@ -309,7 +354,7 @@ func (e *entry) publish(s, old *Session) {
 	notDurable, changed := e.notDurable, e.notDurable || old == nil || !old.jar.Equal(s.jar)
 	e.mu.Unlock()
 	if changed {
-		err := e.swap(e.k.ctx, encodeSession(s, e.site.Fingerprint))
+		err := e.swap(encodeSession(s, e.site.Fingerprint))
 		if notDurable = err != nil; notDurable {
 			e.log.Error("the session is not durable", "err", err)
 		}
@@ -320,21 +365,15 @@ func (e *entry) publish(s, old *Session) {
 }
 
 // swap replaces the stored record, or deletes it. Only a flight calls it, so
-// nobody else changes the record meanwhile. A swap that failed may have been
-// done all the same: the next one has to go by what is stored then.
-func (e *entry) swap(ctx context.Context, record []byte) error {
+// nobody else changes the record meanwhile.
+func (e *entry) swap(record []byte) error {
 	e.mu.Lock()
 	revision := e.revision
 	e.mu.Unlock()
-	next, err := e.k.o.Records.Swap(ctx, e.key(), revision, record)
-	if err != nil {
-		if _, stored, lerr := e.k.o.Records.Load(e.key()); lerr == nil {
-			next = stored
-		}
-	}
+	revision, err := swap(e.k.ctx, e.k.o.Records, e.key(), revision, record)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.revision = next
+	e.revision = revision
 	return err
 }
 
@@ -364,11 +403,11 @@ func (e *entry) load() {
 }
 
 // forget removes the session everywhere.
-func (e *entry) forget(ctx context.Context) error {
+func (e *entry) forget() error {
 	e.mu.Lock()
 	e.session, e.stale, e.notDurable = nil, false, false
 	e.mu.Unlock()
-	if err := e.swap(ctx, nil); err != nil {
+	if err := e.swap(nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
 		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + err.Error(), Err: err}
 	}
@@ -386,7 +425,7 @@ func (e *entry) drop(ctx context.Context) error {
 			f = &flight{done: make(chan struct{})}
 			e.flight = f
 			e.mu.Unlock()
-			err := e.forget(ctx)
+			err := e.forget()
 			e.mu.Lock()
 			e.flight = nil
 			close(f.done)

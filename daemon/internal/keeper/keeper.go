@@ -41,14 +41,18 @@ type Site struct {
 	URL *url.URL
 	// Account is who logs in, as the credential says: "build@CORP.EXAMPLE".
 	Account string
-	// Verifier judges the account's secret: "realm:CORP.EXAMPLE".
-	Verifier string
 	// Fingerprint changes when a stored session must not be used any more.
 	Fingerprint string
 	// Expect says whose session the site has to give us.
 	Expect login.Expectation
 	// Recheck is how long a proof is good for.
 	Recheck time.Duration
+	// Ready says what keeps the credential from being used, before anybody is
+	// asked: a file that cannot be read, or a refusal that stands.
+	Ready func() error
+	// Forgive lifts a refusal that stands against the credential, for one
+	// attempt.
+	Forgive func(context.Context) error
 	// Driver logs in.
 	Driver login.Driver
 	// Exchange starts a dialogue with the site. Without credentials it must
@@ -60,7 +64,6 @@ type Site struct {
 type Options struct {
 	Sites   []Site
 	Records Records
-	Latches *Latches
 	Log     *slog.Logger
 }
 
@@ -130,7 +133,8 @@ func (k *Keeper) Get(ctx context.Context, site string, o GetOptions) (Served, er
 // Refresh is called by somebody whose request was refused with the session of
 // a generation, or who wants a new one. A generation that is no longer current
 // changes nothing; else the session is probed, and made anew if it is dead.
-// With force it is made anew in any case.
+// With force it is made anew in any case, and no back-off is waited for: that is
+// for a person who may, not for every caller.
 func (k *Keeper) Refresh(ctx context.Context, site, generation string, force bool) (Served, error) {
 	e, err := k.entry(site)
 	if err != nil {
@@ -160,8 +164,8 @@ func (k *Keeper) Login(ctx context.Context, site string, retry bool) (Served, er
 		return Served{}, err
 	}
 	if retry {
-		if err := k.o.Latches.Clear(ctx, e.site.Verifier, e.site.Account); err != nil {
-			return Served{}, &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + err.Error(), Err: err}
+		if err := e.site.Forgive(ctx); err != nil {
+			return Served{}, err
 		}
 	}
 	return k.Refresh(ctx, site, "", true)
@@ -183,7 +187,7 @@ func (k *Keeper) entry(site string) (*entry, error) {
 	return nil, &api.Error{Code: api.UnknownSite, Detail: "no such site"}
 }
 
-// State is a row of the table in section 6 of the design.
+// State is where a session stands.
 type State int
 
 // The states of a session.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,41 +13,60 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// maxRefused is how many refused secrets are remembered for one account.
-const maxRefused = 32
+const (
+	// maxSecrets is how many secrets are remembered for one account.
+	maxSecrets = 32
+	// unknownTries is how often a secret that was accepted before may be tried
+	// in a row without learning the outcome, before it is tried slowly.
+	unknownTries = 2
+	// unknownPause is how long it is then left alone: such attempts may count as
+	// failures at the verifier, and this is its usual window for them.
+	unknownPause = 10 * time.Minute
+	// storeTimeout bounds a write, so that a disk that hangs does not hang logins.
+	storeTimeout = 5 * time.Second
+)
 
-// Latches remember which secrets a verifier has refused, across callers,
-// sites, restarts and crashes, so that none is tried a second time before a
-// person acts. They hold no secret, only keyed hashes.
+// Latches remember what became of secrets at their verifier, across callers,
+// sites, restarts and crashes, so that none is tried a second time after a
+// refusal before a person acts. They hold no secret, only keyed hashes.
+//
+// An attempt is written down before it is made. If its outcome never becomes
+// known, because the agent or the network died, a secret that was never
+// accepted counts as refused; one that was may be tried again, soon slowly.
 type Latches struct {
 	records Records
 	mac     func(data ...[]byte) []byte
 
 	mu    sync.Mutex
-	known map[string]*latch
+	known map[string]*account
 }
 
-type latch struct {
+// account is what is known of one user's secrets.
+type account struct {
 	revision uint64
-	refused  []refused
+	secrets  []secretState
 }
 
-type refused struct {
-	Hash   []byte    `json:"hash"`
-	Code   api.Code  `json:"code"`
-	Detail string    `json:"detail"`
-	Remedy string    `json:"remedy"`
-	Time   time.Time `json:"time"`
+// secretState is what became of one secret.
+type secretState struct {
+	Hash     []byte    `json:"hash"`
+	Time     time.Time `json:"time"`               // of the last attempt
+	Pending  int       `json:"pending,omitempty"`  // attempts in a row without a known outcome
+	Accepted bool      `json:"accepted,omitempty"` // at some time
+	// Of a refusal that stands:
+	Code   api.Code `json:"code,omitempty"`
+	Detail string   `json:"detail,omitempty"`
+	Remedy string   `json:"remedy,omitempty"`
 }
 
 // NewLatches returns the latches of a store; mac is a keyed hash.
 func NewLatches(records Records, mac func(data ...[]byte) []byte) *Latches {
-	return &Latches{records: records, mac: mac, known: map[string]*latch{}}
+	return &Latches{records: records, mac: mac, known: map[string]*account{}}
 }
 
-// Check returns the refusal that stands against a secret as an *api.Error of
-// code api.Latched, or nil.
-func (l *Latches) Check(verifier, user string, secret []byte) error {
+// Check returns what stands against trying one of the secrets, as an
+// *api.Error: of code api.Latched if a person has to act, or nil.
+func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, err := l.load(verifier, user)
@@ -55,51 +75,130 @@ func (l *Latches) Check(verifier, user string, secret []byte) error {
 		// that locks the account.
 		return &api.Error{Code: api.StoreDamaged, Detail: "earlier refusals of " + user + " cannot be read: " + err.Error(), Err: err}
 	}
-	hash := l.hash(verifier, user, secret)
-	for _, r := range a.refused {
-		if hmac.Equal(r.Hash, hash) {
+	for _, secret := range secrets {
+		s := a.find(l.hash(verifier, user, secret))
+		if s == nil {
+			continue
+		}
+		at := s.Time.UTC().Format(time.RFC3339)
+		switch {
+		case s.Code != "":
 			return &api.Error{Code: api.Latched,
-				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", r.Time.UTC().Format(time.RFC3339), r.Detail, r.Code),
-				Remedy: r.Remedy}
+				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy}
+		case s.Pending > 0 && !s.Accepted:
+			return &api.Error{Code: api.Latched,
+				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s", user, at)}
+		case s.Pending >= unknownTries && time.Since(s.Time) < unknownPause:
+			return &api.Error{Code: api.KDCUnreachable,
+				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s; the next one is at %s", s.Pending, user, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
+				Remedy: "check the network between here and " + verifier}
 		}
 	}
 	return nil
 }
 
-// Set remembers a refusal. It holds from now on even if it cannot be stored,
-// but then not across a restart, and the error says so.
-func (l *Latches) Set(ctx context.Context, verifier, user string, secret []byte, why *api.Error) error {
+// Begin writes down that a secret is about to be tried. After an error it must
+// not be: a refusal might be forgotten. A secret that was accepted before may
+// be tried all the same when the store cannot be written.
+func (l *Latches) Begin(ctx context.Context, verifier, user string, secret []byte) error {
+	err := l.change(ctx, verifier, user, secret, func(s *secretState) { s.Pending++ })
+	var accepted bool
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
+			if accepted = s.Accepted; !accepted {
+				s.Pending-- // it is not tried
+			}
+		}
+	}
+	if err == nil || accepted {
+		return nil
+	}
+	return &api.Error{Code: api.StoreFailed, Detail: "the secret of " + user + " is not tried, because a refusal could not be remembered: " + err.Error(),
+		Remedy: "see that the store can be written: sessionctl status", Err: err}
+}
+
+// End writes down what became of the attempt: nil, accepted; an *api.Error
+// whose code is a refusal, refused; any other error, no verdict. It holds for
+// this process even when it cannot be stored, which the error then says.
+func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte, verdict error) error {
+	var refused *api.Error
+	errors.As(verdict, &refused)
+	return l.change(ctx, verifier, user, secret, func(s *secretState) {
+		switch {
+		case verdict == nil:
+			s.Pending, s.Accepted, s.Code = 0, true, ""
+		case refused != nil && refused.Code.Refusal():
+			s.Pending, s.Code, s.Detail, s.Remedy = 0, refused.Code, refused.Detail, refused.Remedy
+		default:
+			s.Pending = max(s.Pending-1, 0)
+		}
+	})
+}
+
+// Clear lets secrets be tried again. What cannot be read is forgotten.
+func (l *Latches) Clear(ctx context.Context, verifier, user string, secrets ...[]byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, err := l.load(verifier, user)
+	next := new(account)
+	if err == nil {
+		next = &account{a.revision, slices.Clone(a.secrets)}
+	}
+	changed := err != nil
+	for _, secret := range secrets {
+		if s := next.find(l.hash(verifier, user, secret)); s != nil && (s.Code != "" || s.Pending > 0) {
+			s.Pending, s.Code, s.Detail, s.Remedy = 0, "", "", ""
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	if err := l.store(ctx, verifier, user, next); err != nil {
+		return err
+	}
+	l.known[latchKey(verifier, user)] = next
+	return nil
+}
+
+// change applies a change to what is known of a secret, in memory and then in
+// the store.
+func (l *Latches) change(ctx context.Context, verifier, user string, secret []byte, f func(*secretState)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, err := l.load(verifier, user)
 	if err != nil {
-		a = new(latch)
+		a = new(account)
 		l.known[latchKey(verifier, user)] = a
 	}
-	a.refused = append(a.refused, refused{l.hash(verifier, user, secret), why.Code, why.Detail, why.Remedy, time.Now()})
-	if n := len(a.refused) - maxRefused; n > 0 {
-		a.refused = slices.Delete(a.refused, 0, n)
+	hash := l.hash(verifier, user, secret)
+	s := a.find(hash)
+	if s == nil {
+		if len(a.secrets) >= maxSecrets {
+			a.secrets = slices.Delete(a.secrets, 0, 1)
+		}
+		a.secrets = append(a.secrets, secretState{Hash: hash})
+		s = &a.secrets[len(a.secrets)-1]
 	}
+	s.Time = time.Now()
+	f(s)
 	return l.store(ctx, verifier, user, a)
 }
 
-// Clear forgets what was refused of an account, readable or not.
-func (l *Latches) Clear(ctx context.Context, verifier, user string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a, err := l.load(verifier, user)
-	switch {
-	case err != nil:
-		a = new(latch)
-		l.known[latchKey(verifier, user)] = a
-	case len(a.refused) == 0:
+func (a *account) find(hash []byte) *secretState {
+	if a == nil {
 		return nil
 	}
-	a.refused = nil
-	return l.store(ctx, verifier, user, a)
+	i := slices.IndexFunc(a.secrets, func(s secretState) bool { return hmac.Equal(s.Hash, hash) })
+	if i < 0 {
+		return nil
+	}
+	return &a.secrets[i]
 }
 
-func (l *Latches) load(verifier, user string) (*latch, error) {
+func (l *Latches) load(verifier, user string) (*account, error) {
 	key := latchKey(verifier, user)
 	if a := l.known[key]; a != nil {
 		return a, nil
@@ -108,9 +207,9 @@ func (l *Latches) load(verifier, user string) (*latch, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &latch{revision: revision}
+	a := &account{revision: revision}
 	if record != nil {
-		if err := json.Unmarshal(record, &a.refused); err != nil {
+		if err := json.Unmarshal(record, &a.secrets); err != nil {
 			return nil, err
 		}
 	}
@@ -120,22 +219,13 @@ func (l *Latches) load(verifier, user string) (*latch, error) {
 
 // store writes what is known of an account. A damaged record counts as absent:
 // revision 0 replaces it, also by an empty list.
-func (l *Latches) store(ctx context.Context, verifier, user string, a *latch) error {
-	record, err := json.Marshal(a.refused)
+func (l *Latches) store(ctx context.Context, verifier, user string, a *account) error {
+	record, err := json.Marshal(a.secrets)
 	if err != nil {
 		return err
 	}
-	key := latchKey(verifier, user)
-	revision, err := l.records.Swap(ctx, key, a.revision, record)
-	if err != nil {
-		// It may have been done all the same: the next one goes by what is stored.
-		if _, stored, lerr := l.records.Load(key); lerr == nil {
-			a.revision = stored
-		}
-		return err
-	}
-	a.revision = revision
-	return nil
+	a.revision, err = swap(ctx, l.records, latchKey(verifier, user), a.revision, record)
+	return err
 }
 
 func (l *Latches) hash(verifier, user string, secret []byte) []byte {
@@ -143,3 +233,26 @@ func (l *Latches) hash(verifier, user string, secret []byte) []byte {
 }
 
 func latchKey(verifier, user string) string { return verifier + "\x00" + user }
+
+// swap replaces a record that nobody else writes, whoever has stopped waiting
+// for it, and returns the revision that is stored afterwards. A swap that
+// failed may have been done all the same; then the next one would be refused,
+// so the revision is asked for, and the swap tried once more if it was that.
+func swap(ctx context.Context, records Records, key string, revision uint64, record []byte) (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	for again := true; ; again = false {
+		next, err := records.Swap(ctx, key, revision, record)
+		if err == nil {
+			return next, nil
+		}
+		_, stored, lerr := records.Load(key)
+		if lerr != nil || stored == revision || !again {
+			if lerr == nil {
+				revision = stored
+			}
+			return revision, err
+		}
+		revision = stored
+	}
+}

@@ -34,9 +34,31 @@ func (s *Session) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("site", s.Site), slog.String("generation", s.Generation))
 }
 
-// endsWithin reports whether the session is known to end within d.
+// ended reports whether the session has no cookie left.
+func (s *Session) ended(now time.Time) bool { return s.jar.Living(now) == 0 }
+
+// changed reports whether a cookie has ended since the proof, so that what would
+// be served now is not what was proven.
+func (s *Session) changed(now time.Time) bool {
+	next := s.jar.NextExpiry(s.ProveTime)
+	return !next.IsZero() && !next.After(now)
+}
+
+// endsWithin reports whether the session is known to end within d, if d is
+// positive and a new login could give more. The site's sessions may not live
+// that long: half of their life is then enough, and with very short ones
+// nothing is, or every call would be a login.
 func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
-	return !s.ExpireTime.IsZero() && !s.ExpireTime.After(now.Add(d))
+	if d <= 0 || s.ExpireTime.IsZero() {
+		return false
+	}
+	if life := s.ExpireTime.Sub(s.ProveTime); d > life*3/4 {
+		if life < time.Minute {
+			return false
+		}
+		d = life / 2
+	}
+	return !s.ExpireTime.After(now.Add(d))
 }
 
 // earliest returns when the first cookie for u ends that lived at a time.

@@ -48,20 +48,41 @@ func (e *Engine) authenticate(ctx context.Context, client Principal, long keys) 
 	if err != nil {
 		return nil, err
 	}
-	if r.refusal != nil && r.refusal.ErrorCode == errorcode.KDC_ERR_PREAUTH_REQUIRED {
-		if req.PAData, err = e.preauthentication(r.refusal.EData, client, long); err != nil {
-			return nil, err
+	if r.refusal == nil || r.refusal.ErrorCode != errorcode.KDC_ERR_PREAUTH_REQUIRED {
+		t, err := e.ticketGranted(r, req, client, long, false)
+		if refused, ok := errors.AsType[*api.Error](err); ok && refused.Code.Refusal() {
+			e.verdict(ctx, client, long.keys[0], err)
 		}
-		if message, err = req.Marshal(); err != nil {
-			return nil, fmt.Errorf("encode AS-REQ: %w", err)
-		}
-		if r, err = kdcs.exchange(ctx, message, true); err != nil {
-			return nil, err
-		}
+		return t, err
 	}
+	var key types.EncryptionKey
+	if req.PAData, key, err = e.preauthentication(r.refusal.EData, client, long); err != nil {
+		return nil, err
+	}
+	if message, err = req.Marshal(); err != nil {
+		return nil, fmt.Errorf("encode AS-REQ: %w", err)
+	}
+	if err := e.latch.Begin(ctx, Verifier(client), client.String(), secretOf(key)); err != nil {
+		return nil, err
+	}
+	r, err = kdcs.exchange(ctx, message, true)
+	if errors.Is(err, errDelivered) {
+		return nil, err // nobody knows what became of the key
+	}
+	var t *ticket
+	if err == nil {
+		t, err = e.ticketGranted(r, req, client, long, true)
+	}
+	e.verdict(ctx, client, key, err)
+	return t, err
+}
+
+// ticketGranted reads the KDC's answer to an AS-REQ, which may have carried
+// pre-authentication.
+func (e *Engine) ticketGranted(r reply, req messages.ASReq, client Principal, long keys, attempt bool) (*ticket, error) {
 	switch {
 	case r.refusal != nil:
-		return nil, e.asRefused(r.refusal, client, long)
+		return nil, e.asRefused(r.refusal, client, long, attempt)
 	case r.as == nil:
 		return nil, badReply("AS-REQ", "a TGS-REP came")
 	}
@@ -108,7 +129,8 @@ func (e *Engine) body(server Principal, nameType int32, etypes []int32) messages
 // preauthentication answers a KDC's METHOD-DATA with an encrypted timestamp
 // (RFC 4120, 5.2.7.2) under the first key that the KDC offers and the keytab
 // has.
-func (e *Engine) preauthentication(methodData []byte, client Principal, long keys) (types.PADataSequence, error) {
+func (e *Engine) preauthentication(methodData []byte, client Principal, long keys) (types.PADataSequence, types.EncryptionKey, error) {
+	var key types.EncryptionKey
 	var offered types.PADataSequence
 	var infos types.ETypeInfo2
 	err := safely(func() error {
@@ -123,14 +145,13 @@ func (e *Engine) preauthentication(methodData []byte, client Principal, long key
 		return nil
 	})
 	if err != nil {
-		return nil, badReply("AS-REQ", "its pre-authentication data is malformed")
+		return nil, key, badReply("AS-REQ", "its pre-authentication data is malformed")
 	}
 	if !offered.Contains(patype.PA_ENC_TIMESTAMP) {
-		return nil, &api.Error{Code: api.KDCError,
+		return nil, key, &api.Error{Code: api.KDCError,
 			Detail: "the KDC asks of " + client.String() + " another kind of pre-authentication than the encrypted timestamp",
 			Remedy: "have the realm's administrator allow the encrypted timestamp for it"}
 	}
-	var key types.EncryptionKey
 	var found bool
 	var names []int32
 	for _, info := range infos {
@@ -140,22 +161,22 @@ func (e *Engine) preauthentication(methodData []byte, client Principal, long key
 		}
 	}
 	if !found {
-		return nil, &api.Error{Code: api.EtypeUnsupported,
+		return nil, key, &api.Error{Code: api.EtypeUnsupported,
 			Detail: fmt.Sprintf("the KDC offers %s for %s, the keytab has %s", enctypeNames(names), client, enctypeNames(long.etypes())),
 			Remedy: "make a new keytab with one of the KDC's enctypes"}
 	}
 	now := e.now().UTC()
 	stamp, err := asn1.Marshal(types.PAEncTSEnc{PATimestamp: now, PAUSec: now.Nanosecond() / 1000})
 	if err != nil {
-		return nil, fmt.Errorf("encode PA-ENC-TS-ENC: %w", err)
+		return nil, key, fmt.Errorf("encode PA-ENC-TS-ENC: %w", err)
 	}
 	encrypted, err := crypto.GetEncryptedData(stamp, key, keyusage.AS_REQ_PA_ENC_TIMESTAMP, noKVNO)
 	if err != nil {
-		return nil, fmt.Errorf("encrypt the timestamp: %w", err)
+		return nil, key, fmt.Errorf("encrypt the timestamp: %w", err)
 	}
 	value, err := encrypted.Marshal()
 	if err != nil {
-		return nil, fmt.Errorf("encode PA-ENC-TIMESTAMP: %w", err)
+		return nil, key, fmt.Errorf("encode PA-ENC-TIMESTAMP: %w", err)
 	}
 	answer := types.PADataSequence{{PADataType: patype.PA_ENC_TIMESTAMP, PADataValue: value}}
 	for _, pa := range offered {
@@ -163,7 +184,7 @@ func (e *Engine) preauthentication(methodData []byte, client Principal, long key
 			answer = append(answer, pa)
 		}
 	}
-	return answer, nil
+	return answer, key, nil
 }
 
 // noKVNO leaves the key's version out: a keytab's number may differ from the
@@ -324,8 +345,12 @@ func skewed(whose string, offset time.Duration) error {
 		Remedy: "set this machine's clock: timedatectl set-ntp true"}
 }
 
+// morePreauthRequired is KDC_ERR_MORE_PREAUTH_DATA_REQUIRED (RFC 6113, 5.2).
+const morePreauthRequired = 91
+
 // asRefused says what a KRB-ERROR means in an AS exchange.
-func (e *Engine) asRefused(k *messages.KRBError, client Principal, long keys) error {
+// attempt says that the request carried pre-authentication.
+func (e *Engine) asRefused(k *messages.KRBError, client Principal, long keys, attempt bool) error {
 	refused := func(code api.Code, what, remedy string) error {
 		return &api.Error{Code: code, Detail: what + ": " + describe(k), Remedy: remedy, Err: refusal(k.ErrorCode)}
 	}
@@ -333,6 +358,11 @@ func (e *Engine) asRefused(k *messages.KRBError, client Principal, long keys) er
 	case errorcode.KDC_ERR_PREAUTH_FAILED, errorcode.KRB_AP_ERR_BAD_INTEGRITY:
 		return refused(api.BadCredentials, fmt.Sprintf("the KDC refuses the keytab's key of %s, version %d", client, long.kvno),
 			"make a new keytab; the old one will not be tried again")
+	case errorcode.KDC_ERR_PREAUTH_REQUIRED, morePreauthRequired:
+		if attempt { // what it got did not do
+			return refused(api.BadCredentials, fmt.Sprintf("the KDC is not content with the keytab's key of %s, version %d", client, long.kvno),
+				"make a new keytab; the old one will not be tried again")
+		}
 	case errorcode.KDC_ERR_C_PRINCIPAL_UNKNOWN:
 		return refused(api.PrincipalUnknown, "the KDC does not know "+client.String(), "correct the principal, or ask the realm's administrator")
 	case errorcode.KDC_ERR_CLIENT_REVOKED:

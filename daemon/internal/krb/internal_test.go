@@ -303,9 +303,9 @@ func FuzzParseReply(f *testing.F) {
 		set := 0
 		if r.refusal != nil {
 			set++
-			_ = e.asRefused(r.refusal, Principal{}, long)
+			_ = e.asRefused(r.refusal, Principal{}, long, true)
 			_ = e.tgsRefused(r.refusal, Principal{})
-			_, _ = e.preauthentication(r.refusal.EData, Principal{}, long)
+			_, _, _ = e.preauthentication(r.refusal.EData, Principal{}, long)
 		}
 		if rep := fieldsOf(r); rep != nil {
 			set++
@@ -350,10 +350,10 @@ func (none) Load(string) ([]byte, uint64, error) { return nil, 0, nil }
 func (none) Swap(context.Context, string, uint64, []byte) (uint64, error) {
 	return 0, errors.New("kept nowhere")
 }
-func (none) Check(string, string, []byte) error { return nil }
-func (none) Set(context.Context, string, string, []byte, *api.Error) error {
-	return nil
-}
+func (none) Check(string, string, ...[]byte) error                    { return nil }
+func (none) Begin(context.Context, string, string, []byte) error      { return nil }
+func (none) End(context.Context, string, string, []byte, error) error { return nil }
+func (none) Clear(context.Context, string, string, ...[]byte) error   { return nil }
 
 func FuzzVerify(f *testing.F) {
 	kdc, err := rig.NewKDC("R")

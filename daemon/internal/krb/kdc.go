@@ -120,7 +120,7 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 			}
 			failures[a.kdc] = a.err
 			if attempt && a.delivered {
-				return reply{}, k.unreachable(first, asked, failures)
+				return reply{}, k.unreachable(first, asked, failures, errDelivered)
 			}
 			if asked < len(k.addrs) {
 				ask()
@@ -131,13 +131,16 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 				ask()
 			}
 		case <-ctx.Done():
-			return reply{}, k.unreachable(first, asked, failures)
+			return reply{}, k.unreachable(first, asked, failures, errDelivered)
 		}
 	}
-	return reply{}, k.unreachable(first, asked, failures)
+	return reply{}, k.unreachable(first, asked, failures, nil)
 }
 
-func (k *realmKDCs) unreachable(first, asked int, failures []error) error {
+// errDelivered says that a KDC may have acted on a message it did not answer.
+var errDelivered = errors.New("a KDC may have got the message")
+
+func (k *realmKDCs) unreachable(first, asked int, failures []error, cause error) error {
 	// The next exchange begins elsewhere.
 	k.mu.Lock()
 	if k.good == first {
@@ -149,7 +152,7 @@ func (k *realmKDCs) unreachable(first, asked int, failures []error) error {
 		i := (first + n) % len(k.addrs)
 		each = append(each, k.addrs[i]+": "+failures[i].Error())
 	}
-	return &api.Error{Code: api.KDCUnreachable,
+	return &api.Error{Code: api.KDCUnreachable, Err: cause,
 		Detail: "no KDC of " + k.realm + " answers: " + strings.Join(each, "; "),
 		Remedy: "check the network and the kdc lines of " + k.realm + " in krb5.conf"}
 }

@@ -83,22 +83,28 @@ func (k keys) etypes() []int32 {
 	return ids
 }
 
-// material is all of the keys in one piece; it is secret. The version is not
-// part of it: the same key is the same secret.
-func (k keys) material() []byte {
-	var b []byte
-	for _, key := range k.keys {
-		b = binary.BigEndian.AppendUint32(b, uint32(key.KeyType))
-		b = append(b, key.KeyValue...)
+// secrets is each of the keys in one piece.
+func (k keys) secrets() [][]byte {
+	all := make([][]byte, len(k.keys))
+	for i, key := range k.keys {
+		all[i] = secretOf(key)
 	}
-	return b
+	return all
+}
+
+// secretOf is a key in one piece. The version is not part of it: the same key
+// is the same secret.
+func secretOf(key types.EncryptionKey) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(key.KeyType)), key.KeyValue...)
 }
 
 // fingerprint tells one material from another without telling the keys.
 func (k keys) fingerprint() string {
 	h := sha256.New()
 	h.Write([]byte("sessionctl keytab fingerprint\x00"))
-	h.Write(k.material())
+	for _, s := range k.secrets() {
+		h.Write(s)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 

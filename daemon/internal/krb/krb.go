@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/types"
 	"github.com/sessionctl/sessionctl/api"
 	"golang.org/x/sync/singleflight"
 )
@@ -43,15 +44,21 @@ type Records interface {
 	Swap(ctx context.Context, key string, revision uint64, record []byte) (uint64, error)
 }
 
-// Latch keeps refusals of secrets at their verifier. The verifier is "realm:"
-// and the realm, the user the principal as Principal.String writes it, the
-// secret the key material; an implementation keeps only a keyed hash of it.
+// Latch knows what became of secrets at their verifier. The verifier is
+// Verifier's, the user the principal as Principal.String writes it, a secret one
+// key; an implementation keeps only a keyed hash of it.
 type Latch interface {
-	// Check returns the refusal that stands, or nil.
-	Check(verifier, user string, secret []byte) error
-	// Set makes a refusal stand. It is durable when Set returns nil, and
-	// stands for this process in any case.
-	Set(ctx context.Context, verifier, user string, secret []byte, refusal *api.Error) error
+	// Check returns what stands against trying one of the secrets, or nil.
+	Check(verifier, user string, secrets ...[]byte) error
+	// Begin writes down, durably, that a secret is about to be tried. After an
+	// error it must not be.
+	Begin(ctx context.Context, verifier, user string, secret []byte) error
+	// End writes down what became of it: nil, accepted; an *api.Error whose
+	// code is a refusal; any other error, no verdict. It is not called when
+	// nobody knows. A refusal may also come before a secret was tried.
+	End(ctx context.Context, verifier, user string, secret []byte, verdict error) error
+	// Clear lets secrets be tried again.
+	Clear(ctx context.Context, verifier, user string, secrets ...[]byte) error
 }
 
 // Options are what an Engine works with.
@@ -209,21 +216,42 @@ func (e *Engine) fromTGT(ctx context.Context, client Principal, long keys, serve
 func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted *ticket) (*ticket, error) {
 	key := ticketKey{client.String(), long.fingerprint(), ticketGranting(client.Realm).String()}
 	return e.ticket(ctx, key, unwanted, tgtTime, func(ctx context.Context) (*ticket, error) {
-		verifier, user, secret := Verifier(client), client.String(), long.material()
-		if err := e.latch.Check(verifier, user, secret); err != nil {
+		if err := e.latch.Check(Verifier(client), client.String(), long.secrets()...); err != nil {
 			return nil, err
 		}
-		t, err := e.authenticate(ctx, client, long)
-		if refused, ok := errors.AsType[*api.Error](err); ok && refused.Code.Refusal() {
-			// Beyond the flight's deadline, which may be all but over.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tgtTime)
-			defer cancel()
-			if err := e.latch.Set(ctx, verifier, user, secret, refused); err != nil {
-				e.log.Error("the refusal of a keytab's key could not be written down", "principal", user, "error", err)
-			}
-		}
-		return t, err
+		return e.authenticate(ctx, client, long)
 	})
+}
+
+// verdict tells the latch what became of a key.
+func (e *Engine) verdict(ctx context.Context, client Principal, key types.EncryptionKey, verdict error) {
+	// Not for the flight's deadline, which may be all but over.
+	if err := e.latch.End(context.WithoutCancel(ctx), Verifier(client), client.String(), secretOf(key), verdict); err != nil {
+		e.log.Error("what became of a keytab's key could not be written down", "principal", client.String(), "error", err)
+	}
+}
+
+// Ready says what keeps a credential from being used, before any KDC or site is
+// asked: a keytab that cannot be read, or a refusal that stands.
+func (e *Engine) Ready(cred Credential) error {
+	long, err := readKeytab(cred.Keytab, cred.Principal)
+	if err != nil {
+		return err
+	}
+	return e.latch.Check(Verifier(cred.Principal), cred.Principal.String(), long.secrets()...)
+}
+
+// Forgive lifts a refusal that stands against the keys of a credential.
+func (e *Engine) Forgive(ctx context.Context, cred Credential) error {
+	long, err := readKeytab(cred.Keytab, cred.Principal)
+	if err != nil {
+		return err
+	}
+	if err := e.latch.Clear(ctx, Verifier(cred.Principal), cred.Principal.String(), long.secrets()...); err != nil {
+		return &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + err.Error(), Err: err,
+			Remedy: "see that the store can be written: sessionctl status"}
+	}
+	return nil
 }
 
 // ticket returns the ticket of a key, if it is usable and not the unwanted
@@ -234,9 +262,8 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, li
 		if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
 			return t, nil
 		}
+		e.flying.Add(1) // before it flies, or Close could miss it
 		flight := e.flights.DoChan(key.record(), func() (any, error) {
-			e.flying.Add(1)
-			defer e.flying.Done()
 			// An earlier flight may have landed since.
 			if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
 				return t, nil
@@ -253,8 +280,13 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, li
 		})
 		select {
 		case <-ctx.Done():
+			go func() {
+				defer e.flying.Done()
+				<-flight
+			}()
 			return nil, fmt.Errorf("waiting for a ticket for %s: %w", key.server, context.Cause(ctx))
 		case landed := <-flight:
+			e.flying.Done()
 			if landed.Err != nil {
 				return nil, landed.Err
 			}

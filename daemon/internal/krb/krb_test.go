@@ -2,11 +2,13 @@ package krb_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -162,32 +164,58 @@ func (r *records) Swap(_ context.Context, key string, revision uint64, record []
 type latch struct {
 	mu       sync.Mutex
 	refusals map[string]*api.Error
+	pending  map[string]int
 	checks   int
 	sets     int
-	err      error
+	err      error // of End
+	beginErr error
 }
 
-func (l *latch) Check(verifier, user string, secret []byte) error {
+func (l *latch) Check(verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.checks++
-	if e := l.refusals[verifier+user+string(secret)]; e != nil {
-		return e
+	for _, s := range secrets {
+		if e := l.refusals[verifier+user+string(s)]; e != nil {
+			return e
+		}
 	}
 	return nil
 }
 
-func (l *latch) Set(ctx context.Context, verifier, user string, secret []byte, refusal *api.Error) error {
+func (l *latch) Begin(ctx context.Context, verifier, user string, secret []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending == nil {
+		l.pending = make(map[string]int)
+	}
+	l.pending[verifier+user+string(secret)]++
+	return cmp.Or(l.beginErr, ctx.Err())
+}
+
+func (l *latch) End(ctx context.Context, verifier, user string, secret []byte, verdict error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sets++
-	if l.refusals == nil {
-		l.refusals = make(map[string]*api.Error)
+	delete(l.pending, verifier+user+string(secret))
+	if refusal, ok := errors.AsType[*api.Error](verdict); ok && refusal.Code.Refusal() {
+		l.sets++
+		if l.refusals == nil {
+			l.refusals = make(map[string]*api.Error)
+		}
+		l.refusals[verifier+user+string(secret)] = refusal
 	}
-	l.refusals[verifier+user+string(secret)] = refusal
+	return l.err
+}
+
+func (l *latch) Clear(_ context.Context, verifier, user string, secrets ...[]byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range secrets {
+		delete(l.refusals, verifier+user+string(s))
+	}
 	return l.err
 }
 
@@ -337,6 +365,78 @@ func TestOneAttemptPerRefusedKey(t *testing.T) {
 		initiate(t, e, l.credential("svc"), site)
 		l.counts(rig.Counts{AS: 4, ASTGT: 1, PreauthFailed: 1, TGS: 1})
 	}
+}
+
+// What is to be tried is written down before it is, and stays so when nobody
+// knows what became of it.
+func TestAttemptIsWrittenDown(t *testing.T) {
+	l := newLab(t)
+	l.latch.beginErr = &api.Error{Code: api.StoreFailed}
+	_, err := krb.New(l.options).Initiate(t.Context(), l.credential("svc"), site, false)
+	wantCode(t, err, api.StoreFailed)
+	l.counts(rig.Counts{AS: 1}) // without pre-authentication
+
+	// A KDC that takes the attempt and hangs up.
+	l = newLab(t)
+	l.options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil && len(l.latch.pending) > 0 {
+			return hangUp{c}, nil
+		}
+		return c, err
+	}
+	_, err = krb.New(l.options).Initiate(t.Context(), l.credential("svc"), site, false)
+	wantCode(t, err, api.KDCUnreachable)
+	if len(l.latch.pending) != 1 {
+		t.Errorf("pending: %d", len(l.latch.pending))
+	}
+	l.options.Dial = nil
+	initiate(t, krb.New(l.options), l.credential("svc"), site)
+	if len(l.latch.pending) != 0 {
+		t.Errorf("pending after a success: %d", len(l.latch.pending))
+	}
+}
+
+// hangUp is a connection whose peer never answers what it got.
+type hangUp struct{ net.Conn }
+
+func (hangUp) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Two keytabs that share a key: the key was refused, whatever else is beside it.
+func TestRefusalIsOfTheKey(t *testing.T) {
+	l := newLab(t)
+	l.kdc.AddPrincipal("two", password, rig.AES256SHA1, rig.AES128SHA1)
+	both := l.credential("two")
+	both.Keytab = l.file("both.keytab", mustRead(t, both.Keytab))
+	l.kdc.AddPrincipal("two", password, rig.AES256SHA1)
+	one := l.credential("two")
+	l.kdc.AddPrincipal("two", password+"-2", rig.AES256SHA1, rig.AES128SHA1)
+	e := krb.New(l.options)
+	for _, cred := range []krb.Credential{one, both} {
+		_, err := e.Initiate(t.Context(), cred, site, false)
+		wantCode(t, err, api.BadCredentials)
+	}
+	if n := l.kdc.Counts().PreauthFailed; n != 1 {
+		t.Errorf("the key was refused %d times", n)
+	}
+	if err := e.Ready(both); api.CodeOf(err) != api.BadCredentials {
+		t.Errorf("ready: %v", err)
+	}
+	if err := e.Forgive(t.Context(), both); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Ready(both); err != nil {
+		t.Errorf("ready after Forgive: %v", err)
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestRefusals(t *testing.T) {
