@@ -28,7 +28,12 @@ func Listen(path string) (net.Listener, error) {
 	switch {
 	case len(passed) == 1 && passed[0] != nil && passed[0].Addr().Network() == "unix":
 		passed[0].(*net.UnixListener).SetUnlinkOnClose(false)
-		return passed[0], nil
+		// The lock keeps an agent started by hand from taking the socket away.
+		lock, err := lockFile(passed[0].Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		return &lockedListener{passed[0], lock}, nil
 	case len(passed) > 0:
 		return nil, fmt.Errorf("systemd handed over %d sockets; one Unix stream socket is wanted", len(passed))
 	}
@@ -60,7 +65,13 @@ func listenAt(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The lock says that no agent listens here, so what is left is a dead one's.
+	// The lock says that no agent listens here, so what is left is a dead one's,
+	// unless systemd listens for one that is not running yet.
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		lock.Close()
+		return nil, &api.Error{Code: api.SocketInUse, Detail: "another process listens at " + path, Remedy: "use the agent that it starts: sessionctl status"}
+	}
 	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
 		lock.Close()
 		return nil, &api.Error{Code: api.SocketFailed, Detail: path + " exists and is not a socket", Remedy: "remove it, or name another place: sessiond --socket PATH"}

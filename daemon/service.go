@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/url"
@@ -70,9 +71,8 @@ func (s *service) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 	if resp, err = handle(ctx, req); err != nil {
 		// The answer is final: a client's retry policy is for a lost agent, not
 		// for a lost KDC (gRPC proposal A6, server pushback).
-		if err := grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1")); err != nil {
-			s.log.Warn("trailer", "err", err)
-		}
+		// It fails when the caller has left, who then needs no word.
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
 		return nil, toStatus(err)
 	}
 	return resp, nil
@@ -99,7 +99,7 @@ func toStatus(err error) error {
 func caller(ctx context.Context) (peer.Caller, error) {
 	c, ok := peer.Of(ctx)
 	if !ok {
-		return c, &api.Error{Code: api.Denied, Detail: "the kernel does not say who is calling"}
+		return c, &api.Error{Code: api.Denied, Detail: "the kernel does not say who is calling", Remedy: "call as a user that has a name outside of its namespace too"}
 	}
 	return c, nil
 }
@@ -107,7 +107,7 @@ func caller(ctx context.Context) (peer.Caller, error) {
 // unknownSite is the answer for a site that is not there and for one the
 // caller may not use: the same words, so that names cannot be guessed.
 func unknownSite(what string) error {
-	return &api.Error{Code: api.UnknownSite, Detail: "no site " + what + " for this user", Remedy: "sessionctl list shows the sites you may use"}
+	return &api.Error{Code: api.UnknownSite, Detail: "no site " + what + " for this user", Remedy: "check the name with sessionctl list, and who may use the site: its allow in the configuration"}
 }
 
 // find returns the site that a request names, among those a test lets through.
@@ -118,7 +118,7 @@ func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.U
 		var err error
 		u, err = url.Parse(rawURL)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that is not an absolute web address"}
+			return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that is not an absolute web address", Remedy: "sessionctl help"}
 		}
 	}
 	switch {
@@ -131,13 +131,13 @@ func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.U
 				u = site.URL
 			}
 			if web.OriginOf(u) != web.OriginOf(site.URL) {
-				return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that URL is not at " + web.OriginOf(site.URL).String()}
+				return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that URL is not at " + web.OriginOf(site.URL).String(), Remedy: "name the site of that URL, or only the URL"}
 			}
 			return site, u, nil
 		}
 		return nil, nil, unknownSite(name)
 	case u == nil:
-		return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "neither a site nor a URL is named"}
+		return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "neither a site nor a URL is named", Remedy: "sessionctl help"}
 	}
 	var best []*Site
 	for _, site := range s.config.Sites {
@@ -209,16 +209,22 @@ func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.
 		return nil, err
 	}
 	if d := r.GetMinValidity(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration"}
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration", Remedy: "sessionctl help"}
 	}
 	if m := r.GetMethod(); m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method"}
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method", Remedy: "sessionctl help"}
 	}
 	served, err := s.keeper.Get(ctx, site.Name, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetSessionResponse{Session: site.message(served, u)}, nil
+	m := site.message(served, u)
+	if len(m.GetCookies()) == 0 {
+		// An answer without a cookie would be used, and be an anonymous request.
+		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(u).String() + u.EscapedPath(),
+			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
+	}
+	return &pb.GetSessionResponse{Session: m}, nil
 }
 
 // RefreshSession implements SessionService.
@@ -231,7 +237,9 @@ func (s *service) RefreshSession(ctx context.Context, r *pb.RefreshSessionReques
 	if err != nil {
 		return nil, err
 	}
-	served, err := s.keeper.Refresh(ctx, site.Name, r.GetGeneration(), r.GetForce())
+	// To force a login is for a person who may; from others it is a report, or
+	// any caller could make any number of logins.
+	served, err := s.keeper.Refresh(ctx, site.Name, r.GetGeneration(), r.GetForce() && s.operator(c))
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +297,7 @@ func (s *service) ListTickets(ctx context.Context, _ *pb.ListTicketsRequest) (*p
 		return nil, err
 	}
 	if !s.operator(c) {
-		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may list tickets"}
+		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may list tickets", Remedy: "ask whoever runs the agent"}
 	}
 	resp := &pb.ListTicketsResponse{}
 	if s.krb == nil {
@@ -368,7 +376,7 @@ func summary(s keeper.Summary) *pb.SessionSummary {
 		State: states[s.State], RetryTime: stamp(s.RetryTime), NotDurable: s.NotDurable,
 	}
 	if s.Session != nil {
-		m.User, m.Generation = s.Session.Identity, s.Session.Generation
+		m.User, m.Generation, m.IdentityUnproven = cmp.Or(s.Session.Identity, m.User), s.Session.Generation, s.Session.Unproven
 		m.LoginTime, m.ProveTime, m.ExpireTime = stamp(s.Session.LoginTime), stamp(s.Session.ProveTime), stamp(s.Session.ExpireTime)
 	}
 	if s.Failure != nil {

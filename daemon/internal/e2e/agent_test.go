@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -149,5 +151,83 @@ func TestManySites(t *testing.T) {
 	}
 	if c := w.counts(t); c.ASTGT != 1 || c.TGS != 1 || w.hits(t, "/").Negotiate != 20 {
 		t.Errorf("%+v, %+v", c, w.hits(t, "/"))
+	}
+}
+
+// TestSocketOfSystemdIsLeftAlone: an agent started by hand takes neither the
+// socket of an agent that systemd started, nor one that systemd holds for an
+// agent to come.
+func TestSocketOfSystemdIsLeftAlone(t *testing.T) {
+	w := inProcess(t)
+	h := newHome(t, w)
+	must(t, os.Mkdir(filepath.Dir(h.socket), 0o700))
+	l, err := net.Listen("unix", h.socket)
+	must(t, err)
+	defer l.Close()
+	byHand := func() {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(bin, "sessiond"), "--config", h.config, "--store", filepath.Join(h.dir, "other", "store.db"), "--socket", h.socket)
+		cmd.Env = h.env()
+		wantFailure(t, finish(t, cmd, ""), 5, "socket_in_use")
+		if _, err := os.Lstat(h.socket); err != nil {
+			t.Errorf("the socket is gone: %v", err)
+		}
+	}
+	byHand()
+
+	f, err := l.(*net.UnixListener).File()
+	must(t, err)
+	defer f.Close()
+	// As systemd does it: sd_listen_fds(3).
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", filepath.Join(bin, "sessiond"), "--config", h.config, "--store", h.store)
+	cmd.Env = h.env()
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(t, cmd.Start())
+	h.ok(t, "raw", "app")
+	byHand()
+	h.ok(t, "raw", "app")
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, cmd.Wait())
+	if _, err := os.Lstat(h.socket); err != nil {
+		t.Errorf("the agent removed a socket that is not its own: %v", err)
+	}
+}
+
+// TestMemoryIsClosed: neither the agent's own user nor a core file gets at its
+// memory (prctl(2), PR_SET_DUMPABLE).
+func TestMemoryIsClosed(t *testing.T) {
+	w := inProcess(t)
+	h := newHome(t, w)
+	a := h.start(t)
+	proc := fmt.Sprintf("/proc/%d/", a.cmd.Process.Pid)
+	limits, err := os.ReadFile(proc + "limits")
+	must(t, err)
+	for line := range strings.Lines(string(limits)) {
+		if f := strings.Fields(line); strings.HasPrefix(line, "Max core file size") && (f[4] != "0" || f[5] != "0") {
+			t.Errorf("core files: %s", line)
+		}
+	}
+	a.stop(t)
+	if os.Geteuid() != 0 {
+		b := h.start(t)
+		if _, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", b.cmd.Process.Pid)); err == nil {
+			t.Error("the environment of the agent can be read by its own user")
+		}
+		return
+	}
+	h = newHome(t, w)
+	h.krb5Conf = write(t, filepath.Join(h.dir, "krb5.conf"), w.kdc.Krb5Conf())
+	must(t, filepath.WalkDir(h.dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, 4242, 4242))
+	}))
+	h.uid = 4242
+	// The kernel gives the files of a process that is not dumpable to root
+	// (proc(5)).
+	b := h.start(t)
+	st, err := os.Stat(fmt.Sprintf("/proc/%d/environ", b.cmd.Process.Pid))
+	must(t, err)
+	if uid := st.Sys().(*syscall.Stat_t).Uid; uid != 0 {
+		t.Errorf("uid %d may read the memory of its agent", uid)
 	}
 }

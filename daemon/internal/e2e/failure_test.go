@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/client"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
@@ -308,6 +310,27 @@ func TestForeignUser(t *testing.T) {
 	}
 	if r := as(4242, []uint32{12345}, "logout", "shared"); r.status != 6 || !strings.Contains(r.stderr, "(denied)") {
 		t.Errorf("logout by a member of the group: %v", r)
+	}
+	// Who runs the agent may make it log in at a site, and is not served by that.
+	h.fails(t, 4, "unknown_site", "raw", "shared")
+	c := &client.Client{Socket: h.socket}
+	defer c.Close()
+	sessions, err := c.Sessions()
+	must(t, err)
+	resp, err := sessions.Login(t.Context(), &pb.LoginRequest{Site: "shared"})
+	must(t, err)
+	if s := resp.GetSession(); s.GetGeneration() == "" || len(s.GetHeaders()) != 0 || len(s.GetCookies()) != 0 {
+		t.Error("an operator whom the site does not allow got its session")
+	}
+	// A forced refresh of somebody else is a report: no login.
+	hits := w.hits(t, "/").Negotiate
+	for range 5 {
+		if r := as(4242, []uint32{12345}, "refresh", "shared"); r.status != 0 {
+			t.Errorf("refresh: %v", r)
+		}
+	}
+	if n := w.hits(t, "/").Negotiate - hits; n != 0 {
+		t.Errorf("%d logins by somebody who may not force any", n)
 	}
 	if r := as(4242, nil, "list"); strings.Contains(r.stdout, "app") {
 		t.Errorf("list: %v", r)

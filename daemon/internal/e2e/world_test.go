@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,25 @@ func TestMain(m *testing.M) {
 		return m.Run()
 	}())
 }
+
+// lookAtSources makes go test's cache depend on all sources of the programs,
+// which it cannot know: they are built by a child. What is looked at before
+// the tests run does not count, so newHome calls it.
+var lookAtSources = sync.OnceFunc(func() {
+	root := filepath.Join("..", "..", "..")
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() && d.Name() != "." && d.Name() != ".." && strings.HasPrefix(d.Name(), ".") {
+			return cmp.Or(err, filepath.SkipDir)
+		}
+		if name := d.Name(); strings.HasSuffix(name, ".go") || name == "go.mod" || name == "go.sum" {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		panic(err)
+	}
+})
 
 // realm is the realm of every KDC here.
 const realm = "CORP.EXAMPLE"
@@ -179,12 +199,14 @@ type home struct {
 	dir, config, store, socket string
 	krb5Conf                   string
 	extraEnv                   []string
+	uid                        uint32 // who runs the agent, 0: who runs the test
 }
 
 // newHome makes a home with a site "app" at the world's /spnego/, plus what is
 // given.
 func newHome(t *testing.T, w *world, more ...string) *home {
 	t.Helper()
+	lookAtSources()
 	dir, err := os.MkdirTemp("", "e2e") // short: a socket's path has at most 107 bytes
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -245,12 +267,17 @@ func (h *home) start(t *testing.T) *agent {
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(h.dir, "notify"), Net: "unixgram"})
 	must(t, err)
 	defer os.Remove(filepath.Join(h.dir, "notify"))
+	must(t, os.Chmod(filepath.Join(h.dir, "notify"), 0o666))
 	defer notify.Close()
 	a := &agent{home: h, log: &lockedBuffer{}, done: make(chan struct{})}
 	a.cmd = exec.Command(filepath.Join(bin, "sessiond"), "--config", h.config, "--store", h.store, "--socket", h.socket, "--log-level", "debug")
 	a.cmd.Env = append(h.env(), "NOTIFY_SOCKET="+filepath.Join(h.dir, "notify"))
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if h.uid != 0 {
+		a.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: h.uid, Gid: h.uid}
+		a.cmd.Dir = "/"
+	}
 	must(t, a.cmd.Start())
 	go func() {
 		a.err = a.cmd.Wait()

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
@@ -232,6 +233,9 @@ func TestInitiate(t *testing.T) {
 		}
 		if mutual, err := c.Verify(reply); err != nil || !mutual {
 			t.Errorf("Verify: %v, %v", mutual, err)
+		}
+		if f := a.Flags(); f&uint32(gssapi.ContextFlagDeleg) != 0 || f&uint32(gssapi.ContextFlagMutual) == 0 {
+			t.Errorf("context flags %#x: mutual authentication, and never delegation", f)
 		}
 		tokens = append(tokens, c.Token())
 	}

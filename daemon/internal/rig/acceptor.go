@@ -2,6 +2,7 @@ package rig
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana"
 	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
+	"github.com/jcmturner/gokrb5/v8/iana/chksumtype"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/iana/flags"
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
@@ -34,8 +36,9 @@ type Acceptor struct {
 	spn  types.PrincipalName
 	keys *keytab.Keytab
 
-	mu   sync.Mutex
-	seen map[[sha256.Size]byte]bool // encrypted authenticators
+	mu    sync.Mutex
+	flags uint32
+	seen  map[[sha256.Size]byte]bool // encrypted authenticators
 }
 
 // NewAcceptor makes the acceptor of a service from a keytab file's bytes.
@@ -89,6 +92,14 @@ func (a *Acceptor) Accept(token []byte) (principal string, reply []byte, err err
 	return principal, respond(spnego.NegStateAcceptCompleted, mechToken(0x02, apRep)), nil
 }
 
+// Flags returns the context flags that the last good token asked for (RFC 4121,
+// 4.1.1.1).
+func (a *Acceptor) Flags() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.flags
+}
+
 // accept checks an AP-REQ (RFC 4120, 3.2.3) and makes the AP-REP if one is
 // wanted.
 func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, err error) {
@@ -126,6 +137,11 @@ func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, 
 		return fail(errorcode.KRB_AP_ERR_TKT_EXPIRED)
 	case a.replayed(req.EncryptedAuthenticator.Cipher):
 		return fail(errorcode.KRB_AP_ERR_REPEAT)
+	}
+	if sum := auth.Cksum.Checksum; auth.Cksum.CksumType == chksumtype.GSSAPI && len(sum) >= 24 {
+		a.mu.Lock()
+		a.flags = binary.LittleEndian.Uint32(sum[20:])
+		a.mu.Unlock()
 	}
 	principal = ticket.CName.PrincipalNameString() + "@" + ticket.CRealm
 	if !types.IsFlagSet(&req.APOptions, flags.APOptionMutualRequired) {
