@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -367,5 +370,61 @@ wait "$agent" || true
 	r := finish(t, cmd, "")
 	if r.status != 0 || whoami(t, w, r.stdout) != me {
 		t.Errorf("%v", r)
+	}
+}
+
+// TestKilledWhileRefused: the KDC refuses the key, and the agent dies before it
+// hears of it. The key is not tried again.
+func TestKilledWhileRefused(t *testing.T) {
+	w := inProcess(t)
+	// A relay that looks at the KDC after each request, and kills the agent
+	// instead of handing on the refusal.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var a *agent
+	killed := make(chan struct{})
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", w.kdc.Addr())
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				serving.Go(func() { io.Copy(server, client) })
+				answer := make([]byte, 64<<10)
+				n, _ := server.Read(answer)
+				if w.kdc.Counts().PreauthFailed > 0 {
+					a.cmd.Process.Kill()
+					<-a.done
+					close(killed)
+					return
+				}
+				client.Write(answer[:n])
+			})
+		}
+	})
+	defer serving.Wait()
+	defer l.Close()
+	w.krb5Conf = write(t, filepath.Join(t.TempDir(), "krb5.conf"), strings.ReplaceAll(w.kdc.Krb5Conf(), w.kdc.Addr(), l.Addr().String()))
+	h := newHome(t, w, credential("wrong", "wrong", w.addKeytab(t, "wrong", false)), w.site("wrong", "/spnego/", `credential = "wrong"`))
+	a = h.start(t)
+	done := make(chan result)
+	go func() { done <- h.sessionctl(t, "raw", "wrong", "--timeout", "3s") }()
+	<-killed
+	b := h.start(t)
+	<-done // it may have reached the new agent
+	h.fails(t, 5, "latched", "raw", "wrong")
+	b.stop(t)
+	h.start(t)
+	h.fails(t, 5, "latched", "raw", "wrong")
+	if n := w.counts(t).PreauthFailed; n != 1 {
+		t.Errorf("the refused key was tried %d times", n)
 	}
 }

@@ -409,7 +409,7 @@ func (e *entry) forget() error {
 	e.mu.Unlock()
 	if err := e.swap(nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
-		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + err.Error(), Err: err}
+		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err, Remedy: api.AsError(err).Remedy}
 	}
 	return nil
 }

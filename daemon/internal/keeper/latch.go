@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/json"
@@ -73,7 +74,7 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 	if err != nil {
 		// What was refused cannot be known: an attempt now might be the one
 		// that locks the account.
-		return &api.Error{Code: api.StoreDamaged, Detail: "earlier refusals of " + user + " cannot be read: " + err.Error(), Err: err}
+		return &api.Error{Code: api.StoreDamaged, Detail: "earlier refusals of " + user + " cannot be read: " + api.AsError(err).Detail, Err: err}
 	}
 	for _, secret := range secrets {
 		s := a.find(l.hash(verifier, user, secret))
@@ -115,8 +116,8 @@ func (l *Latches) Begin(ctx context.Context, verifier, user string, secret []byt
 	if err == nil || accepted {
 		return nil
 	}
-	return &api.Error{Code: api.StoreFailed, Detail: "the secret of " + user + " is not tried, because a refusal could not be remembered: " + err.Error(),
-		Remedy: "see that the store can be written: sessionctl status", Err: err}
+	return &api.Error{Code: api.StoreFailed, Detail: "the secret of " + user + " is not tried, because a refusal could not be remembered: " + api.AsError(err).Detail,
+		Remedy: cmp.Or(api.AsError(err).Remedy, "see that the store can be written: sessionctl status"), Err: err}
 }
 
 // End writes down what became of the attempt: nil, accepted; an *api.Error

@@ -248,8 +248,8 @@ func (e *Engine) Forgive(ctx context.Context, cred Credential) error {
 		return err
 	}
 	if err := e.latch.Clear(ctx, Verifier(cred.Principal), cred.Principal.String(), long.secrets()...); err != nil {
-		return &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + err.Error(), Err: err,
-			Remedy: "see that the store can be written: sessionctl status"}
+		return &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + api.AsError(err).Detail, Err: err,
+			Remedy: cmp.Or(api.AsError(err).Remedy, "see that the store can be written: sessionctl status")}
 	}
 	return nil
 }
