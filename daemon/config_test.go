@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -99,7 +101,7 @@ recheck = "90s"
 }
 
 // TestFingerprint: a stored session outlives exactly the changes that leave it
-// what it was (section 6 of the design).
+// what it was.
 func TestFingerprint(t *testing.T) {
 	base := credentialText + siteText
 	load := func(text string) *Site {
@@ -136,11 +138,19 @@ func TestConfigMistakes(t *testing.T) {
 		"login host":          {siteText + "login_hosts = [\"https://x/path\"]\n", "login_hosts"},
 		"agent with newline":  {siteText + "user_agent = \"a\\nb\"\n", "user_agent"},
 		"name of a site":      {strings.Replace(siteText, "site.app", `site."a b"`, 1), "a b"},
-		"names alike":         {siteText + strings.Replace(siteText, "site.app", "site.APP", 1), "stands already"},
+		"names alike":         {siteText + strings.Replace(siteText, "site.app", "site.APP", 1), "$APP_COOKIE"},
+		"names that fold":     {strings.Replace(siteText, "site.app", "site.my-app", 1) + strings.Replace(siteText, "site.app", "site.MY_App", 1), "$MY_APP_COOKIE, as that of site."},
+		"names with dots":     {strings.Replace(siteText, "site.app", `site."my.app"`, 1) + strings.Replace(siteText, "site.app", "site.my_app", 1), "$MY_APP_COOKIE"},
+		"host with a star":    {strings.Replace(siteText, "app.corp", "*.corp", 1), "host"},
+		"password, no URL":    {strings.Replace(siteText, "https://", "https://u:CANARY-pass word@", 1), "absolute"},
+		"password, ftp":       {strings.Replace(siteText, "https://", "ftp:u:CANARY-password@", 1), "absolute"},
+		"password, hosts":     {siteText + "login_hosts = [\"ok.example\", \"https://u:CANARY-password@x\"]\n", "entry 2"},
+		"foreign probe_url":   {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
+		"http probe_url":      {siteText + "probe_url = \"http://app.corp.example/me\"\n", "insecure_http"},
 		"a table of its own":  {siteText + "[proxy.corp]\nurl = \"x\"\n", "proxy"},
 		"no principal":        {siteText + "[credential.other]\nkeytab = \"/x\"\n", "principal is missing"},
 		"no keytab":           {siteText + "[credential.other]\nprincipal = \"x\"\n", "keytab is missing"},
-		"principal":           {siteText + "[credential.other]\nprincipal = \"a@b@c\"\nkeytab = \"/x\"\n", "principal"},
+		"principal":           {siteText + "[credential.other]\nprincipal = \"a@b@c\"\nkeytab = \"/x\"\n", `credential.other: principal "a@b@c"`},
 		"password":            {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\npassword = \"CANARY-password\"\n", "password"},
 		"option of no kind":   {siteText + "no_such_option = 1\n", "no_such_option"},
 		"site without table":  {"site = 5\n", "site"},
@@ -151,7 +161,10 @@ func TestConfigMistakes(t *testing.T) {
 		if api.CodeOf(err) != api.ConfigInvalid || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "sessiond.toml") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err != nil && strings.Contains(err.Error(), "CANARY") && name != "password" {
+		if err != nil && strings.Count(err.Error(), "(config_invalid)") != 1 {
+			t.Errorf("%s: the code once, please: %v", name, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "CANARY") {
 			t.Errorf("%s: the message shows a secret: %v", name, err)
 		}
 	}
@@ -166,13 +179,164 @@ func TestConfigMistakes(t *testing.T) {
 	}
 }
 
+// TestConfigMistakesQuote: file, line and key, and never a value, of that line
+// or of its neighbours.
+func TestConfigMistakesQuote(t *testing.T) {
+	const before, after = "[credential.a]\nprincipal = \"CANARY-before\"\n[site.app]\nkind = \"spnego\"\n", "\nuser_agent = \"CANARY-after\"\n"
+	for text, want := range map[string]string{
+		`identiy = "CANARY-value"`:                    "FILE:5: unknown key identiy",
+		"identiy = \"CANARY\"\n\npasswd = \"CANARY\"": "FILE:5: unknown key identiy\nFILE:7: unknown key passwd",
+		"x = { password = \"CANARY\" }":               "FILE:5: unknown key x",
+		"[proxy.corp]\npassword = \"CANARY\"":         "FILE:5: unknown table [proxy.corp]",
+		"\"a\u202eb\" = \"CANARY\"":                   "FILE:5: unknown key a?b",
+		`insecure_http = "CANARY-value"`:              "FILE:5: site.app.insecure_http: a string stands where true or false is wanted",
+		`url = ["CANARY-value"]`:                      "FILE:5: site.app.url: an array stands where a string is wanted",
+		`url = { a = "CANARY-value" }`:                "FILE:5: site.app.url: an inline table stands where a string is wanted",
+		"[site.app.url]\nx = \"CANARY-value\"":        "FILE:5: site.app.url: a table stands where a string is wanted",
+		`allow = "CANARY-value"`:                      "FILE:5: site.app.allow: a string stands where a list is wanted",
+		`allow = ["uid:1", 5]`:                        "FILE:5: site.app.allow: an integer stands where a string is wanted",
+		"[site]\nother = \"CANARY\"":                  "FILE:6: site.other: a string stands where a table is wanted",
+		"[credential]\nb = \"CANARY\"":                "FILE:6: credential.b: a string stands where a table is wanted",
+		`url = "CANARY-value`:                         "FILE:5: url: basic strings cannot have new lines",
+		`url = "CANARY-value" CANARY`:                 "FILE:5: url: expected newline but got U+0043 'C'",
+		"CANARY-value":                                "FILE:5: expected '=' after key",
+		"allow = [\n\"CANARY-1\"\n\"CANARY-2\"\n]":    "FILE:7: expected ',' or ']' after array value",
+		"url = \"\"\"\nCANARYx=\\q\n\"\"\"":           "FILE:6: invalid escape character U+0071 'q'",
+		"[site.b":                                     "FILE:5: [site.b: expected ']' to close table name",
+		"recheck = 1e99999":                           "FILE:5: site.app.recheck: unable to parse float",
+		"url = \"CANARY-1\"\nurl = \"CANARY-2\"":      "FILE:6: url: key url is already defined",
+	} {
+		const file = "/etc/sessiond.toml"
+		err := newDecoder().file(file, []byte(before+text+after))
+		if want := strings.ReplaceAll(want, "FILE", file) + " (config_invalid)"; err == nil || err.Error() != want {
+			t.Errorf("%s\n gives %v\n want  %s", text, err, want)
+		}
+		if e := api.AsError(err); e != nil && !strings.HasSuffix(e.Remedy, "check-config "+file) {
+			t.Errorf("%s: next: %s", text, e.Remedy)
+		}
+	}
+	// Options of integers are for kinds to come.
+	if got := reason("integer value 123456 cannot be stored in int8"); strings.Contains(got, "123456") {
+		t.Error(got)
+	}
+}
+
+// TestConfD: which files beside the configuration count.
+func TestConfD(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a[b]*?")
+	path := filepath.Join(dir, "sessiond.toml")
+	write := func(name, text string) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, "")
+	if c, err := LoadConfig(path); err != nil || len(c.Files) != 1 {
+		t.Errorf("no conf.d: %+v %v", c, err)
+	}
+	for _, name := range []string{"2.toml", "10.toml", ".hidden.toml", "3.toml~", "4.conf", "toml"} {
+		text := "garbage"
+		if name == "2.toml" || name == "10.toml" {
+			text = ""
+		}
+		write(filepath.Join(dir, "conf.d", name), text)
+	}
+	c, err := LoadConfig(path)
+	if err != nil || !slices.Equal(c.Files, []string{path, filepath.Join(dir, "conf.d", "10.toml"), filepath.Join(dir, "conf.d", "2.toml")}) {
+		t.Errorf("%+v %v", c, err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "conf.d")); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join(dir, "conf.d"), "no directory")
+	if _, err := LoadConfig(path); api.CodeOf(err) != api.ConfigInvalid || !strings.Contains(err.Error(), filepath.Join(dir, "conf.d")+": not a directory") {
+		t.Errorf("conf.d cannot be read: %v", err)
+	}
+}
+
+// Shared is embedded in testDriver.
+type Shared struct {
+	Header string `toml:"header"`
+}
+
+type hidden struct {
+	Path string `toml:"path"`
+}
+
+// testDriver has what a kind to come may have.
+type testDriver struct {
+	login.Driver // no option: no tag
+	Shared
+	hidden
+	URL      string   `toml:"start_url"` // named as a field of siteTable
+	Identity []string `toml:"identities"`
+	Depth    int      `toml:"depth"`
+	Scratch  func()
+	private  map[string]string
+}
+
+// TestOptions: what of a driver is an option, and that defaults stay.
+func TestOptions(t *testing.T) {
+	load := func(text string) (*testDriver, string) {
+		d := newDecoder()
+		d.kind = func(string) login.Driver {
+			return &testDriver{URL: "login", Identity: []string{"a", "b"}, Depth: 3, Scratch: func() {}, private: map[string]string{}}
+		}
+		if err := d.file("sessiond.toml", []byte(strings.Replace(siteText, "identity_json = \"user\"\n", text, 1))); err != nil {
+			t.Fatalf("%v in %s", err, text)
+		}
+		if u := d.sites["app"].URL.String(); u != "https://app.corp.example/app" {
+			t.Errorf("the site's url is %s", u)
+		}
+		return d.sites["app"].driver.(*testDriver), d.sites["app"].fingerprint
+	}
+	got, was := load("")
+	if got.URL != "login" || !slices.Equal(got.Identity, []string{"a", "b"}) || got.Depth != 3 || got.private == nil || got.Scratch == nil {
+		t.Errorf("the defaults became %+v", got)
+	}
+	got, is := load("header = \"X\"\npath = \"/p\"\nstart_url = \"s\"\nidentities = [\"c\"]\ndepth = 4\nidentity = \"build\"\n")
+	if got.Header != "X" || got.Path != "/p" || got.URL != "s" || !slices.Equal(got.Identity, []string{"c"}) || got.Depth != 4 {
+		t.Errorf("the options became %+v", got)
+	}
+	if _, depth := load("depth = 4\n"); depth == was || is == was {
+		t.Error("the options are not in the fingerprint")
+	}
+}
+
+// TestKindsOptions: every kind's options fit into a site's table.
+func TestKindsOptions(t *testing.T) {
+	for _, kind := range login.Kinds() {
+		driver := login.New(kind)
+		var common siteTable
+		keys, _ := options(&common, driver)
+		reflect.StructOf(keys)
+		seen := map[string]bool{}
+		for _, k := range keys {
+			name := strings.ToLower(k.Tag.Get("toml")) // go-toml matches without regard to case
+			if seen[name] || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
+				t.Errorf("kind %s: %q stands twice, or is no name", kind, name)
+			}
+			seen[name] = true
+			if ok := slices.Contains([]reflect.Kind{reflect.String, reflect.Bool, reflect.Int}, k.Type.Kind()) || k.Type == reflect.TypeFor[[]string](); !ok {
+				t.Errorf("kind %s: option %s is a %s", kind, name, k.Type)
+			}
+		}
+		if fingerprint(common, driver) == "" {
+			t.Errorf("kind %s has no fingerprint", kind)
+		}
+	}
+}
+
 func FuzzLoadConfig(f *testing.F) {
 	f.Add([]byte(credentialText + siteText))
 	f.Add([]byte("[site.app]\nkind = \"spnego\"\nurl = [1]\n"))
 	f.Add([]byte("site.a.kind = \"spnego\"\n[credential]\n"))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		d := decoder{credentials: map[string]credentialTable{}, sites: map[string]*Site{}, credentialOf: map[string]string{}, where: map[string]string{}}
+		d := newDecoder()
 		err := d.file("sessiond.toml", doc)
+		if err != nil && !strings.HasPrefix(err.Error(), "sessiond.toml:") {
+			t.Errorf("no file: %v", err)
+		}
 		if err != nil && api.CodeOf(err) != api.ConfigInvalid {
 			t.Errorf("%v", err)
 		}

@@ -136,9 +136,9 @@ func (s *Site) forKeeper(engine *krb.Engine) keeper.Site {
 	p := s.Credential.Principal
 	return keeper.Site{
 		Name: s.Name, Kind: s.Kind, URL: s.URL,
-		Account: p.String(),
-		Ready:   func() error { return engine.Ready(s.Credential.Credential) },
-		Forgive: func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) },
+		Account:     p.String(),
+		Ready:       func() error { return engine.Ready(s.Credential.Credential) },
+		Forgive:     func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) },
 		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
 		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
 			o := options

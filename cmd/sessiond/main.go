@@ -104,11 +104,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 func serve(config, socket, storeFile string, check bool, level slog.Level, stdout, stderr io.Writer) error {
-	var err error
-	if config == "" {
-		if config, err = under("XDG_CONFIG_HOME", ".config", "sessiond.toml"); err != nil {
-			return err
-		}
+	config, err := place(config, "XDG_CONFIG_HOME", ".config", "sessiond.toml")
+	if err != nil {
+		return err
 	}
 	cfg, err := daemon.LoadConfig(config)
 	if err != nil {
@@ -121,16 +119,11 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 	for _, p := range cfg.Problems() {
 		log.Warn(p.Error())
 	}
-	if storeFile == "" {
-		if storeFile, err = under("XDG_STATE_HOME", ".local/state", "store.db"); err != nil {
-			return err
-		}
+	if storeFile, err = place(storeFile, "XDG_STATE_HOME", ".local/state", "store.db"); err != nil {
+		return err
 	}
-	if socket == "" {
-		socket = api.UserSocket(os.Geteuid())
-		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-			socket = filepath.Join(dir, "sessionctl", "agent.sock")
-		}
+	if socket, err = socketPlace(socket); err != nil {
+		return err
 	}
 	l, err := daemon.Listen(socket)
 	if err != nil {
@@ -179,18 +172,42 @@ func report(cfg *daemon.Config, stdout io.Writer) error {
 	return nil
 }
 
-// under returns the path of a file of ours in an XDG base directory.
-func under(variable, fallback, name string) (string, error) {
+// place returns where a file of ours is: as named by a flag, else in an XDG
+// base directory. The path is absolute, because others are told it.
+func place(named, variable, fallback, name string) (string, error) {
+	if named != "" {
+		return absolute(named)
+	}
 	base := os.Getenv(variable)
 	if !filepath.IsAbs(base) { // as the XDG base directory specification wants it
 		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", &api.Error{Code: api.ConfigInvalid, Detail: "neither $" + variable + " nor $HOME is set",
+		if err != nil || !filepath.IsAbs(home) {
+			return "", &api.Error{Code: api.ConfigInvalid, Detail: "neither $" + variable + " nor $HOME is set to an absolute path",
 				Remedy: "name the files: sessiond --config FILE --store FILE --socket PATH", Err: err}
 		}
 		base = filepath.Join(home, fallback)
 	}
 	return filepath.Join(base, "sessionctl", name), nil
+}
+
+// socketPlace is place for the socket, which has its own fallback.
+func socketPlace(named string) (string, error) {
+	if named != "" {
+		return absolute(named)
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "sessionctl", "agent.sock"), nil
+	}
+	return api.UserSocket(os.Geteuid()), nil
+}
+
+func absolute(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", &api.Error{Code: api.ConfigInvalid, Detail: path + " is relative, and the working directory is gone",
+			Remedy: "name the file by its absolute path", Err: err}
+	}
+	return abs, nil
 }
 
 // journalTime leaves the time out when the journal adds its own.

@@ -161,9 +161,16 @@ func TestExpectation(t *testing.T) {
 	for id, met := range map[Identity]bool{
 		{Name: "build"}: true, {Name: "BUILD"}: true, {Name: "build@corp.example"}: true,
 		{Name: "build@OTHER.EXAMPLE"}: false, {Name: "builder"}: false, {Name: ""}: false, {Unproven: true}: false, {Name: "build", Unproven: true}: false,
+		{Name: "build@CORP.EXAMPLE\xff"}: false,
 	} {
 		if e.Met(id) != met {
 			t.Errorf("%+v: %v", id, !met)
+		}
+	}
+	// What Unicode folds to ASCII is another account's name; so is another byte.
+	for want, got := range map[string]string{"task": "ta\u017fk", "kim": "\u212aim", "stra\u00dfe": "STRASSE", "\u00e9": "\u00c9", "a\xff": "a\xfe", "": ""} {
+		if (Expectation{Names: []string{want}}).Met(Identity{Name: got}) {
+			t.Errorf("%q passes for %q", got, want)
 		}
 	}
 	u := Expectation{Unproven: true}
@@ -182,21 +189,29 @@ func TestSpnegoIdentity(t *testing.T) {
 		want         string
 		code         api.Code
 	}{
-		"json":            {spnego{IdentityJSON: "$.user.0.name"}, "", `{"user":[{"name":"build"}]}`, 200, "build", ""},
-		"json number":     {spnego{IdentityJSON: "id"}, "", `{"id":12345678901234567890}`, 200, "12345678901234567890", ""},
-		"json absent":     {spnego{IdentityJSON: "user"}, "", `{"users":"x"}`, 200, "", api.Expired},
-		"json object":     {spnego{IdentityJSON: "user"}, "", `{"user":{}}`, 200, "", api.Expired},
-		"login page":      {spnego{IdentityJSON: "user"}, "", `<html>log in</html>`, 200, "", api.Expired},
-		"header":          {spnego{IdentityHeader: "x-remote-user"}, " build ", "", 200, "build", ""},
-		"header absent":   {spnego{IdentityHeader: "X-Other"}, "build", "", 200, "", api.Expired},
-		"regexp":          {spnego{IdentityRegexp: `Logged in as <b>(\w+)</b>`}, "", "<p>Logged in as <b>build</b>", 200, "build", ""},
-		"regexp no match": {spnego{IdentityRegexp: `as (\w+)`}, "", "please log in", 200, "", api.Expired},
-		"401":             {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 401, "", api.Expired},
-		"302":             {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 302, "", api.Expired},
-		"403":             {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 403, "", api.Forbidden},
-		"404":             {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 404, "", api.UnexpectedStatus},
-		"500":             {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 500, "", api.Server5xx},
-		"204":             {spnego{IdentityHeader: "X-Remote-User"}, "build", "", 204, "", api.UnexpectedStatus},
+		"json":             {spnego{IdentityJSON: "$.user.0.name"}, "", `{"user":[{"name":"build"}]}`, 200, "build", ""},
+		"json number":      {spnego{IdentityJSON: "id"}, "", `{"id":12345678901234567890}`, 200, "12345678901234567890", ""},
+		"json absent":      {spnego{IdentityJSON: "user"}, "", `{"users":"x"}`, 200, "", api.Expired},
+		"json object":      {spnego{IdentityJSON: "user"}, "", `{"user":{}}`, 200, "", api.Expired},
+		"login page":       {spnego{IdentityJSON: "user"}, "", `<html>log in</html>`, 200, "", api.Expired},
+		"header":           {spnego{IdentityHeader: "x-remote-user"}, " build ", "", 200, "build", ""},
+		"header absent":    {spnego{IdentityHeader: "X-Other"}, "build", "", 200, "", api.Expired},
+		"regexp":           {spnego{IdentityRegexp: `Logged in as <b>(\w+)</b>`}, "", "<p>Logged in as <b>build</b>", 200, "build", ""},
+		"regexp no match":  {spnego{IdentityRegexp: `as (\w+)`}, "", "please log in", 200, "", api.Expired},
+		"401":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 401, "", api.Expired},
+		"302":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 302, "", api.Expired},
+		"403":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 403, "", api.Forbidden},
+		"404":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 404, "", api.UnexpectedStatus},
+		"500":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 500, "", api.Server5xx},
+		"json, then more":  {spnego{IdentityJSON: "user"}, "", `{"user":"build"} <html>log in</html>`, 200, "", api.Expired},
+		"two documents":    {spnego{IdentityJSON: "user"}, "", `{"user":"build"}{"user":"root"}`, 200, "", api.Expired},
+		"cut off":          {spnego{IdentityJSON: "user"}, "", `{"user":"build"`, 200, "", api.Expired},
+		"twice":            {spnego{IdentityJSON: "user"}, "", `{"user":"root","user":"build"}`, 200, "", api.WrongIdentity},
+		"twice, escaped":   {spnego{IdentityJSON: "user"}, "", `{"user":"root","\u0075ser":"build"}`, 200, "", api.WrongIdentity},
+		"twice above":      {spnego{IdentityJSON: "a.user"}, "", `{"a":{"user":"root"},"a":{"user":"build"}}`, 200, "", api.WrongIdentity},
+		"twice, elsewhere": {spnego{IdentityJSON: "user"}, "", `{"x":1,"x":2,"user":"build","y":{"user":"x","user":"y"}}`, 200, "build", ""},
+		"null":             {spnego{IdentityJSON: "user"}, "", `{"user":null}`, 200, "", api.Expired},
+		"204":              {spnego{IdentityHeader: "X-Remote-User"}, "build", "", 204, "", api.UnexpectedStatus},
 	} {
 		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Remote-User", c.header)
@@ -208,6 +223,17 @@ func TestSpnegoIdentity(t *testing.T) {
 		if id.Name != c.want || api.CodeOf(err) != c.code {
 			t.Errorf("%s: %q %v, want %q %q", name, id.Name, err, c.want, c.code)
 		}
+	}
+}
+
+// TestSpnegoIdentityHeaderTwice: a proxy that adds its own value to the one of
+// the request behind it names two people.
+func TestSpnegoIdentityHeaderTwice(t *testing.T) {
+	x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["X-Remote-User"] = []string{"build", "root"}
+	}), new(web.Jar), nil)
+	if id, err := (&spnego{IdentityHeader: "X-Remote-User"}).Probe(t.Context(), x); api.CodeOf(err) != api.WrongIdentity {
+		t.Errorf("%+v %v", id, err)
 	}
 }
 
@@ -238,18 +264,30 @@ func TestSpnegoUnproven(t *testing.T) {
 
 func TestSpnegoCheck(t *testing.T) {
 	base := &url.URL{Scheme: "https", Host: "app.corp.example"}
+	o := web.Options{Base: base, LoginHosts: []web.Origin{{Scheme: "https", Host: "login.corp.example", Port: "443"}}}
+	json := func(login, probe string) spnego {
+		return spnego{IdentityJSON: "user", LoginURL: login, ProbeURL: probe}
+	}
 	for name, c := range map[string]struct {
 		s        spnego
 		identity string
-		ok       bool
+		want     string // in the message, "" if it is right
 	}{
-		"json": {spnego{IdentityJSON: "user"}, "", true}, "nothing": {spnego{}, "", false}, "unproven": {spnego{}, Unproven, true},
-		"name without a way": {spnego{}, "build", false}, "two ways": {spnego{IdentityJSON: "a", IdentityHeader: "b"}, "", false},
-		"unproven and a way": {spnego{IdentityJSON: "a"}, Unproven, false}, "bad regexp": {spnego{IdentityRegexp: "("}, "", false},
-		"no group": {spnego{IdentityRegexp: "x"}, "", false}, "bad url": {spnego{IdentityJSON: "a", ProbeURL: ":"}, "", false},
+		"json": {json("", ""), "", ""}, "unproven": {spnego{}, Unproven, ""}, "nothing": {spnego{}, "", "identity_json"},
+		"name without a way": {spnego{}, "build", "identity_json"}, "two ways": {spnego{IdentityJSON: "a", IdentityHeader: "b"}, "", "only one"},
+		"unproven and a way": {spnego{IdentityJSON: "a"}, Unproven, "contradicts"}, "bad regexp": {spnego{IdentityRegexp: "("}, "", "identity_regexp"},
+		"no group":      {spnego{IdentityRegexp: "x"}, "", "group"},
+		"bad url":       {json("", "https://u:CANARY-password@x y/"), "", "probe_url"},
+		"login host":    {json("https://login.corp.example/sso", "https://app.corp.example:443/me"), "", ""},
+		"foreign login": {json("https://sso.corp.example/", ""), "", "login_url leads to https://sso.corp.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
+		"foreign probe": {json("", "https://app.corp.example.evil.example/me"), "", "probe_url leads to https://app.corp.example.evil.example"},
+		"http":          {json("", "http://app.corp.example/me"), "", "insecure_http"},
+		"user in url":   {json("https://u:CANARY-password@app.corp.example/", ""), "", "user name"},
+		"another kind":  {json("file:///etc/passwd", ""), "", "login_url leads to what is not a web address"},
 	} {
-		if err := c.s.Check(base, c.identity); (err == nil) != c.ok {
-			t.Errorf("%s: %v", name, err)
+		err := c.s.Check(o, c.identity)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "CANARY")) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 }

@@ -11,15 +11,19 @@ package login
 import (
 	"context"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 // Driver logs in at one kind of site. A driver is made once per site, filled
 // with the site's options, and then used by one login at a time.
+//
+// A driver is a pointer to a struct. Its exported fields with a toml tag, also
+// those of structs embedded in it by value, are its options: strings, booleans,
+// integers or lists of strings, under names that no other option of a site has.
+// What the struct holds when it is made are the defaults; all else in it is the
+// driver's own.
 type Driver interface {
 	// Login drives x from nothing to a session. It returns an *api.Error.
 	Login(ctx context.Context, x *web.Exchange) error
@@ -31,9 +35,9 @@ type Driver interface {
 
 // Checker is a Driver that can find mistakes in its options.
 type Checker interface {
-	// Check returns what is wrong with the options for a site of this URL,
-	// where identity is the site's identity setting.
-	Check(base *url.URL, identity string) error
+	// Check returns what is wrong with the options for a site: o has its Base,
+	// LoginHosts and InsecureHTTP, identity is its identity setting.
+	Check(o web.Options, identity string) error
 }
 
 // Identity is what a probe learnt.
@@ -71,7 +75,8 @@ func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
 
 // Expectation says whose session a site has to give us.
 type Expectation struct {
-	// Names are the accepted names, compared without regard to case.
+	// Names are the accepted names, compared without regard to the case of
+	// ASCII letters. No other folding: two accounts may differ by it.
 	Names []string
 	// Unproven accepts a site that cannot name the user.
 	Unproven bool
@@ -82,5 +87,16 @@ func (e Expectation) Met(id Identity) bool {
 	if id.Unproven {
 		return e.Unproven
 	}
-	return id.Name != "" && slices.ContainsFunc(e.Names, func(n string) bool { return strings.EqualFold(n, id.Name) })
+	return id.Name != "" && slices.ContainsFunc(e.Names, func(n string) bool { return lower(n) == lower(id.Name) })
+}
+
+// lower is s with its ASCII letters in lower case.
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }

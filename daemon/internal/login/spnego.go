@@ -32,10 +32,15 @@ type spnego struct {
 }
 
 // Check implements Checker.
-func (s *spnego) Check(base *url.URL, identity string) error {
-	for option, ref := range map[string]string{"login_url": s.LoginURL, "probe_url": s.ProbeURL} {
-		if _, err := web.Resolve(base, ref); err != nil {
-			return fmt.Errorf("%s: %w", option, err)
+func (s *spnego) Check(o web.Options, identity string) error {
+	for _, c := range []struct{ option, ref string }{{"login_url", s.LoginURL}, {"probe_url", s.ProbeURL}} {
+		u, err := web.Resolve(o.Base, c.ref)
+		if err != nil {
+			return errors.New(c.option + " is not a URL") // err would quote it
+		}
+		if err := o.Permit(u); err != nil {
+			e := api.AsError(err)
+			return errors.New(c.option + " " + e.Detail + "; " + e.Remedy)
 		}
 	}
 	given := 0
@@ -155,11 +160,22 @@ func (s *spnego) unproven(ctx context.Context, x *web.Exchange, u *url.URL) (Ide
 	return Identity{Unproven: true}, nil
 }
 
+// errTwice: which of two names counts is for nobody to guess.
+var errTwice = errors.New("the same member twice")
+
 // identity finds the user's name in the probe's answer. Empty: nobody.
 func (s *spnego) identity(r *web.Response) (string, error) {
+	ambiguous := func(option string) error {
+		return &api.Error{Code: api.WrongIdentity, Detail: r.Shown() + " has more than one value where " + option + " points",
+			Remedy: "ask whoever runs the site why, or find the name elsewhere with another probe_url"}
+	}
 	switch {
 	case s.IdentityHeader != "":
-		return strings.TrimSpace(r.Header.Get(s.IdentityHeader)), nil
+		values := r.Header.Values(s.IdentityHeader)
+		if len(values) > 1 {
+			return "", ambiguous("identity_header")
+		}
+		return strings.TrimSpace(strings.Join(values, "")), nil
 	case s.IdentityRegexp != "":
 		if m := regexp.MustCompile(s.IdentityRegexp).FindSubmatch(r.Body); m != nil {
 			return string(m[1]), nil
@@ -167,42 +183,66 @@ func (s *spnego) identity(r *web.Response) (string, error) {
 		return "", nil
 	}
 	name, err := jsonPath(r.Body, s.IdentityJSON)
-	if err != nil {
+	switch {
+	case errors.Is(err, errTwice):
+		return "", ambiguous("identity_json")
+	case err != nil:
 		// A login page instead of JSON is how many sites say "who are you?".
 		return "", &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200, but not with JSON", Err: err}
 	}
 	return name, nil
 }
 
-// jsonPath returns the string at a dotted path in a JSON document: names of
-// members and indexes of elements, with "$." allowed in front. What is not
-// there, or null, is "".
-func jsonPath(doc []byte, path string) (string, error) {
-	var v any
-	d := json.NewDecoder(bytes.NewReader(doc))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
-		return "", err
+// jsonPath returns the string or number at a dotted path in a JSON document:
+// names of members and indexes of elements, with "$." allowed in front. What
+// is not there, or null, is "". The error is errTwice for a member on the path
+// that occurs twice, another for what is not one document (RFC 8259).
+func jsonPath(doc json.RawMessage, path string) (string, error) {
+	if !json.Valid(doc) {
+		return "", errors.New("not JSON")
 	}
+	var err error
 	for step := range strings.SplitSeq(strings.TrimPrefix(strings.TrimPrefix(path, "$"), "."), ".") {
-		switch n := v.(type) {
-		case map[string]any:
-			v = n[step]
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i < 0 || i >= len(n) {
-				return "", nil
-			}
-			v = n[i]
-		default:
-			return "", nil
+		if doc, err = jsonStep(doc, step); err != nil || doc == nil {
+			return "", err
 		}
 	}
-	switch n := v.(type) {
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	switch t, err := d.Token(); v := t.(type) {
 	case string:
-		return n, nil
+		return v, err
 	case json.Number:
-		return n.String(), nil
+		return v.String(), err
+	default:
+		return "", err
 	}
-	return "", nil
+}
+
+// jsonStep returns the member or element of that name, nil if there is none.
+func jsonStep(doc json.RawMessage, step string) (found json.RawMessage, err error) {
+	d := json.NewDecoder(bytes.NewReader(doc))
+	open, err := d.Token()
+	if open != json.Delim('{') && open != json.Delim('[') {
+		return nil, err
+	}
+	for i := 0; d.More(); i++ {
+		var name any = strconv.Itoa(i)
+		if open == json.Delim('{') {
+			if name, err = d.Token(); err != nil {
+				return nil, err
+			}
+		}
+		var v json.RawMessage
+		if err := d.Decode(&v); err != nil {
+			return nil, err
+		}
+		if name == step {
+			if found != nil {
+				return nil, errTwice
+			}
+			found = v
+		}
+	}
+	return found, nil
 }

@@ -111,8 +111,13 @@ func TestJarHasALimit(t *testing.T) {
 	for i := range 50_000 {
 		j.Set(u, []string{"n" + strings.Repeat("x", i%500) + string(rune('a'+i%26)) + "=1"}, noon)
 	}
-	if j.Len() > maxCookies {
+	j.Set(u, []string{"session=2"}, noon)
+	if j.Len() != maxCookies {
 		t.Errorf("%d cookies", j.Len())
+	}
+	// The oldest made room.
+	if h := j.Header(u, noon); !strings.HasSuffix(h, "; session=2") || strings.HasPrefix(h, "na=1") {
+		t.Errorf("kept: %q", h)
 	}
 }
 

@@ -46,7 +46,6 @@ type Options struct {
 // It is not safe for concurrent use. Close it.
 type Exchange struct {
 	o         Options
-	allowed   []Origin
 	transport *http.Transport
 	jar       *Jar
 	tokens    map[string]int // Negotiate tokens spent, by URL
@@ -62,8 +61,7 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 		dial = (&net.Dialer{}).DialContext
 	}
 	return &Exchange{
-		o:       o,
-		allowed: append([]Origin{OriginOf(o.Base)}, o.LoginHosts...),
+		o: o,
 		transport: &http.Transport{
 			DialContext:            dial,
 			DisableCompression:     true, // the size limit is for what we read
@@ -157,7 +155,8 @@ func (x *Exchange) Get(ctx context.Context, u *url.URL) (*Response, error) {
 		}
 		prev, u = u, next
 	}
-	return nil, &api.Error{Code: api.RedirectLoop, Detail: "redirected without end, last to " + shown(u)}
+	return nil, &api.Error{Code: api.RedirectLoop, Detail: "redirected without end, last to " + shown(u),
+		Remedy: "log in there with a browser to see where it should end; check url and login_url"}
 }
 
 // Probe requests a URL with the cookies alone: no token, no redirect.
@@ -187,29 +186,45 @@ func redirect(r *Response) *url.URL {
 	return u
 }
 
-// allow judges one request before it is made.
+// allow judges one request before it is made; from redirects there, or is nil.
 func (x *Exchange) allow(from, u *url.URL) error {
-	if u.Scheme != "http" && u.Scheme != secureScheme || u.Host == "" {
-		return &api.Error{Code: api.SSORedirect, Detail: "redirected to " + shown(u) + ", which is not a web address"}
+	if from == nil {
+		return x.o.Permit(u)
 	}
-	o := OriginOf(u)
+	if from.Scheme == secureScheme && u.Scheme == "http" {
+		return &api.Error{Code: api.InsecureRedirect, Detail: shown(from) + " redirects from https to " + OriginOf(u).String(),
+			Remedy: "point url or login_url at a page that stays on https"}
+	}
+	if err := x.o.Permit(u); err != nil {
+		e := *api.AsError(err)
+		e.Detail = shown(from) + " " + e.Detail
+		return &e
+	}
+	return nil
+}
+
+// Permit reports whether credentials and cookies may go to u: an error's
+// detail continues a sentence whose subject is what names u.
+func (o Options) Permit(u *url.URL) error {
+	if u.Scheme != "http" && u.Scheme != secureScheme || u.Hostname() == "" {
+		return &api.Error{Code: api.SSORedirect, Detail: "leads to what is not a web address",
+			Remedy: "check url, login_url and probe_url"}
+	}
+	to, base := OriginOf(u), OriginOf(o.Base)
 	switch {
-	case from != nil && from.Scheme == secureScheme && o.Scheme != secureScheme:
-		return &api.Error{Code: api.InsecureRedirect, Detail: shown(from) + " redirects from https to " + shown(u)}
-	case o.Scheme != secureScheme && !x.o.InsecureHTTP:
-		return &api.Error{Code: api.InsecureRedirect, Detail: "the session would go over http to " + o.String(),
-			Remedy: "use https in url, or allow it for this site with insecure_http = true"}
+	case to.Scheme != secureScheme && !o.InsecureHTTP:
+		return &api.Error{Code: api.InsecureRedirect, Detail: "leads to " + to.String() + ", where the session would go in clear",
+			Remedy: "use https, or allow it for this site with insecure_http = true"}
 	case u.User != nil:
-		return &api.Error{Code: api.SSORedirect, Detail: "redirected to a URL with a user name in it, at " + o.String()}
-	case slices.Contains(x.allowed, o):
+		return &api.Error{Code: api.SSORedirect, Detail: "leads to a URL with a user name in it, at " + to.String(),
+			Remedy: "point url or login_url at a page without that"}
+	case to == base, slices.Contains(o.LoginHosts, to):
 		return nil
-	}
-	base := x.allowed[0]
-	if from != nil && o.Host == base.Host && base.Scheme == "http" && o.Scheme == secureScheme {
-		return &api.Error{Code: api.InsecureRedirect, Detail: "the site redirects to " + o.String(),
+	case to.Host == base.Host && base.Scheme == "http" && to.Scheme == secureScheme:
+		return &api.Error{Code: api.InsecureRedirect, Detail: "leads to " + to.String() + ", but the site's url is http",
 			Remedy: "write https in the site's url"}
 	}
-	return &api.Error{Code: api.SSORedirect, Detail: "the login leads to " + o.String() + ", which is not one of the site's hosts",
+	return &api.Error{Code: api.SSORedirect, Detail: "leads to " + to.String() + ", which is not one of the site's hosts",
 		Remedy: "if that host belongs to the login, add it to the site's login_hosts"}
 }
 
@@ -217,16 +232,22 @@ func (x *Exchange) allow(from, u *url.URL) error {
 func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (*Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + shown(u), Err: err}
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + shown(u),
+			Remedy: "check url, login_url and probe_url", Err: err}
 	}
 	req.Header.Set("User-Agent", x.o.UserAgent)
 	// Without Accept some gates answer a bare 401 (mod_auth_openidc).
 	req.Header.Set("Accept", "text/html,application/json;q=0.9,*/*;q=0.8")
+	// No cache on the way may answer for the site.
+	req.Header.Set("Cache-Control", "no-cache")
 	if c := x.jar.Header(u, x.o.Now()); c != "" {
 		req.Header.Set("Cookie", c)
 	}
 	if authorization != "" {
 		req.Header.Set("Authorization", authorization)
+		// net/http sends a request again when a kept-alive connection breaks
+		// under it; a token must not be sent twice.
+		x.transport.CloseIdleConnections()
 	}
 	resp, err := x.transport.RoundTrip(req)
 	if err != nil {
@@ -246,10 +267,15 @@ func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (
 	}, nil
 }
 
-// shown is a URL as it may stand in a message: without query, fragment and
-// user, which may hold tokens.
+// shown is a web address as it may stand in a message: without query, fragment,
+// user and parameters of the path (RFC 3986, section 3.3: ";jsessionid=…"),
+// which may hold tokens, and in printable ASCII.
 func shown(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	segments := strings.Split(u.Path, "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return OriginOf(u).String() + (&url.URL{Path: strings.Join(segments, "/")}).EscapedPath()
 }
 
 // Bare starts a dialogue under the same rules without cookies and without

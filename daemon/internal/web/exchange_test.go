@@ -1,16 +1,22 @@
 package web
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,9 +50,9 @@ func (negotiation) Verify(b []byte) (bool, error) {
 	case "good":
 		return true, nil
 	case "refused":
-		return false, &api.Error{Code: api.ServiceKeyMismatch}
+		return false, &api.Error{Code: api.ServiceKeyMismatch, Remedy: "x"}
 	}
-	return false, &api.Error{Code: api.MutualAuthFailed}
+	return false, &api.Error{Code: api.MutualAuthFailed, Remedy: "x"}
 }
 
 func answer(s string) string { return "Negotiate " + base64.StdEncoding.EncodeToString([]byte(s)) }
@@ -76,6 +82,9 @@ func want(t *testing.T, err error, code api.Code) {
 	t.Helper()
 	if api.CodeOf(err) != code {
 		t.Errorf("got %v, want code %s", err, code)
+	}
+	if err != nil && api.AsError(err).Remedy == "" {
+		t.Errorf("%v: no next step", err)
 	}
 }
 
@@ -176,7 +185,7 @@ func TestTokenError(t *testing.T) {
 		w.Header().Set("WWW-Authenticate", "Negotiate")
 		w.WriteHeader(401)
 	})
-	_, err := exchange(t, u, &tokens{err: &api.Error{Code: api.KDCUnreachable}}).Get(t.Context(), u)
+	_, err := exchange(t, u, &tokens{err: &api.Error{Code: api.KDCUnreachable, Remedy: "x"}}).Get(t.Context(), u)
 	want(t, err, api.KDCUnreachable)
 }
 
@@ -235,7 +244,7 @@ func TestRedirects(t *testing.T) {
 		if e := (*api.Error)(nil); errors.As(err, &e) && strings.Contains(e.Error(), "back=") {
 			t.Errorf("%s: the message shows a query: %v", path, err)
 		}
-		if api.CodeOf(err) != code {
+		if want(t, err, code); api.CodeOf(err) != code {
 			t.Errorf("%s: %v, want %q", path, err, code)
 		} else if err == nil && (r.Status != 200 || x.Jar().Header(base, time.Now()) != "hop=1") {
 			t.Errorf("%s: status %d, cookies %q", path, r.Status, x.Jar().Header(base, time.Now()))
@@ -395,9 +404,12 @@ func TestParseOrigin(t *testing.T) {
 			t.Errorf("%q: %v %v, want %s", in, o, err, out)
 		}
 	}
-	for _, in := range []string{"", "ftp://x", "https://x/path", "https://u@x", "x?y", "https://"} {
+	for _, in := range []string{"", "ftp://x", "https://x/path", "https://u:CANARY@x", "x?y", "https://", ":443",
+		"*.corp.example", "a*b", "login host", "login.corp.example ", "a\tb", "a\u00a0b", "a\u202eb", "a\x00b", "a%b", "a%2eb", "[fe80::1%25eth0]"} {
 		if o, err := ParseOrigin(in); err == nil {
 			t.Errorf("%q gave %v", in, o)
+		} else if strings.Contains(err.Error(), "CANARY") {
+			t.Errorf("the message shows a password: %v", err)
 		}
 	}
 }
@@ -411,5 +423,168 @@ func TestResolve(t *testing.T) {
 		if u, err := Resolve(at(t, c[0]), c[1]); err != nil || u.String() != c[2] {
 			t.Errorf("%s + %s: %v %v, want %s", c[0], c[1], u, err, c[2])
 		}
+	}
+}
+
+// raw starts a server that answers every request with the same bytes and then
+// closes the connection.
+func raw(t *testing.T, answer string) *url.URL {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			http.ReadRequest(bufio.NewReader(c))
+			io.WriteString(c, answer)
+			c.Close()
+		}
+	}()
+	return &url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/"}
+}
+
+// TestMalformedAnswers: net/http's errors quote the server; ours do not.
+func TestMalformedAnswers(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	for name, c := range map[string]struct{ answer, says string }{
+		"no HTTP":           {"CANARY-session\r\n\r\n", "not HTTP"},
+		"version":           {"HTTP/CANARY-session 200 OK\r\n\r\n", "not HTTP"},
+		"status":            {"HTTP/1.1 CANARY-session\r\n\r\n", "not HTTP"},
+		"field":             {ok + "Set-Cookie session=CANARY-session\r\n\r\n", "not HTTP"},
+		"first field":       {ok + " Set-Cookie: session=CANARY-session\r\n\r\n", "not HTTP"},
+		"field value":       {ok + "Set-Cookie: session=CANARY-session\x01\r\n\r\n", "not HTTP"},
+		"length":            {ok + "Content-Length: CANARY-session\r\n\r\n", "not HTTP"},
+		"lengths":           {ok + "Content-Length: 1\r\nContent-Length: CANARY-session\r\n\r\n", "not HTTP"},
+		"transfer encoding": {ok + "Transfer-Encoding: CANARY-session\r\n\r\n", "not HTTP"},
+		"chunk":             {ok + "Transfer-Encoding: chunked\r\n\r\nCANARY-session\r\n", "not HTTP"},
+		"header too long":   {ok + "Set-Cookie: CANARY-session" + strings.Repeat("x", 2*maxHeaderBytes) + "\r\n\r\n", "too long"},
+		"nothing":           {"", "connection was closed"},
+		"half":              {ok + "Content-Length: 100\r\n\r\nCANARY-session", "connection was closed"},
+	} {
+		u := raw(t, c.answer)
+		_, err := exchange(t, u, nil).Get(t.Context(), u)
+		if want(t, err, api.NetworkError); err == nil || strings.Contains(err.Error(), "CANARY") || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", name, err, c.says)
+		}
+	}
+}
+
+// TestTLSErrors: what a certificate says does not reach a message either.
+func TestTLSErrors(t *testing.T) {
+	u := at(t, "https://app.corp.example/")
+	cert := &x509.Certificate{DNSNames: []string{"CANARY-name"}}
+	for says, err := range map[string]error{
+		"another name":       x509.HostnameError{Certificate: cert, Host: "app.corp.example"},
+		"unknown authority":  x509.UnknownAuthorityError{Cert: cert},
+		"has expired":        x509.CertificateInvalidError{Cert: cert, Reason: x509.Expired, Detail: "current time 2026-05-01T12:00:00Z is after 2026-04-01T12:00:00Z"},
+		"not authorized":     x509.CertificateInvalidError{Cert: cert, Reason: x509.CANotAuthorizedForThisName, Detail: "CANARY-name"},
+		"cannot be verified": &tls.CertificateVerificationError{Err: errors.New("CANARY-name")},
+		"handshake failed":   errors.New("tls: failed to parse certificate from server: CANARY-name"),
+	} {
+		got := transportError(t.Context(), u, err)
+		want(t, got, api.TLSError)
+		if strings.Contains(got.Error(), "CANARY") || !strings.Contains(got.Error(), says) {
+			t.Errorf("%v, want %q", got, says)
+		}
+	}
+	// A server that speaks no TLS that we speak: its alert is a fixed text.
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12}
+	s.StartTLS()
+	defer s.Close()
+	x := NewExchange(Options{Base: at(t, s.URL)}, new(Jar))
+	defer x.Close()
+	x.transport.TLSClientConfig = s.Client().Transport.(*http.Transport).TLSClientConfig
+	_, err := x.Get(t.Context(), at(t, s.URL))
+	want(t, err, api.TLSError)
+	if !strings.Contains(err.Error(), "bad certificate") && !strings.Contains(err.Error(), "handshake failure") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestShown: no session and nothing that a terminal obeys, however a server
+// puts it into a Location.
+func TestShown(t *testing.T) {
+	for in, out := range map[string]string{
+		"https://app.corp.example/a;jsessionid=CANARY/b;x=CANARY?CANARY#CANARY": "https://app.corp.example/a/b",
+		"https://u:CANARY@app.corp.example:443/a%3Bjsessionid=CANARY":           "https://app.corp.example/a",
+		"https://app.corp.example/\u202e%1b%0a":                                 "https://app.corp.example/%E2%80%AE%1B%0A",
+		"https://a\u202eb\u0085.example:8443/":                                  "https://a?b?.example:8443/",
+		"https://a%E2%80%AEb*.example/":                                         "https://a?b?.example/",
+		"https://app.corp.example":                                              "https://app.corp.example",
+	} {
+		if got := shown(at(t, in)); got != out {
+			t.Errorf("%q is shown as %q, want %q", in, got, out)
+		}
+	}
+}
+
+// TestTokenOnce: a kept-alive connection that breaks under a token does not
+// make net/http send the token again.
+func TestTokenOnce(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if a := r.Header.Get("Authorization"); a != "" {
+			mu.Lock()
+			seen[a]++
+			mu.Unlock()
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Close()
+			return
+		}
+		w.Header().Set("WWW-Authenticate", "Negotiate")
+		w.WriteHeader(401)
+	})
+	_, err := exchange(t, u, &tokens{}).Get(t.Context(), u)
+	want(t, err, api.NetworkError)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(seen) != 1 || seen[answer("CANARY-token-1")] != 1 {
+		t.Errorf("tokens seen: %v", seen)
+	}
+}
+
+// TestNoCache: what a cache remembers proves nothing.
+func TestNoCache(t *testing.T) {
+	u := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Cache-Control"); got != "no-cache" {
+			t.Errorf("Cache-Control: %q", got)
+		}
+	})
+	x := exchange(t, u, nil)
+	_, err := x.Get(t.Context(), u)
+	want(t, err, "")
+	_, err = x.Probe(t.Context(), u)
+	want(t, err, "")
+}
+
+func TestPermit(t *testing.T) {
+	https := Options{Base: at(t, "https://app.corp.example/app"), LoginHosts: []Origin{{"https", "login.corp.example", "443"}}}
+	clear := Options{Base: at(t, "http://app.corp.example"), InsecureHTTP: true}
+	for _, c := range []struct {
+		o    Options
+		u    string
+		code api.Code
+	}{
+		{https, "https://app.corp.example/x", ""}, {https, "https://APP.corp.example.:443/", ""}, {https, "https://login.corp.example/", ""},
+		{https, "https://evil.example/", api.SSORedirect}, {https, "https://app.corp.example:8443/", api.SSORedirect},
+		{https, "http://app.corp.example/", api.InsecureRedirect}, {https, "https://u@app.corp.example/", api.SSORedirect},
+		{https, "ftp://app.corp.example/", api.SSORedirect}, {https, "/x", api.SSORedirect}, {https, "https://:443/", api.SSORedirect},
+		{clear, "http://app.corp.example/", ""}, {clear, "https://app.corp.example/", api.InsecureRedirect}, {clear, "https://evil.example/", api.SSORedirect},
+	} {
+		want(t, c.o.Permit(at(t, c.u)), c.code)
 	}
 }

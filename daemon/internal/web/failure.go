@@ -5,17 +5,29 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// transportError gives a failed request its code.
+// Next steps that several failures share.
+const (
+	askAgain     = "ask again later; if it stays so, ask whoever runs the site"
+	checkSite    = "check the site's url and whether the site is up, then ask again"
+	checkTLS     = "ask whoever runs the site to mend its certificate, or check the site's url"
+	askNegotiate = "ask whoever runs the site to enable Kerberos (Negotiate) there"
+)
+
+// transportError gives a failed request its code. Its texts are ours, the
+// kernel's or fixed ones of crypto/tls: net/http quotes what the server sent,
+// which may be a cookie.
 func transportError(ctx context.Context, u *url.URL, err error) error {
 	o := OriginOf(u).String()
 	var dns *net.DNSError
@@ -24,40 +36,52 @@ func transportError(ctx context.Context, u *url.URL, err error) error {
 	var invalid x509.CertificateInvalidError
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
+	var op *net.OpError
 	var netErr net.Error
-	e := &api.Error{Err: err}
+	e := &api.Error{Code: api.TLSError, Remedy: checkTLS, Err: err}
 	switch {
 	case errors.As(err, &dns) && !dns.IsTimeout:
 		e.Code, e.Detail, e.Remedy = api.DNSError, "the host name of "+o+" does not resolve", "check the site's url and this machine's DNS"
 	case errors.As(err, &unknownCA):
-		e.Code, e.Detail, e.Remedy = api.TLSError, o+" shows a certificate of an unknown authority", "add the authority's certificate to this machine's trust store"
+		e.Detail, e.Remedy = o+" shows a certificate of an unknown authority", "add the authority's certificate to this machine's trust store"
 	case errors.As(err, &hostname):
-		e.Code, e.Detail = api.TLSError, o+" shows a certificate for another name"
+		e.Detail = o + " shows a certificate for another name"
 	case errors.As(err, &invalid):
-		e.Code, e.Detail = api.TLSError, o+" shows an invalid certificate: "+invalid.Error()
-	case errors.As(err, &verify), errors.As(err, &alert):
-		e.Code, e.Detail = api.TLSError, "no TLS with "+o+": "+err.Error()
-	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		e.Code, e.Detail, e.Remedy = api.TLSError, o+" does not speak TLS", "check scheme and port of the site's url"
+		if invalid.Reason != x509.Expired { // whose detail is two times
+			invalid.Detail = "" // names from the certificate
+		}
+		e.Detail = o + " shows an invalid certificate: " + strings.TrimSuffix(invalid.Error(), ": ")
+	case errors.As(err, &verify):
+		e.Detail = o + " shows a certificate that cannot be verified"
+	case errors.As(err, &record):
+		e.Detail, e.Remedy = o+" does not speak TLS", "check scheme and port of the site's url"
 	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout():
-		e.Code, e.Detail = api.Timeout, "no answer from "+o+" in time"
+		e.Code, e.Detail, e.Remedy = api.Timeout, "no answer from "+o+" in time", checkSite
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
+		e.Detail = "no TLS with " + o + ": " + op.Err.Error()
+	case strings.HasPrefix(err.Error(), "tls: "):
+		e.Detail = "no TLS with " + o + ": the handshake failed"
 	default:
-		e.Code, e.Detail = api.NetworkError, "no answer from "+o+": "+rootCause(err)
+		e.Code, e.Detail, e.Remedy = api.NetworkError, "no answer from "+o+": "+cause(err), checkSite
 	}
 	return e
 }
 
-// rootCause is the innermost text of a network error: "connection refused"
-// rather than the whole chain with addresses.
-func rootCause(err error) string {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err.Error()
-		}
-		err = next
+// cause says in fixed words what broke a request.
+func cause(err error) string {
+	var errno syscall.Errno
+	var op *net.OpError
+	switch {
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err.Error() == "http: server closed idle connection":
+		return "the connection was closed"
+	case errors.As(err, &op):
+		return "the connection failed"
+	case strings.Contains(err.Error(), "server response headers exceeded"):
+		return "the head of its answer is too long"
 	}
+	return "its answer is not HTTP"
 }
 
 // StatusError returns the error that a status means wherever it appears, nil
@@ -66,15 +90,15 @@ func StatusError(r *Response) error {
 	at := shown(r.URL)
 	switch {
 	case r.Status == http.StatusTooManyRequests:
-		e := &api.Error{Code: api.RateLimited, Detail: at + " answers 429"}
+		e := &api.Error{Code: api.RateLimited, Detail: at + " answers 429", Remedy: "ask again later, and less often"}
 		if s := retryAfter(r); s != "" {
 			e.Detail += ", retry after " + s
 		}
 		return e
 	case r.Status == http.StatusServiceUnavailable:
-		return &api.Error{Code: api.Maintenance, Detail: at + " answers 503"}
+		return &api.Error{Code: api.Maintenance, Detail: at + " answers 503", Remedy: askAgain}
 	case r.Status >= 500:
-		return &api.Error{Code: api.Server5xx, Detail: at + " answers " + strconv.Itoa(r.Status)}
+		return &api.Error{Code: api.Server5xx, Detail: at + " answers " + strconv.Itoa(r.Status), Remedy: askAgain}
 	}
 	return nil
 }
@@ -97,7 +121,8 @@ func (r *Response) Refused() error {
 	}
 	at := shown(r.URL)
 	if FindChallenge(r.Challenges, negotiateScheme) != nil {
-		return &api.Error{Code: api.NegotiateRejected, Detail: at + " still asks for Negotiate after two tokens"}
+		return &api.Error{Code: api.NegotiateRejected, Detail: at + " still asks for Negotiate after two tokens",
+			Remedy: "ask whether the service's keytab fits " + SPN(r.URL) + " and whether this user may log in there"}
 	}
 	var schemes []string
 	for _, c := range r.Challenges {
@@ -108,9 +133,9 @@ func (r *Response) Refused() error {
 		return &api.Error{Code: api.NoChallenge, Detail: at + " answers 401 without a challenge",
 			Remedy: "check login_url and user_agent: some gates ask only certain agents"}
 	case len(schemes) == 1 && schemes[0] == "ntlm":
-		return &api.Error{Code: api.NTLMOnly, Detail: at + " offers only NTLM", Remedy: "ask for Kerberos (Negotiate) to be enabled there"}
+		return &api.Error{Code: api.NTLMOnly, Detail: at + " offers only NTLM", Remedy: askNegotiate}
 	}
-	return &api.Error{Code: api.ChallengeUnsupported, Detail: at + " offers only " + strings.Join(schemes, ", ")}
+	return &api.Error{Code: api.ChallengeUnsupported, Detail: at + " offers only " + strings.Join(schemes, ", "), Remedy: askNegotiate}
 }
 
 // Shown returns the response's URL as it may stand in a message.

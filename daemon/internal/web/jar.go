@@ -56,8 +56,8 @@ func (j *Jar) put(e jarEntry, now time.Time) {
 	case i >= 0: // keeps its place: the creation time of the one it replaces
 		j.entries = slices.Clone(j.entries)
 		j.entries[i] = e
-	case len(j.entries) < maxCookies:
-		j.entries = append(slices.Clip(j.entries), e)
+	default: // the oldest make room
+		j.entries = append(slices.Clip(j.entries[max(0, len(j.entries)-maxCookies+1):]), e)
 	}
 }
 

@@ -72,7 +72,7 @@ func (r *Response) judge(n Negotiation) error {
 	if c := FindChallenge(r.Challenges, negotiateScheme); c != nil && c.Token != "" {
 		token, err := base64.StdEncoding.DecodeString(c.Token)
 		if err != nil {
-			verdict = &api.Error{Code: api.NegotiateRejected, Detail: "the server's Negotiate answer is not base64", Err: err}
+			verdict = &api.Error{Code: api.NegotiateRejected, Detail: "the server's Negotiate answer is not base64", Remedy: askNegotiate, Err: err}
 		} else {
 			mutual, verdict = n.Verify(token)
 		}
