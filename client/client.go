@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -32,30 +33,40 @@ type Client struct {
 
 	mu   sync.Mutex
 	conn *grpc.ClientConn
-	// distrust is why a connection was given up, if the socket or the process
-	// behind it was not to be trusted, and none has been made since.
-	distrust atomic.Pointer[api.Error]
+	// refusal is why the socket, or the process behind it, was not connected to
+	// when that was last tried. nil: it was, or nobody listened.
+	refusal atomic.Pointer[api.Error]
+	// pause waits before a call is repeated. nil: for so long.
+	pause func(context.Context, time.Duration)
 }
 
-// Sessions returns the agent's SessionService.
+// Sessions returns the agent's SessionService. It may be used as long as the
+// Client, also after Close.
 func (c *Client) Sessions() (pb.SessionServiceClient, error) {
-	conn, err := c.connection()
-	return pb.NewSessionServiceClient(conn), err
+	if _, err := c.connection(); err != nil {
+		return nil, err
+	}
+	return pb.NewSessionServiceClient(channel{c}), nil
 }
 
-// Tickets returns the agent's TicketService.
+// Tickets returns the agent's TicketService, as Sessions does.
 func (c *Client) Tickets() (pb.TicketServiceClient, error) {
-	conn, err := c.connection()
-	return pb.NewTicketServiceClient(conn), err
+	if _, err := c.connection(); err != nil {
+		return nil, err
+	}
+	return pb.NewTicketServiceClient(channel{c}), nil
 }
 
-// Agent returns the agent's AgentService.
+// Agent returns the agent's AgentService, as Sessions does.
 func (c *Client) Agent() (pb.AgentServiceClient, error) {
-	conn, err := c.connection()
-	return pb.NewAgentServiceClient(conn), err
+	if _, err := c.connection(); err != nil {
+		return nil, err
+	}
+	return pb.NewAgentServiceClient(channel{c}), nil
 }
 
-// Close ends the connection. The next call makes a new one.
+// Close ends the connection. The next call makes a new one, and so does a call
+// under way, if it is one that may be repeated.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,21 +78,16 @@ func (c *Client) Close() error {
 	return err
 }
 
-// serviceConfig tries a call again while an agent restarts. Every method of
-// the API may be repeated.
-const serviceConfig = `{"methodConfig": [{
-	"name": [{}],
-	"retryPolicy": {
-		"maxAttempts": 5, "initialBackoff": "0.02s", "maxBackoff": "0.5s",
-		"backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]
-	}
-}]}`
-
 func (c *Client) connection() (*grpc.ClientConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn != nil {
-		return c.conn, nil
+		if c.conn.GetState() != connectivity.TransientFailure {
+			return c.conn, nil
+		}
+		// It would refuse calls until its own next try.
+		c.conn.Close()
+		c.conn = nil
 	}
 	path := api.FindSocket(c.Socket)
 	if _, err := api.CheckSocket(path); err != nil {
@@ -93,10 +99,8 @@ func (c *Client) connection() (*grpc.ClientConn, error) {
 		grpc.WithAuthority("localhost"),
 		grpc.WithUserAgent("sessionctl/"+api.Version),
 		grpc.WithDisableServiceConfig(),
-		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithUnaryInterceptor(c.unary),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxPause},
 			MinConnectTimeout: 2 * time.Second,
 		}),
 	)
@@ -111,13 +115,9 @@ func (c *Client) connection() (*grpc.ClientConn, error) {
 // process behind it may be there.
 func (c *Client) dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := dialTrusted(ctx, path)
-	var e *api.Error
-	switch {
-	case err == nil:
-		c.distrust.Store(nil)
-	case errors.As(err, &e) && e.Code == api.UntrustedSocket:
-		c.distrust.Store(e)
-	}
+	var refusal *api.Error
+	errors.As(err, &refusal)
+	c.refusal.Store(refusal)
 	return conn, err
 }
 
@@ -127,12 +127,16 @@ func dialTrusted(ctx context.Context, path string) (net.Conn, error) {
 		return nil, err
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if errors.Is(err, syscall.EACCES) {
+		return nil, api.NoSocket(path, syscall.EACCES)
+	}
 	if err != nil {
 		return nil, err
 	}
 	uid, err := serverUID(conn.(*net.UnixConn))
 	if err == nil && !slices.Contains(servers, uid) {
-		err = &api.Error{Code: api.UntrustedSocket, Detail: fmt.Sprintf("a process of uid %d answers at %s", uid, path)}
+		err = &api.Error{Code: api.UntrustedSocket, Detail: fmt.Sprintf("a process of uid %d answers at %s", uid, path),
+			Remedy: "name the right socket with --socket or " + api.SocketVariable}
 	}
 	if err != nil {
 		conn.Close()
@@ -159,13 +163,84 @@ func serverUID(c *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// unary turns the status of every call into an *api.Error.
-func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return c.fromStatus(invoke(ctx, method, req, reply, cc, opts...))
+// channel makes the calls of a Client, over whichever connection it has.
+type channel struct{ *Client }
+
+// repeatable are the calls that change nothing when they are made twice. A
+// second Login would be a second login, a second DeleteSession the end of a
+// session made in between, and RefreshSession may be an order for a new one.
+var repeatable = map[string]bool{
+	pb.SessionService_GetSession_FullMethodName:   true,
+	pb.SessionService_ListSessions_FullMethodName: true,
+	pb.TicketService_ListTickets_FullMethodName:   true,
+	pb.AgentService_GetStatus_FullMethodName:      true,
 }
 
+// A restarting agent is waited for as sessionctl does.
+const (
+	firstPause = 20 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+	retryFor   = 5 * time.Second
+)
+
+// Invoke makes a call. One that may be repeated is repeated, with growing
+// pauses, while the agent restarts. Every error is an *api.Error.
+func (c channel) Invoke(ctx context.Context, method string, request, reply any, opts ...grpc.CallOption) error {
+	waited := time.Duration(0)
+	for pause := firstPause; ; pause = min(pause*8/5, maxPause) {
+		conn, err := c.connection()
+		if err == nil {
+			err = c.fromStatus(ctx, conn.Invoke(ctx, method, request, reply, opts...))
+		}
+		if err == nil {
+			return nil
+		}
+		if conn != nil {
+			// A call learns that connecting failed before the state does.
+			conn.WaitForStateChange(ctx, connectivity.Connecting)
+		}
+		// What is not there at the first look is not waited for.
+		lost := errors.Is(err, errLost) || waited > 0 && api.CodeOf(err) == api.NoAgent
+		waited += pause
+		if end, ok := ctx.Deadline(); ok && time.Until(end) < pause {
+			lost = false
+		}
+		if !lost || !repeatable[method] || waited > retryFor {
+			return err
+		}
+		c.wait(ctx, pause)
+	}
+}
+
+// NewStream begins a streaming call. Those are never repeated.
+func (c channel) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	conn, err := c.connection()
+	if err != nil {
+		return nil, err
+	}
+	s, err := conn.NewStream(ctx, desc, method, opts...)
+	return s, c.fromStatus(ctx, err)
+}
+
+func (c *Client) wait(ctx context.Context, d time.Duration) {
+	if c.pause != nil {
+		c.pause(ctx, d)
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// errLost is the cause of errors by which an agent may be restarting: nobody
+// listens, or the connection broke.
+var errLost = errors.New("the agent is not there")
+
 // fromStatus is the inverse of the agent's mapping of codes to statuses.
-func (c *Client) fromStatus(err error) error {
+func (c *Client) fromStatus(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -178,18 +253,23 @@ func (c *Client) fromStatus(err error) error {
 			return &api.Error{Code: api.CodeOfReason(info.GetReason()), Detail: st.Message(), Remedy: info.GetMetadata()["remedy"], Err: err}
 		}
 	}
-	switch st.Code() {
+	code := st.Code()
+	if code == codes.Canceled && ctx.Err() == nil {
+		code = codes.Unavailable // the connection was closed, or given up, under the call
+	}
+	switch code {
 	case codes.DeadlineExceeded:
-		return &api.Error{Code: api.Deadline, Detail: "the caller's time is over; what was begun goes on in the agent", Err: err}
+		return &api.Error{Code: api.Deadline, Detail: "the caller's time is over; what was begun goes on in the agent",
+			Remedy: "ask again, or allow more time", Err: err}
 	case codes.Canceled:
-		return &api.Error{Code: api.Deadline, Detail: "cancelled by the caller", Err: err}
+		return &api.Error{Code: api.Deadline, Detail: "cancelled by the caller", Remedy: "ask again", Err: err}
 	case codes.Unavailable:
-		if e := c.distrust.Load(); e != nil {
+		if e := c.refusal.Load(); e != nil {
 			return e
 		}
-		return &api.Error{Code: api.NoAgent, Detail: "no agent answers at " + api.FindSocket(c.Socket), Remedy: api.StartHint, Err: err}
+		return &api.Error{Code: api.NoAgent, Detail: "no agent answers at " + api.FindSocket(c.Socket), Remedy: api.StartHint, Err: fmt.Errorf("%w: %w", errLost, err)}
 	case codes.Unimplemented:
 		return &api.Error{Code: api.VersionSkew, Detail: "the agent does not know this call", Remedy: "restart the agent: it is older than this program", Err: err}
 	}
-	return &api.Error{Code: api.Unknown, Detail: st.Message(), Err: err}
+	return &api.Error{Code: api.Unknown, Detail: "the agent answered with gRPC status " + code.String() + ": " + st.Message(), Remedy: api.LogHint, Err: err}
 }

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -29,8 +28,47 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // agent is a fake: it fails as it is told, in the form the API documents.
 type agent struct {
 	pb.UnimplementedAgentServiceServer
+	pb.UnimplementedSessionServiceServer
 	fail  func(context.Context) error
 	calls atomic.Int32
+	// conn is the last connection that was made to it.
+	conn atomic.Pointer[net.Conn]
+}
+
+// Every call of the SessionService is answered as GetStatus is.
+func (a *agent) answer(ctx context.Context) error {
+	_, err := a.GetStatus(ctx, nil)
+	return err
+}
+
+func (a *agent) Login(ctx context.Context, _ *pb.LoginRequest) (*pb.LoginResponse, error) {
+	return &pb.LoginResponse{}, a.answer(ctx)
+}
+
+func (a *agent) DeleteSession(ctx context.Context, _ *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
+	return &pb.DeleteSessionResponse{}, a.answer(ctx)
+}
+
+func (a *agent) RefreshSession(ctx context.Context, _ *pb.RefreshSessionRequest) (*pb.RefreshSessionResponse, error) {
+	return &pb.RefreshSessionResponse{}, a.answer(ctx)
+}
+
+func (a *agent) GetSession(ctx context.Context, _ *pb.GetSessionRequest) (*pb.GetSessionResponse, error) {
+	return &pb.GetSessionResponse{}, a.answer(ctx)
+}
+
+// listener remembers the connections that it accepts.
+type listener struct {
+	net.Listener
+	agent *agent
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.agent.conn.Store(&c)
+	}
+	return c, err
 }
 
 func (a *agent) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
@@ -61,10 +99,11 @@ func (a *agent) serve(t *testing.T, path string) *grpc.Server {
 	}
 	s := grpc.NewServer()
 	pb.RegisterAgentServiceServer(s, a)
+	pb.RegisterSessionServiceServer(s, a)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Serve(l)
+		s.Serve(listener{l, a})
 	}()
 	t.Cleanup(func() {
 		s.Stop()
@@ -105,10 +144,7 @@ func TestErrors(t *testing.T) {
 	}
 	for _, code := range []api.Code{api.KDCUnreachable, api.BadCredentials, api.UnknownSite, api.Denied, api.Latched, "a_code_of_the_future"} {
 		a.calls.Store(0)
-		a.fail = func(ctx context.Context) error {
-			grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
-			return coded(code, "do this")
-		}
+		a.fail = func(context.Context) error { return coded(code, "do this") }
 		e := api.AsError(ask(t, c))
 		if e.Code != code || e.Detail != "detail of it" || e.Remedy != "do this" {
 			t.Errorf("%s: %+v", code, e)
@@ -117,11 +153,24 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: called %d times", code, n)
 		}
 	}
-	for grpcCode, code := range map[codes.Code]api.Code{codes.DeadlineExceeded: api.Deadline, codes.Canceled: api.Deadline, codes.Unimplemented: api.VersionSkew, codes.Internal: api.Unknown} {
+	for grpcCode, code := range map[codes.Code]api.Code{codes.DeadlineExceeded: api.Deadline, codes.Unimplemented: api.VersionSkew, codes.Internal: api.Unknown} {
 		a.fail = func(context.Context) error { return status.Error(grpcCode, "x") }
-		if err := ask(t, c); api.CodeOf(err) != code {
-			t.Errorf("%v: %v, want %s", grpcCode, err, code)
+		if err := ask(t, c); api.CodeOf(err) != code || api.AsError(err).Remedy == "" {
+			t.Errorf("%v: %+v, want %s and a next step", grpcCode, err, code)
 		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	a.fail = func(ctx context.Context) error {
+		cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	s, err := c.Agent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.GetStatus(ctx, &pb.GetStatusRequest{}); api.CodeOf(err) != api.Deadline || api.AsError(err).Remedy == "" {
+		t.Errorf("cancelled: %v", err)
 	}
 	// Another domain's reason is none of ours.
 	a.fail = func(context.Context) error {
@@ -147,11 +196,20 @@ func TestNoAgent(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
+	var waited time.Duration
+	c.pause = func(_ context.Context, d time.Duration) { waited += d }
 	if err := ask(t, c); api.CodeOf(err) != api.NoAgent || !strings.Contains(err.Error(), path) {
 		t.Errorf("a dead socket: %v", err)
 	}
+	if waited < 4*time.Second || waited > 5*time.Second {
+		t.Errorf("waited %v for an agent that may be restarting", waited)
+	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
+	}
+	c.pause = func(context.Context, time.Duration) { t.Error("waited for what is not there") }
+	if err := ask(t, c); api.CodeOf(err) != api.NoAgent {
+		t.Errorf("removed: %v", err)
 	}
 	// The client heals when an agent comes.
 	(&agent{}).serve(t, path)
@@ -160,7 +218,8 @@ func TestNoAgent(t *testing.T) {
 	}
 }
 
-// TestRestart: a call goes through while the agent restarts.
+// TestRestart: a call goes through while the agent restarts, even if it is
+// under way then, and there is none for a while.
 func TestRestart(t *testing.T) {
 	path := socketPath(t)
 	a := &agent{}
@@ -172,6 +231,114 @@ func TestRestart(t *testing.T) {
 	}
 	s.Stop()
 	a.serve(t, path)
+	if err := ask(t, c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGap(t *testing.T) {
+	path := socketPath(t)
+	old := &agent{}
+	var s *grpc.Server
+	stopped := make(chan struct{})
+	old.fail = func(ctx context.Context) error {
+		go func() {
+			defer close(stopped)
+			s.Stop()
+		}()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	s = old.serve(t, path)
+	next := &agent{}
+	pauses := 0
+	c := &Client{Socket: path, pause: func(context.Context, time.Duration) {
+		switch pauses++; pauses {
+		case 1:
+			<-stopped // the socket is gone
+		case 4:
+			next.serve(t, path)
+		}
+	}}
+	defer c.Close()
+	if err := ask(t, c); err != nil || pauses != 4 || old.calls.Load() != 1 || next.calls.Load() != 1 {
+		t.Errorf("%v after %d pauses; the old agent was called %d times, the new one %d times", err, pauses, old.calls.Load(), next.calls.Load())
+	}
+}
+
+// TestNotRepeated: the connection breaks inside a call. Those that do
+// something are made once, whatever became of them.
+func TestNotRepeated(t *testing.T) {
+	path := socketPath(t)
+	a := &agent{}
+	a.serve(t, path)
+	a.fail = func(ctx context.Context) error {
+		(*a.conn.Load()).Close()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	c := &Client{Socket: path, pause: func(context.Context, time.Duration) {}}
+	defer c.Close()
+	s, err := c.Sessions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"Login":          func() error { _, err := s.Login(t.Context(), &pb.LoginRequest{}); return err },
+		"DeleteSession":  func() error { _, err := s.DeleteSession(t.Context(), &pb.DeleteSessionRequest{}); return err },
+		"RefreshSession": func() error { _, err := s.RefreshSession(t.Context(), &pb.RefreshSessionRequest{}); return err },
+	} {
+		a.calls.Store(0)
+		if err := call(); api.CodeOf(err) != api.NoAgent || a.calls.Load() != 1 {
+			t.Errorf("%s: %v after %d calls", name, err, a.calls.Load())
+		}
+	}
+	a.calls.Store(0)
+	if _, err := s.GetSession(t.Context(), &pb.GetSessionRequest{}); api.CodeOf(err) != api.NoAgent || a.calls.Load() < 5 {
+		t.Errorf("GetSession: %v after %d calls", err, a.calls.Load())
+	}
+}
+
+// TestServices: there is none without an agent, and one may be kept.
+func TestServices(t *testing.T) {
+	path := socketPath(t)
+	c := &Client{Socket: path}
+	defer c.Close()
+	if s, err := c.Sessions(); s != nil || api.CodeOf(err) != api.NoAgent {
+		t.Errorf("%v, %v", s, err)
+	}
+	if s, err := c.Tickets(); s != nil || api.CodeOf(err) != api.NoAgent {
+		t.Errorf("%v, %v", s, err)
+	}
+	if s, err := c.Agent(); s != nil || api.CodeOf(err) != api.NoAgent {
+		t.Errorf("%v, %v", s, err)
+	}
+	(&agent{}).serve(t, path)
+	s, err := c.Agent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.GetStatus(t.Context(), &pb.GetStatusRequest{}); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A name that begins with @ is a file's, not the abstract namespace's.
+func TestNoAbstractSocket(t *testing.T) {
+	t.Chdir(t.TempDir())
+	abstract, err := net.Listen("unix", "@sessionctl-client-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer abstract.Close()
+	(&agent{}).serve(t, "./@sessionctl-client-test")
+	c := &Client{Socket: "@sessionctl-client-test"}
+	defer c.Close()
 	if err := ask(t, c); err != nil {
 		t.Error(err)
 	}

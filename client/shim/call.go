@@ -45,9 +45,8 @@ type caller struct {
 // slowAfter is how long a person at a terminal waits without a word.
 const slowAfter = time.Second
 
-func newCaller(socket string, timeout time.Duration, slow func()) *caller {
-	now := time.Now()
-	return &caller{socket: api.FindSocket(socket), deadline: now.Add(timeout), now: time.Now, sleep: time.Sleep, slow: slow, slowAt: now.Add(slowAfter)}
+func newCaller(socket string, deadline time.Time, slow func()) *caller {
+	return &caller{socket: api.FindSocket(socket), deadline: deadline, now: time.Now, sleep: time.Sleep, slow: slow, slowAt: time.Now().Add(slowAfter)}
 }
 
 // call makes one unary call. While the agent restarts it asks again, with
@@ -88,7 +87,7 @@ func (c *caller) explain(err error) error {
 	if errors.As(err, new(lostError)) {
 		return &api.Error{Code: api.NoAgent, Detail: "no agent: " + c.socket + ": " + err.Error(), Remedy: api.StartHint, Err: err}
 	}
-	return &api.Error{Code: api.Unknown, Detail: c.socket + ": " + err.Error(), Err: err}
+	return &api.Error{Code: api.Unknown, Detail: c.socket + ": " + err.Error(), Remedy: api.LogHint, Err: err}
 }
 
 // attempt makes the call over a connection of its own.
@@ -116,7 +115,7 @@ func (c *caller) attempt(method string, request []byte) ([]byte, error) {
 		h = appendHeader(h, f.name, f.value)
 	}
 	if len(h) > maxFrame || 5+len(request) > maxFrame {
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the request is longer than " + strconv.Itoa(maxFrame) + " bytes"}
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the request is longer than " + strconv.Itoa(maxFrame) + " bytes", Remedy: "name the site instead of a URL"}
 	}
 	if _, err := conn.Write(appendCall(make([]byte, 0, 1024), h, request)); err != nil {
 		return nil, err
@@ -141,7 +140,7 @@ func (s *grpcStatus) err() error {
 		return nil
 	}
 	if info := decodeErrorInfo(s.details); info != nil {
-		e := &api.Error{Code: api.CodeOfReason(info.reason), Detail: clean(s.message), Remedy: clean(info.remedy)}
+		e := &api.Error{Code: api.CodeOfReason(info.reason), Detail: api.Clean(s.message), Remedy: api.Clean(info.remedy)}
 		if !validCode(e.Code) {
 			e.Code = api.Unknown
 		}
@@ -149,11 +148,11 @@ func (s *grpcStatus) err() error {
 	}
 	switch s.code {
 	case grpcUnavailable:
-		return lostError("the agent is not available: " + clean(s.message))
+		return lostError("the agent is not available: " + api.Clean(s.message))
 	case grpcDeadlineExceeded:
 		return errOwnTime
 	}
-	return &api.Error{Code: api.Unknown, Detail: "the agent answered with gRPC status " + strconv.Itoa(s.code) + ": " + clean(s.message)}
+	return &api.Error{Code: api.Unknown, Detail: "the agent answered with gRPC status " + strconv.Itoa(s.code) + ": " + api.Clean(s.message), Remedy: api.LogHint}
 }
 
 // validCode reports whether a code, perhaps of a newer agent, looks like one.
@@ -196,24 +195,18 @@ func (c *caller) connect() (*conn, error) {
 }
 
 func (c *conn) dial(path string) error {
-	// A leading @ would mean the abstract namespace, which has no owner.
-	name := path
-	if strings.HasPrefix(name, "@") {
-		name = "./" + name
-	}
 	for {
 		if err := c.allow(syscall.SO_SNDTIMEO); err != nil {
 			return err
 		}
-		switch err := syscall.Connect(c.fd, &syscall.SockaddrUnix{Name: name}); err {
+		switch err := syscall.Connect(c.fd, &syscall.SockaddrUnix{Name: path}); err {
 		case nil:
 			return nil
 		case syscall.EINTR, syscall.EAGAIN: // EAGAIN: the time is over
 		case syscall.ECONNREFUSED, syscall.ENOENT:
 			return lostError(err.Error())
 		case syscall.EACCES:
-			return &api.Error{Code: api.NoAgent, Detail: "no agent: " + path + ": " + err.Error(), Err: err,
-				Remedy: "ask for membership of the group that may use " + path}
+			return api.NoSocket(path, err)
 		default:
 			return err
 		}

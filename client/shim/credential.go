@@ -4,7 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"os"
 	"strings"
+	"syscall"
+	"time"
+	"unsafe"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -33,12 +37,12 @@ func runCredential(p *process, o *options) error {
 	case "get", "erase":
 	case "store":
 		// Nothing is stored on the word of a caller: the agent logs in itself.
-		_, err := io.Copy(io.Discard, p.stdin)
+		_, err := io.Copy(io.Discard, p.input(o))
 		return err
 	default:
 		return nil
 	}
-	a, err := readAttributes(p.stdin)
+	a, err := readAttributes(p.input(o))
 	if err != nil {
 		return err
 	}
@@ -48,7 +52,7 @@ func runCredential(p *process, o *options) error {
 	}
 	if operation == "erase" {
 		// A report, not an order: the agent probes before it believes.
-		_, err := newCaller(o.socket, o.timeout, nil).call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
+		_, err := newCaller(o.socket, o.deadline, nil).call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
 		return unlessUnknown(err)
 	}
 	s, err := p.fetch(o, getSession{url: url})
@@ -77,6 +81,53 @@ func unlessUnknown(err error) error {
 	return err
 }
 
+// askHelper is what to do about a request that is not understood.
+const askHelper = "give lines as git does: protocol=https, host=HOST, path=PATH, then an empty one"
+
+// input is standard input, read until the deadline if it is a file descriptor:
+// whoever should write may never do.
+func (p *process) input(o *options) io.Reader {
+	if f, ok := p.stdin.(*os.File); ok {
+		return &timedReader{int(f.Fd()), o.deadline}
+	}
+	return p.stdin
+}
+
+type timedReader struct {
+	fd       int
+	deadline time.Time
+}
+
+func (r *timedReader) Read(b []byte) (int, error) {
+	for {
+		left := time.Until(r.deadline)
+		if left <= 0 {
+			return 0, &api.Error{Code: api.Deadline, Detail: "standard input did not end in the time allowed", Remedy: askHelper}
+		}
+		wait := syscall.NsecToTimespec(int64(left))
+		poll := struct {
+			fd              int32
+			events, revents int16
+		}{fd: int32(r.fd), events: 1} // POLLIN; the end and errors always count
+		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+		if errno != 0 && errno != syscall.EINTR {
+			return 0, errno
+		}
+		if n != 1 || errno != 0 {
+			continue
+		}
+		switch n, err := syscall.Read(r.fd, b); {
+		case err == syscall.EINTR || err == syscall.EAGAIN:
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
 // readAttributes reads key=value lines up to a blank line or the end.
 func readAttributes(r io.Reader) (*attributes, error) {
 	a := new(attributes)
@@ -85,7 +136,7 @@ func readAttributes(r io.Reader) (*attributes, error) {
 		raw, err := in.ReadSlice('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			if errors.Is(err, bufio.ErrBufferFull) {
-				return nil, usageError("a credential attribute is longer than 65535 bytes", "")
+				return nil, usageError("a credential attribute is longer than 65535 bytes", askHelper)
 			}
 			return nil, err
 		}
@@ -94,21 +145,21 @@ func readAttributes(r io.Reader) (*attributes, error) {
 			return a, nil
 		}
 		if len(line) > maxAttribute {
-			return nil, usageError("a credential attribute is longer than 65535 bytes", "")
+			return nil, usageError("a credential attribute is longer than 65535 bytes", askHelper)
 		}
 		if hasControl(line) {
-			return nil, usageError("a credential attribute has a control character", "")
+			return nil, usageError("a credential attribute has a control character", askHelper)
 		}
 		key, value, ok := strings.Cut(line, "=")
 		if !ok || key == "" {
-			return nil, usageError("a credential attribute is not key=value", "")
+			return nil, usageError("a credential attribute is not key=value", askHelper)
 		}
 		a.set(key, value)
 		if !ended {
 			return a, nil
 		}
 	}
-	return nil, usageError("too many credential attributes", "")
+	return nil, usageError("too many credential attributes", askHelper)
 }
 
 // set takes in one attribute; a later one wins.
@@ -159,7 +210,7 @@ func (a *attributes) url() (string, error) {
 	}
 	url := a.protocol + "://" + a.host + "/" + a.path
 	if strings.ContainsAny(a.host, "/?#@") || !validURL(url) {
-		return "", usageError("the credential request names no proper URL", "")
+		return "", usageError("the credential request names no proper URL", askHelper)
 	}
 	return url, nil
 }

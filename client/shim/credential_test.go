@@ -2,9 +2,13 @@ package shim
 
 import (
 	"context"
+	"io"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -114,8 +118,8 @@ func TestCredential(t *testing.T) {
 		{"get", ours, "header[]=Cookie: a=CANARY-1\nheader[]=X-Atlassian-Token: no-check\ngeneration=g7\n", warnings, 0},
 		{"get", foreign, "", "", 0},
 		{"get", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
-		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unprintable)\n", api.ExitOther},
-		{"get", "host=\x1b\n", "", "sessionctl: credential: a credential attribute has a control character (invalid_request)\n", api.ExitUsage},
+		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unprintable)\n  next: " + anotherForm + "\n", api.ExitOther},
+		{"get", "host=\x1b\n", "", "sessionctl: credential: a credential attribute has a control character (invalid_request)\n  next: " + askHelper + "\n", api.ExitUsage},
 		{"store", ours, "", "", 0},
 		{"store", "\x00\x01", "", "", 0},
 		{"erase", ours, "", "", 0},
@@ -140,6 +144,63 @@ func TestCredential(t *testing.T) {
 	var out, errs strings.Builder
 	if exit := Run([]string{"/usr/lib/git-credential-sessionctl", "get"}, strings.NewReader(ours), &out, &errs); exit != 0 || !strings.HasPrefix(out.String(), "header[]=Cookie: a=CANARY-1\n") {
 		t.Errorf("%q, %q, %d", out.String(), errs.String(), exit)
+	}
+}
+
+// Whoever should write the request never does.
+func TestSilentInput(t *testing.T) {
+	for _, operation := range []string{"get", "erase", "store"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		if _, err := w.WriteString("protocol=https\nho"); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs strings.Builder
+		exit := Run([]string{"sessionctl", "credential", operation, "--timeout", "20ms"}, r, &out, &errs)
+		if exit != api.ExitLater || out.String() != "" || !strings.Contains(errs.String(), "standard input did not end in the time allowed (deadline)") {
+			t.Errorf("%s: %q, %q, %d", operation, out.String(), errs.String(), exit)
+		}
+	}
+}
+
+// Standard input that is a file descriptor is read to its end.
+func TestInput(t *testing.T) {
+	text := strings.Repeat("x", 1<<17)
+	for name, open := range map[string]func() *os.File{
+		"pipe": func() *os.File {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer w.Close()
+				io.WriteString(w, text)
+			}()
+			return r
+		},
+		"file": func() *os.File {
+			name := filepath.Join(t.TempDir(), "in")
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		},
+	} {
+		f := open()
+		defer f.Close()
+		p := &process{stdin: f}
+		b, err := io.ReadAll(p.input(&options{deadline: time.Now().Add(time.Minute)}))
+		if string(b) != text || err != nil {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 // verb is one hot verb: a line of the grammar.
 type verb struct {
 	name    string
-	operand string            // how the usage calls the one operand
-	valid   func(string) bool // what the operand may be
-	flags   []flag            // besides the common ones
+	operand string             // how the usage calls the one operand
+	check   func(string) error // refuses what the operand may not be
+	flags   []flag             // besides the common ones
 	about   string
 	run     func(*process, *options) error
 	// refuse prints what standard output needs when the verb fails. nil:
@@ -41,6 +41,7 @@ type options struct {
 	cached      bool
 	socket      string
 	timeout     time.Duration
+	deadline    time.Time // when timeout is over
 	// common holds the common flags as they were given, for the inner call of
 	// `cookie`.
 	common []string
@@ -53,7 +54,7 @@ const defaultTimeout = 30 * time.Second
 // after "=".
 var verbs = []verb{
 	{
-		name: "cookie", operand: "SITE", valid: api.ValidSite,
+		name: "cookie", operand: "SITE", check: CheckSite,
 		about: "code for eval $(…) that sets SITE_COOKIE",
 		flags: []flag{
 			{"shell", "SHELL", "the shell that evaluates the code: sh, csh, fish or a shell of their kind", func(o *options, s string) error { o.shell = s; return nil }},
@@ -63,25 +64,31 @@ var verbs = []verb{
 		run: runCookie, refuse: refuseCookie,
 	},
 	{
-		name: "raw", operand: "SITE|URL", valid: validTarget,
+		name: "raw", operand: "SITE|URL", check: CheckTarget,
 		about: "the value of the Cookie header",
 		flags: []flag{
-			{"min-validity", "DURATION", "how long the session must still live", func(o *options, s string) (err error) { o.minValidity, err = parseDuration(s); return err }},
+			minValidity,
 			{"cached", "", "answer only from what is at hand: no login", func(o *options, _ string) error { o.cached = true; return nil }},
 		},
 		run: runRaw,
 	},
 	{
-		name: "header", operand: "SITE|URL", valid: validTarget,
+		name: "header", operand: "SITE|URL", check: CheckTarget,
 		about: "all headers, as lines for curl -H @-",
+		flags: []flag{minValidity},
 		run:   runHeader,
 	},
 	{
-		name: "credential", operand: "get|store|erase", valid: func(s string) bool { return s != "" },
+		name: "credential", operand: "get|store|erase", check: checkOperation,
 		about: "git's credential attributes in, header[]=… out",
 		run:   runCredential,
 	},
 }
+
+var minValidity = flag{"min-validity", "DURATION", "how long the session must still live", func(o *options, s string) (err error) {
+	o.minValidity, err = ParseDuration(s)
+	return err
+}}
 
 // commonFlags stand before or after the verb.
 var commonFlags = []flag{
@@ -94,7 +101,7 @@ var commonFlags = []flag{
 		return nil
 	}},
 	{"timeout", "DURATION", "how long to wait, 30s by default", func(o *options, s string) error {
-		d, err := parseDuration(s)
+		d, err := ParseDuration(s)
 		if err == nil && d == 0 {
 			err = errors.New("is zero")
 		}
@@ -118,13 +125,10 @@ func usageError(detail, remedy string) error {
 func leading(args []string, o *options) (verb string, rest []string, err error) {
 	for len(args) > 0 {
 		arg := args[0]
-		if arg == "-h" || arg == "--help" {
-			return "", nil, errHelp
-		}
 		if !strings.HasPrefix(arg, "-") || arg == "-" || flagOf(commonFlags, arg) == nil {
 			return arg, args[1:], nil
 		}
-		if args, err = setFlag(commonFlags, args, o); err != nil {
+		if args, err = setFlag(commonFlags, args, "sessionctl help", o); err != nil {
 			return "", nil, err
 		}
 	}
@@ -135,6 +139,7 @@ func leading(args []string, o *options) (verb string, rest []string, err error) 
 // returns the first one, so that o holds all that could be understood.
 func (v *verb) parse(args []string, o *options) error {
 	flags := slices.Concat(v.flags, commonFlags)
+	help := "sessionctl " + v.name + " --help"
 	var operands []string
 	var first error
 	for len(args) > 0 {
@@ -144,10 +149,10 @@ func (v *verb) parse(args []string, o *options) error {
 		case arg == "--":
 			operands = append(operands, args[1:]...)
 			args = nil
-		case arg == "-h" || arg == "--help":
+		case isHelp(arg):
 			args, err = args[1:], errHelp
 		case strings.HasPrefix(arg, "-") && arg != "-":
-			args, err = setFlag(flags, args, o)
+			args, err = setFlag(flags, args, help, o)
 		default:
 			operands = append(operands, arg)
 			args = args[1:]
@@ -156,13 +161,19 @@ func (v *verb) parse(args []string, o *options) error {
 			first = err
 		}
 	}
-	if len(operands) == 1 && v.valid(operands[0]) {
-		o.operand = operands[0]
-	} else if first == nil {
-		first = usageError("exactly one "+v.operand+" is needed", "sessionctl "+v.name+" --help")
+	err := usageError("exactly one "+v.operand+" is needed", help)
+	if len(operands) == 1 {
+		if err = v.check(operands[0]); err == nil {
+			o.operand = operands[0]
+		}
+	}
+	if first == nil {
+		first = err
 	}
 	return first
 }
+
+func isHelp(arg string) bool { return arg == "-h" || arg == "--help" }
 
 func flagOf(flags []flag, arg string) *flag {
 	name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
@@ -176,24 +187,29 @@ func flagOf(flags []flag, arg string) *flag {
 }
 
 // setFlag sets the flag that args begin with and returns the arguments after
-// it.
-func setFlag(flags []flag, args []string, o *options) ([]string, error) {
+// it. help is the command that shows what there is.
+func setFlag(flags []flag, args []string, help string, o *options) ([]string, error) {
 	f := flagOf(flags, args[0])
+	name, value, given := strings.Cut(args[0], "=")
 	if f == nil {
-		return args[1:], usageError("unknown flag", "sessionctl --help")
+		detail := "unknown flag"
+		// Only what looks like one is repeated.
+		if word, ok := strings.CutPrefix(name, "--"); ok && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz-") == "" {
+			detail += " " + name
+		}
+		return args[1:], usageError(detail, help)
 	}
-	_, value, given := strings.Cut(args[0], "=")
 	args = args[1:]
 	switch {
 	case f.value == "" && given:
-		return args, usageError("--"+f.name+" takes no value", "")
+		return args, usageError("--"+f.name+" takes no value", help)
 	case f.value != "" && !given && len(args) == 0:
-		return args, usageError("--"+f.name+" needs a "+f.value, "")
+		return args, usageError("--"+f.name+" needs a "+f.value, help)
 	case f.value != "" && !given:
 		value, args = args[0], args[1:]
 	}
 	if err := f.set(o, value); err != nil {
-		return args, usageError("--"+f.name+" "+err.Error(), "")
+		return args, usageError("--"+f.name+" "+err.Error(), help)
 	}
 	return args, nil
 }
@@ -201,8 +217,8 @@ func setFlag(flags []flag, args []string, o *options) ([]string, error) {
 // maxDuration bounds every duration that can be given.
 const maxDuration = 24 * time.Hour
 
-// parseDuration reads 5s, 500ms, 2m, or a number of seconds.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration reads 5s, 500ms, 2m, or a number of seconds.
+func ParseDuration(s string) (time.Duration, error) {
 	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
 		s = strconv.FormatUint(n, 10) + "s"
 	}
@@ -242,8 +258,35 @@ var reservedVariables = []string{
 	"UID", "USERNAME", "ZDOTDIR",
 }
 
-// validTarget reports whether s is a site's name or a URL.
-func validTarget(s string) bool { return api.ValidSite(s) || validURL(s) }
+const (
+	siteName      = "a site's name (letters, digits, . _ -, at most 63)"
+	namesAndVerbs = "sessionctl list shows the sites, sessionctl help the verbs"
+)
+
+// CheckSite refuses what names no site, without repeating it.
+func CheckSite(s string) error {
+	if api.ValidSite(s) {
+		return nil
+	}
+	return usageError("that is not "+siteName, namesAndVerbs)
+}
+
+// CheckTarget refuses what names neither a site nor a URL, without repeating
+// it: it may be a cookie in the wrong place.
+func CheckTarget(s string) error {
+	if api.ValidSite(s) || validURL(s) {
+		return nil
+	}
+	return usageError("that is neither "+siteName+" nor an http(s) URL without a user", namesAndVerbs)
+}
+
+// checkOperation lets operations of tomorrow pass.
+func checkOperation(s string) error {
+	if s != "" {
+		return nil
+	}
+	return usageError("the operation is empty", "sessionctl credential --help")
+}
 
 // maxURL is the longest URL that is sent, in bytes.
 const maxURL = 8192
@@ -273,7 +316,7 @@ func hostOf(rest string) string {
 	return rest
 }
 
-// usage is the text of --help: of one verb, or of all.
+// usage is the text of --help: of one verb, or of all hot ones.
 func usage(v *verb) string {
 	var b strings.Builder
 	line := func(f flag) {
@@ -294,12 +337,14 @@ func usage(v *verb) string {
 			name := v.name + " " + v.operand
 			b.WriteString("  " + name + strings.Repeat(" ", max(1, 29-len(name))) + v.about + "\n")
 		}
-		b.WriteString("  status, login, list, …        see sessionctl-admin --help\n\n")
+		b.WriteString("  list, login, get, status, …  and all others: sessionctl help\n\n")
 	}
 	for _, f := range commonFlags {
 		line(f)
 	}
-	if v == nil {
+	if v != nil {
+		b.WriteString("\nAll verbs: sessionctl help\n")
+	} else {
 		b.WriteString("\n    eval $(sessionctl cookie jira)       # a shell: $JIRA_COOKIE\n" +
 			"    sessionctl header jira | curl -H @- https://jira.corp.example/rest/api/2/myself\n")
 	}

@@ -27,6 +27,7 @@ func TestParse(t *testing.T) {
 		{"header HTTP://[::1]:8080 --socket s --socket=-x", options{operand: "HTTP://[::1]:8080", socket: "-x", common: []string{"--socket", "s", "--socket", "-x"}}},
 		{"cookie jira-2 --var Cookie_1 --shell fish --inline", options{operand: "jira-2", variable: "Cookie_1", shell: "fish", inline: true}},
 		{"cookie --shell --inline jira", options{operand: "jira", shell: "--inline"}},
+		{"header jira --min-validity 1m", options{operand: "jira", minValidity: time.Minute}},
 		{"credential get", options{operand: "get"}},
 	} {
 		words := strings.Fields(c.args)
@@ -52,8 +53,31 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		words := strings.Fields(args)
 		err := verbNamed(words[0]).parse(words[1:], new(options))
-		if api.CodeOf(err) != api.InvalidRequest || strings.Contains(err.Error()+api.AsError(err).Remedy, "CANARY-") {
+		if api.CodeOf(err) != api.InvalidRequest || api.AsError(err).Remedy == "" || strings.Contains(err.Error()+api.AsError(err).Remedy, "CANARY-") {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+	for args, want := range map[string]string{
+		"raw":                       "exactly one SITE|URL is needed",
+		"raw a b":                   "exactly one SITE|URL is needed",
+		"raw CANARY=x":              "that is neither a site's name (letters, digits, . _ -, at most 63) nor an http(s) URL without a user",
+		"cookie https://a/":         "that is not a site's name (letters, digits, . _ -, at most 63)",
+		"raw a --cache":             "unknown flag --cache",
+		"raw a --cookie=CANARY-1":   "unknown flag --cookie",
+		"raw a --CANARY-1":          "unknown flag",
+		"raw a -x":                  "unknown flag",
+		"raw a --timeout CANARY-1":  "--timeout needs a duration like 500ms, 5s or 2m, of at most 24h",
+		"raw a --cached=CANARY-yes": "--cached takes no value",
+	} {
+		words := strings.Fields(args)
+		if err := api.AsError(verbNamed(words[0]).parse(words[1:], new(options))); err.Detail != want {
+			t.Errorf("%q: %q, want %q", args, err.Detail, want)
+		}
+	}
+	// Wherever a mistake leads to, all verbs are one step away.
+	for _, v := range Verbs() {
+		if !strings.Contains(Usage(v.Name), "sessionctl help\n") {
+			t.Errorf("the help of %s does not name that of all verbs", v.Name)
 		}
 	}
 	if err := verbNamed("raw").parse([]string{"a", "-h"}, new(options)); !errors.Is(err, errHelp) {
@@ -75,7 +99,7 @@ func FuzzGrammar(f *testing.F) {
 		if err := verbs[i].parse(rest, &o); err != nil {
 			return
 		}
-		if !verbs[i].valid(o.operand) || o.timeout < 0 || o.timeout > maxDuration || o.minValidity < 0 || len(o.common)%2 != 0 {
+		if verbs[i].check(o.operand) != nil || o.timeout < 0 || o.timeout > maxDuration || o.minValidity < 0 || len(o.common)%2 != 0 {
 			t.Errorf("%q: %+v", line, o)
 		}
 	})

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sessionctl/sessionctl/api"
 	sessionctlv1 "github.com/sessionctl/sessionctl/api/sessionctl/v1"
@@ -60,6 +61,32 @@ func TestCall(t *testing.T) {
 	run("", "raw", "--socket", socket, "https://jira.corp.example/x")
 	if got.Site != "" || got.Url != "https://jira.corp.example/x" || got.MinValidity != nil || got.CachedOnly {
 		t.Errorf("the request by URL: %v", got)
+	}
+}
+
+// A session that ends too soon, because the site's always do, is served with
+// a warning.
+func TestEndsSooner(t *testing.T) {
+	socket := socketPath(t)
+	end := time.Now().Add(time.Hour)
+	serve(t, listen(t, socket), &agent{get: func(_ context.Context, r *sessionctlv1.GetSessionRequest) (*sessionctlv1.GetSessionResponse, error) {
+		s := sessionOf("jira", "a=CANARY-1")
+		if r.Site != "unknown" {
+			s.Session.ExpireTime = timestamppb.New(end)
+		}
+		return s, nil
+	}})
+	warning := "sessionctl: jira: the session ends at " + end.UTC().Format(time.RFC3339) + ", sooner than asked: the site's sessions do not live longer\n"
+	for args, want := range map[string]string{
+		"raw jira --min-validity 2h":    warning,
+		"header jira --min-validity 2h": warning,
+		"raw jira --min-validity 30m":   "",
+		"raw jira":                      "",
+		"raw unknown --min-validity 2h": "",
+	} {
+		if out, errs, exit := run("", append(strings.Fields(args), "--socket", socket)...); !strings.Contains(out, "a=CANARY-1\n") || errs != want || exit != 0 {
+			t.Errorf("%s: %q, %q, %d; want %q", args, out, errs, exit, want)
+		}
 	}
 }
 
@@ -358,7 +385,7 @@ func TestSlowAnswer(t *testing.T) {
 		<-told
 		return sessionOf("jira", "a=CANARY-1"), nil
 	}})
-	c := newCaller(socket, time.Minute, func() { close(told) }) // a second time would panic
+	c := newCaller(socket, time.Now().Add(time.Minute), func() { close(told) }) // a second time would panic
 	c.slowAt = time.Now()
 	if _, err := c.call(methodGetSession, nil); err != nil {
 		t.Error(err)

@@ -44,6 +44,7 @@ func (r refreshSession) encode() []byte {
 type session struct {
 	site, generation  string
 	headers           []header
+	expires           time.Time // zero: unknown
 	stale, notDurable bool
 }
 
@@ -79,6 +80,19 @@ func (s *session) field(f protoField) error {
 			return nil
 		})
 		s.headers = append(s.headers, h)
+		return err
+	case f.kind == protoBytes && f.number == 9: // google.protobuf.Timestamp
+		var seconds, nanos uint64
+		err := eachField(f.bytes, func(f protoField) error {
+			switch {
+			case f.kind == protoVarint && f.number == 1:
+				seconds = f.varint
+			case f.kind == protoVarint && f.number == 2:
+				nanos = f.varint
+			}
+			return nil
+		})
+		s.expires = time.Unix(int64(seconds), int64(nanos))
 		return err
 	case f.kind == protoVarint && f.number == 10:
 		s.stale = f.varint != 0

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 	"unicode/utf8"
 	"unsafe"
 
@@ -51,11 +52,6 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o := &options{timeout: defaultTimeout}
 	name, rest, err := leading(rest, o)
 	switch {
-	case errors.Is(err, errHelp), err == nil && name == "help" && len(rest) == 0:
-		if err := p.print(usage(nil)); err != nil {
-			return p.fail("help", err)
-		}
-		return api.ExitOK
 	case err != nil:
 		return p.fail("", err)
 	case name == "":
@@ -67,13 +63,21 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return p.run(v, rest, o)
 		}
 	}
-	return p.fail("", p.sibling())
+	err = p.sibling()
+	if isHelp(name) || name == "help" && len(rest) == 0 {
+		// Better the help for what is here than none.
+		if err = p.print(usage(nil)); err == nil {
+			return api.ExitOK
+		}
+	}
+	return p.fail("", err)
 }
 
 // run runs a hot verb.
 func (p *process) run(v *verb, args []string, o *options) int {
 	err := v.parse(args, o)
 	usageOnly := errors.Is(err, errHelp)
+	o.deadline = time.Now().Add(o.timeout)
 	if err == nil {
 		err = v.run(p, o)
 	}
@@ -91,15 +95,12 @@ func (p *process) run(v *verb, args []string, o *options) int {
 		}
 		return api.ExitOK
 	}
-	if about := subject(o.operand); about != "" {
-		return p.fail(about, err)
-	}
-	return p.fail(v.name, err)
+	return p.fail(cmp.Or(Subject(o.operand), v.name), err)
 }
 
-// subject names what a verb was about without anything that could be a
-// secret: a site by its name, a URL by its scheme and host.
-func subject(operand string) string {
+// Subject names what a verb was about without anything that could be a
+// secret: a site by its name, a URL by its scheme and host. "" for what is neither.
+func Subject(operand string) string {
 	if api.ValidSite(operand) {
 		return operand
 	}
@@ -118,9 +119,9 @@ func (p *process) fail(about string, err error) int {
 	if about != "" {
 		text += about + ": "
 	}
-	text += clean(e.Error()) + "\n"
+	text += api.Clean(e.Error()) + "\n"
 	if e.Remedy != "" {
-		text += "  next: " + clean(e.Remedy) + "\n"
+		text += "  next: " + api.Clean(e.Remedy) + "\n"
 	}
 	io.WriteString(p.stderr, text)
 	return e.Code.Exit()
@@ -157,7 +158,7 @@ func (p *process) sibling() error {
 	err = syscall.Exec(path, argv, append(env, VersionVariable+"="+api.Version))
 	return &api.Error{Code: api.Unknown, Err: err,
 		Detail: "this is no verb of sessionctl itself, and " + path + " cannot be run: " + err.Error(),
-		Remedy: "install " + Sibling + " of the same release beside sessionctl, or see sessionctl --help"}
+		Remedy: "install " + Sibling + " of the same release beside sessionctl, and see sessionctl help"}
 }
 
 // session asks the agent for the session that the operand names.
@@ -170,7 +171,7 @@ func (p *process) session(o *options) (*session, error) {
 }
 
 func (p *process) fetch(o *options, r getSession) (*session, error) {
-	c := newCaller(o.socket, o.timeout, p.progress(o))
+	c := newCaller(o.socket, o.deadline, p.progress(o))
 	message, err := c.call(methodGetSession, r.encode())
 	if err != nil {
 		return nil, err
@@ -190,7 +191,7 @@ func (p *process) progress(o *options) func() {
 		return nil
 	}
 	return func() {
-		p.warn(cmp.Or(subject(o.operand), "credential"), "waiting for the agent, which may be logging in …")
+		p.warn(cmp.Or(Subject(o.operand), "credential"), "waiting for the agent, which may be logging in …")
 	}
 }
 
@@ -205,7 +206,7 @@ func isTerminal(f *os.File) bool {
 func (p *process) answer(s *session, o *options, text string) error {
 	about := s.site
 	if !api.ValidSite(about) {
-		about = subject(o.operand)
+		about = Subject(o.operand)
 	}
 	if s.stale {
 		p.warn(about, "served stale: the site could not be reached")
@@ -213,7 +214,16 @@ func (p *process) answer(s *session, o *options, text string) error {
 	if s.notDurable {
 		p.warn(about, "not durable: the session could not be stored and ends with the agent")
 	}
+	if o.minValidity > 0 && !s.expires.IsZero() && time.Until(s.expires) < o.minValidity {
+		p.warn(about, EndsSooner(s.expires))
+	}
 	return p.print(text)
+}
+
+// EndsSooner is the warning about a session that does not live as long as it
+// was asked to.
+func EndsSooner(end time.Time) string {
+	return "the session ends at " + end.UTC().Format(time.RFC3339) + ", sooner than asked: the site's sessions do not live longer"
 }
 
 func runRaw(p *process, o *options) error {
@@ -242,7 +252,7 @@ func runHeader(p *process, o *options) error {
 
 // errNoCookie is a session that has nothing for the URL it was asked for.
 var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
-	Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header"}
+	Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header SITE"}
 
 // cookie returns the value of the Cookie header.
 func (s *session) cookie() (string, error) {
@@ -259,7 +269,7 @@ func (s *session) lines(prefix string) (string, error) {
 	var b strings.Builder
 	for _, h := range s.headers {
 		if !isToken(h.name) {
-			return "", &api.Error{Code: api.Unprintable, Detail: "a header's name is not printable"}
+			return "", &api.Error{Code: api.Unprintable, Detail: "a header's name is not printable", Remedy: anotherForm}
 		}
 		if err := printable(h.name, h.value); err != nil {
 			return "", err
@@ -267,16 +277,19 @@ func (s *session) lines(prefix string) (string, error) {
 		b.WriteString(prefix + h.name + ": " + h.value + "\n")
 	}
 	if b.Len() == 0 {
-		return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no header for this URL"}
+		return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no header for this URL", Remedy: "ask for a URL below the site's own"}
 	}
 	return b.String(), nil
 }
+
+// anotherForm is what prints more sessions.
+const anotherForm = "take another form: sessionctl get SITE, with -o json or -o curl"
 
 // printable refuses a value that would end its line, or that a shell could
 // not hold: control characters and what is not UTF-8.
 func printable(name, value string) error {
 	if hasControl(value) || !utf8.ValidString(value) {
-		return &api.Error{Code: api.Unprintable, Detail: "the " + name + " header has a byte that cannot be printed safely"}
+		return &api.Error{Code: api.Unprintable, Detail: "the " + name + " header has a byte that cannot be printed safely", Remedy: anotherForm}
 	}
 	return nil
 }
@@ -301,15 +314,4 @@ func isToken(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// clean makes a text of the agent's fit for a terminal: control characters and
-// what is not UTF-8 become question marks.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || 0x7f <= r && r < 0xa0 || r == utf8.RuneError || r == '\u2028' || r == '\u2029' || '\u202a' <= r && r <= '\u202e' || '\u2066' <= r && r <= '\u2069' {
-			return '?'
-		}
-		return r
-	}, s)
 }

@@ -91,17 +91,6 @@ func TestSetIsConstant(t *testing.T) {
 	}
 }
 
-// A message of the agent's cannot drive a terminal.
-func TestClean(t *testing.T) {
-	for in, want := range map[string]string{
-		"naïve — 100 %": "naïve — 100 %", "\x1b[2J\r\n\t\x00\x7f": "?[2J?????", "\xff\xc3": "??", "\u009b2J\u202e\u2066\u2028": "?2J???",
-	} {
-		if got := clean(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestPlain(t *testing.T) {
 	for word, want := range map[string]bool{
 		"sessionctl": true, "/opt/a-b_c.d/x9": true, "": false, "a b": false, "~/x": false, "a*": false, "é": false, "a\n": false, "a=b": false, "$x": false, "a,b": false,

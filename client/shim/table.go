@@ -1,18 +1,31 @@
 package shim
 
+import "slices"
+
 // Verb is a line of the grammar, for the help and the completion of
 // sessionctl-admin.
 type Verb struct {
 	Name    string // "raw"
 	Operand string // "SITE|URL"
 	About   string // what it prints
+	Flags   []Flag // the common ones, too
+}
+
+// Flag is a flag of a Verb.
+type Flag struct {
+	Name  string // "min-validity", without the dashes
+	Value string // "DURATION"; "" for a switch
+	About string
 }
 
 // Verbs returns the hot verbs.
 func Verbs() []Verb {
 	all := make([]Verb, len(verbs))
 	for i, v := range verbs {
-		all[i] = Verb{v.name, v.operand, v.about}
+		all[i] = Verb{Name: v.name, Operand: v.operand, About: v.about}
+		for _, f := range slices.Concat(v.flags, commonFlags) {
+			all[i].Flags = append(all[i].Flags, Flag{f.name, f.value, f.about})
+		}
 	}
 	return all
 }

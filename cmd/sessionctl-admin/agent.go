@@ -44,7 +44,7 @@ func (a *app) status() *cobra.Command {
 		Use:     "status",
 		Short:   "Show how the agent is set up and how it fares",
 		GroupID: "agent",
-		Args:    args(0),
+		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			agent, err := a.client.Agent()
 			if err != nil {
@@ -84,21 +84,21 @@ func (a *app) status() *cobra.Command {
 }
 
 func (j *jsonStatus) text(w io.Writer, started time.Time) {
-	fmt.Fprintf(w, "agent\tversion %s, pid %d, up %s\n", j.Version, j.PID, time.Since(started).Round(time.Second))
-	fmt.Fprintf(w, "socket\t%s\n", j.Socket)
+	row(w, "agent", fmt.Sprintf("version %s, pid %d, up %s", j.Version, j.PID, time.Since(started).Round(time.Second)))
+	row(w, "socket", j.Socket)
 	for _, f := range j.ConfigFiles {
-		fmt.Fprintf(w, "config\t%s\n", f)
+		row(w, "config", f)
 	}
 	if s := j.Store; s != nil {
-		fmt.Fprintf(w, "store\t%s, %d records, %d KiB, format %d\n", s.Path, s.Records, s.SizeBytes>>10, s.Format)
-		fmt.Fprintf(w, "key\t%s\n", s.KeySource)
-		fmt.Fprintf(w, "sites\t%d, %d with a session; %d logins, %d failed\n", j.Sites, j.SessionCount, j.Logins, j.LoginFailures)
+		row(w, "store", fmt.Sprintf("%s, %d records, %d KiB, format %d", s.Path, s.Records, s.SizeBytes>>10, s.Format))
+		row(w, "key", s.KeySource)
+		row(w, "sites", fmt.Sprintf("%d, %d with a session; %d logins, %d failed", j.Sites, j.SessionCount, j.Logins, j.LoginFailures))
 	}
 	for _, m := range j.Warnings {
-		fmt.Fprintf(w, "warning\t%s\n", clean(m))
+		row(w, "warning", m)
 	}
 	if j.Version != api.Version {
-		fmt.Fprintf(w, "warning\tthis is sessionctl %s: restart the agent or install one release\n", api.Version)
+		row(w, "warning", "this is sessionctl "+api.Version+": restart the agent or install one release")
 	}
 }
 
@@ -117,7 +117,7 @@ func (a *app) tickets() *cobra.Command {
 		Use:     "tickets",
 		Short:   "List the agent's Kerberos tickets",
 		GroupID: "session",
-		Args:    args(0),
+		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			t, err := a.client.Tickets()
 			if err != nil {
@@ -133,9 +133,9 @@ func (a *app) tickets() *cobra.Command {
 					all = append(all, jsonTicket{t.GetClient(), t.GetServer(), t.GetEnctype(), rfc3339(t.GetAuthTime()), rfc3339(t.GetEndTime()), rfc3339(t.GetRenewTime())})
 				}
 				return a.print(format, all, func(w io.Writer) {
-					fmt.Fprintln(w, "CLIENT\tSERVER\tENDS\tENCTYPE")
+					row(w, "CLIENT", "SERVER", "ENDS", "ENCTYPE")
 					for _, t := range resp.GetTickets() {
-						fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.GetClient(), t.GetServer(), in(t.GetEndTime()), t.GetEnctype())
+						row(w, t.GetClient(), t.GetServer(), in(t.GetEndTime()), t.GetEnctype())
 					}
 				})
 			})
@@ -153,9 +153,9 @@ func (a *app) checkConfig() *cobra.Command {
 configuration and the keytabs, by running sessiond --check. Nothing is asked of
 the network, and a running agent is left alone.`,
 		GroupID: "agent",
-		Args: func(c *cobra.Command, args []string) error {
-			if err := cobra.MaximumNArgs(1)(c, args); err != nil {
-				return usageError{err}
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usage("at most one FILE can be checked")
 			}
 			return nil
 		},
@@ -186,7 +186,7 @@ func (a *app) version() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the versions of sessionctl and of the agent",
 		GroupID: "agent",
-		Args:    args(0),
+		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprintln(a.stdout, "sessionctl", api.Version)
 			agent, err := a.client.Agent()
@@ -206,7 +206,7 @@ func (a *app) version() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(a.stdout, "agent     ", st.GetVersion())
+				fmt.Fprintln(a.stdout, "agent     ", api.Clean(st.GetVersion()))
 				if st.GetVersion() != api.Version {
 					return &api.Error{Code: api.VersionSkew, Detail: "sessionctl and the agent are of different versions", Remedy: "restart the agent, or install both from one release"}
 				}

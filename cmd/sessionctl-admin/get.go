@@ -5,10 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -19,28 +18,25 @@ import (
 
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/client/shim"
 )
 
 func (a *app) get() *cobra.Command {
 	var format, url string
 	var valid time.Duration
 	c := &cobra.Command{
-		Use:   "get SITE|URL [-o FORMAT]",
+		Use:   "get SITE|URL",
 		Short: "Print a session in the dialect of a tool",
 		Long: `Print a session: json, or netscape (a cookie file for curl, wget, git and
 Python), curl (for curl -K -), env (for eval "$(…)", quoted), httpie (a session
 file). All but json are secrets in the tool's own form: redirect them to a
 file that only you can read.`,
 		GroupID:           "serve",
-		Args:              args(1),
+		Args:              operand(shim.CheckTarget),
 		ValidArgsFunction: a.sites,
 		RunE: func(c *cobra.Command, args []string) error {
-			write := formats[format]
-			if write == nil {
-				return usageError{fmt.Errorf("-o %s: the formats are %s", format, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))}
-			}
 			req := &pb.GetSessionRequest{Site: args[0], Url: url, MinValidity: durationpb.New(valid)}
-			if strings.Contains(args[0], "://") {
+			if !api.ValidSite(args[0]) {
 				req.Site, req.Url = "", cmp.Or(url, args[0])
 			}
 			s, err := a.client.Sessions()
@@ -48,41 +44,78 @@ file that only you can read.`,
 				return err
 			}
 			var resp *pb.GetSessionResponse
-			if err := a.call(c, "waiting for a session of "+args[0], func(ctx context.Context) error {
+			if err := a.call(c, shim.Subject(args[0])+": waiting for a session", func(ctx context.Context) error {
 				resp, err = s.GetSession(ctx, req)
 				return err
 			}); err != nil {
 				return err
 			}
 			a.flags(resp.GetSession())
+			if end := resp.GetSession().GetExpireTime(); valid > 0 && end != nil && time.Until(end.AsTime()) < valid {
+				a.warn(resp.GetSession().GetSite(), shim.EndsSooner(end.AsTime()))
+			}
 			var out bytes.Buffer // all or nothing
-			if err := write(&out, resp.GetSession()); err != nil {
+			if err := formats[format](&out, resp.GetSession()); err != nil {
 				return err
 			}
 			_, err = a.stdout.Write(out.Bytes())
 			return err
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", "json", "json, netscape, curl, env or httpie")
-	c.Flags().StringVar(&url, "url", "", "the `URL` that the session is for (default: the site's)")
-	c.Flags().DurationVar(&valid, "min-validity", 0, "a session that still lives `DURATION`")
-	must(c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(slices.Sorted(maps.Keys(formats)), cobra.ShellCompDirectiveNoFileComp)))
+	choice(c, &format, "json", "netscape", "curl", "env", "httpie")
+	c.Flags().Var(target{&url}, "url", "the URL that the session is for (default: the site's)")
+	c.Flags().Var(duration{&valid, false}, "min-validity", "how long the session must still live")
 	return c
+}
+
+// target is the value of --url.
+type target struct{ s *string }
+
+func (t target) Set(s string) error {
+	if api.ValidSite(s) || shim.CheckTarget(s) != nil {
+		return errors.New("needs an http(s) URL without a user")
+	}
+	*t.s = s
+	return nil
+}
+
+func (t target) String() string { return *t.s }
+func (t target) Type() string   { return "URL" }
+
+// warn says something about a site on stderr.
+func (a *app) warn(site, text string) {
+	fmt.Fprintf(a.stderr, "sessionctl: %s: %s\n", api.Clean(site), api.Clean(text))
 }
 
 // flags says on stderr what a reader of the session should know.
 func (a *app) flags(s *pb.Session) {
 	if s.GetStale() {
-		fmt.Fprintf(a.stderr, "sessionctl: %s: served stale: the site could not be reached\n", s.GetSite())
+		a.warn(s.GetSite(), "served stale: the site could not be reached")
 	}
 	if s.GetNotDurable() {
-		fmt.Fprintf(a.stderr, "sessionctl: %s: the session could not be written to the agent's store\n", s.GetSite())
+		a.warn(s.GetSite(), "the session could not be written to the agent's store")
 	}
 }
 
 // formats are the dialects of `get -o`.
 var formats = map[string]func(io.Writer, *pb.Session) error{
 	"json": writeJSON, "netscape": writeNetscape, "curl": writeCurl, "env": writeEnv, "httpie": writeHTTPie,
+}
+
+// errNoCookie is a session that has nothing for the URL it was asked for. Only
+// JSON can say that; of the others, an answer without a cookie would pass for
+// a session.
+var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
+	Remedy: "ask for a URL below the site's own, or for all there is: sessionctl get SITE -o json"}
+
+// cookieHeader returns the value of the Cookie header.
+func cookieHeader(s *pb.Session) (string, error) {
+	for _, h := range s.GetHeaders() {
+		if strings.EqualFold(h.GetName(), "Cookie") && len(h.GetValue()) > 0 {
+			return string(h.GetValue()), nil
+		}
+	}
+	return "", errNoCookie
 }
 
 type jsonSession struct {
@@ -155,10 +188,16 @@ const softLife = 12 * time.Hour
 
 // writeNetscape writes the dialect that curl, wget, Python and aria2 all read.
 func writeNetscape(w io.Writer, s *pb.Session) error {
+	if len(s.GetCookies()) == 0 {
+		return errNoCookie
+	}
 	fmt.Fprintln(w, "# Netscape HTTP Cookie File")
 	for _, c := range s.GetCookies() {
-		if err := plain(string(c.GetName())+string(c.GetValue()), "\t"); err != nil {
+		if err := plain(string(c.GetName())+string(c.GetValue())+c.GetDomain()+c.GetPath(), "\t"); err != nil {
 			return err
+		}
+		if len(c.GetName()) == 0 {
+			return &api.Error{Code: api.Unprintable, Detail: "a cookie has no name, which this format cannot carry", Remedy: "take another format: -o json or -o curl"}
 		}
 		domain, tail := c.GetDomain(), "FALSE"
 		if !c.GetHostOnly() {
@@ -180,6 +219,9 @@ func writeNetscape(w io.Writer, s *pb.Session) error {
 
 // writeCurl writes a configuration for curl -K (curl(1)).
 func writeCurl(w io.Writer, s *pb.Session) error {
+	if _, err := cookieHeader(s); err != nil {
+		return err
+	}
 	for _, h := range s.GetHeaders() {
 		v := h.GetName() + ": " + string(h.GetValue())
 		if err := plain(v, ""); err != nil {
@@ -193,21 +235,29 @@ func writeCurl(w io.Writer, s *pb.Session) error {
 // writeEnv writes an assignment for eval "$(…)": inside the double quotes no
 // shell looks at it before it is code.
 func writeEnv(w io.Writer, s *pb.Session) error {
-	name := api.CookieVariable(s.GetSite())
-	for _, h := range s.GetHeaders() {
-		if h.GetName() != "Cookie" {
-			continue
-		}
-		if err := plain(string(h.GetValue()), ""); err != nil {
-			return err
-		}
-		if name == "" {
-			return &api.Error{Code: api.InvalidRequest, Detail: s.GetSite() + " does not make a variable name",
-				Remedy: "sessionctl cookie " + s.GetSite() + " --var NAME"}
-		}
-		fmt.Fprintf(w, "export %s='%s'\n", name, strings.ReplaceAll(string(h.GetValue()), "'", `'\''`))
+	value, err := cookieHeader(s)
+	if err != nil {
+		return err
 	}
+	if err := plain(value, ""); err != nil {
+		return err
+	}
+	name := api.CookieVariable(s.GetSite())
+	if name == "" {
+		return &api.Error{Code: api.InvalidRequest, Detail: s.GetSite() + " does not make a variable name",
+			Remedy: "sessionctl cookie " + s.GetSite() + " --var NAME"}
+	}
+	fmt.Fprintf(w, "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
 	return nil
+}
+
+// envFailure is the code of a failure: it removes the variable, if it is known
+// for which site, and fails.
+func envFailure(site string) string {
+	if name := api.CookieVariable(site); api.ValidSite(site) && name != "" {
+		return "unset " + name + "&&false"
+	}
+	return "false"
 }
 
 // writeHTTPie writes a session file for `http --session-read-only=FILE`
@@ -220,6 +270,9 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 		Path    string `json:"path"`
 		Secure  bool   `json:"secure"`
 		Expires *int64 `json:"expires"`
+	}
+	if len(s.GetCookies()) == 0 {
+		return errNoCookie
 	}
 	session := struct {
 		Meta    map[string]string `json:"__meta__"`

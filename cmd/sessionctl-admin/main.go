@@ -11,6 +11,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,38 +28,57 @@ import (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run executes a verb. Results go to stdout; everything said about them goes
-// to stderr as "sessionctl: detail (code)", the next command below it.
+// to stderr as "sessionctl: site: detail (code)", the next step below it.
 func run(args []string, stdout, stderr io.Writer) int {
-	// Set by the sessionctl that ran this program, with its own version.
-	if v := os.Getenv(shim.VersionVariable); v != "" && v != api.Version {
-		return fail(stderr, &api.Error{Code: api.VersionSkew, Detail: "sessionctl is version " + v + ", sessionctl-admin " + api.Version,
-			Remedy: "install both from one release"})
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	a := &app{stdout: stdout, stderr: stderr}
+	a := &app{stdout: stdout, stderr: stderr, timeout: 30 * time.Second}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	a.client.Close()
-	if err != nil {
-		return fail(stderr, err)
+	// The connection is left to the kernel: to end it well would take an agent
+	// that reads.
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return api.ExitOK
 	}
-	return api.ExitOK
+	if skew := versionSkew(); skew != nil {
+		err = skew // a wrong argument may be the other version's
+	}
+	about := ""
+	if operands := c.Flags().Args(); len(operands) > 0 && strings.Contains(c.Use, "SITE") {
+		about = shim.Subject(operands[0])
+	}
+	if c.Name() == "get" && c.Flag("output").Value.String() == "env" {
+		// To an eval, no output at all would mean success.
+		fmt.Fprintln(stdout, envFailure(about))
+	}
+	return fail(stderr, about, err)
 }
 
-// usageError is a wrong command line.
-type usageError struct{ error }
-
-func fail(stderr io.Writer, err error) int {
-	if u := (usageError{}); errors.As(err, &u) {
-		fmt.Fprintf(stderr, "sessionctl: %v\n  next: sessionctl help\n", err)
-		return api.ExitUsage
+// versionSkew refuses to work for a sessionctl of another version. It names
+// its own when it runs this program.
+func versionSkew() error {
+	v := os.Getenv(shim.VersionVariable)
+	if v == "" || v == api.Version {
+		return nil
 	}
+	return &api.Error{Code: api.VersionSkew, Detail: "sessionctl is version " + v + ", sessionctl-admin " + api.Version,
+		Remedy: "install both from one release"}
+}
+
+// usage is the error of a wrong command line.
+func usage(format string, args ...any) error {
+	return &api.Error{Code: api.InvalidRequest, Detail: fmt.Sprintf(format, args...), Remedy: "sessionctl help"}
+}
+
+func fail(stderr io.Writer, about string, err error) int {
 	e := api.AsError(err)
-	fmt.Fprintf(stderr, "sessionctl: %v\n", e)
+	if about != "" {
+		about += ": "
+	}
+	fmt.Fprintf(stderr, "sessionctl: %s%s\n", about, api.Clean(e.Error()))
 	if e.Remedy != "" {
-		fmt.Fprintf(stderr, "  next: %s\n", e.Remedy)
+		fmt.Fprintf(stderr, "  next: %s\n", api.Clean(e.Remedy))
 	}
 	return e.Code.Exit()
 }
@@ -74,42 +96,143 @@ func (a *app) root() *cobra.Command {
 		Long: `sessionctl serves web sessions that its agent, sessiond, keeps alive.
 
 One login per machine and site; every shell, script and service shares it.`,
-		Example:       "  eval $(sessionctl cookie app)\n  sessionctl header app | curl -H @- https://app.corp.example/api/me",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          noVerb,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		Example:           "  eval $(sessionctl cookie app)\n  sessionctl header app | curl -H @- https://app.corp.example/api/me",
+		Version:           api.Version,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              noVerb,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return versionSkew() },
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetVersionTemplate("sessionctl {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.PersistentFlags().StringVar(&a.client.Socket, "socket", "", "the agent's `PATH` (default: $SESSIONCTL_SOCKET, the user's agent, the system's)")
-	root.PersistentFlags().DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after `DURATION`")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().Var(word{&a.client.Socket, "PATH", nil}, "socket", "the agent's socket (default: $SESSIONCTL_SOCKET, the user's agent, the system's)")
+	root.PersistentFlags().Var(duration{&a.timeout, true}, "timeout", "how long to wait")
+	root.SetFlagErrorFunc(flagError)
 	root.AddGroup(&cobra.Group{ID: "serve", Title: "Serve a session:"}, &cobra.Group{ID: "session", Title: "Look after sessions:"}, &cobra.Group{ID: "agent", Title: "Look after the agent:"})
 	root.SetHelpCommandGroupID("agent")
 	root.SetCompletionCommandGroupID("agent")
 	root.AddCommand(a.hot()...)
 	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.logout(), a.tickets(), a.status(), a.checkConfig(), a.version())
+	strict(root)
 	return root
 }
 
+// strict makes usage errors of what cobra's own verbs would let pass.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usage("there is no such verb")
+				}
+				return nil
+			}
+		case "completion":
+			c.Args = cobra.ArbitraryArgs
+			c.RunE = func(c *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return usage("completion is for bash, zsh, fish and powershell")
+				}
+				return c.Help()
+			}
+			for _, shell := range c.Commands() {
+				shell.Args = noOperand
+			}
+		}
+	}
+}
+
+// flagError is the usage error of a flag. A value is not repeated: it may be
+// a secret in the wrong place.
+func flagError(_ *cobra.Command, err error) error {
+	text := err.Error()
+	var wrong interface{ GetValue() string }
+	if errors.As(err, &wrong) {
+		text = strings.ReplaceAll(text, strconv.Quote(wrong.GetValue()), "…")
+	}
+	return usage("%s", text)
+}
+
 func noVerb(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case strings.Trim(args[0], "abcdefghijklmnopqrstuvwxyz-") == "":
+		return usage("there is no verb %s", args[0])
+	}
+	return usage("there is no such verb")
+}
+
+func noOperand(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown command %q", args[0])}
+		return usage("%s takes no operand", c.Name())
 	}
 	return nil
 }
 
-// args wraps cobra's argument checks, so that they end as usage errors.
-func args(n int) cobra.PositionalArgs {
-	check := cobra.ExactArgs(n)
+// operand wants one operand that a check lets pass.
+func operand(check func(string) error) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%s: %w; usage: %s", c.Name(), err, c.UseLine())}
+		if len(args) != 1 {
+			return usage("exactly one %s is needed", strings.Fields(c.Use)[1])
 		}
-		return nil
+		return check(args[0])
 	}
 }
+
+// word is the value of a flag: not empty, and one of allowed if there are any.
+type word struct {
+	s       *string
+	kind    string // how the help calls it
+	allowed []string
+}
+
+func (w word) Set(s string) error {
+	switch {
+	case s == "":
+		return errors.New("it is empty")
+	case w.allowed != nil && !slices.Contains(w.allowed, s):
+		return errors.New("needs one of " + strings.Join(w.allowed, ", "))
+	}
+	*w.s = s
+	return nil
+}
+
+func (w word) String() string { return *w.s }
+func (w word) Type() string   { return w.kind }
+
+// duration is the value of a flag, as the hot verbs read it: a bare number is
+// seconds.
+type duration struct {
+	d       *time.Duration
+	notZero bool
+}
+
+func (v duration) Set(s string) error {
+	d, err := shim.ParseDuration(s)
+	if err == nil && d == 0 && v.notZero {
+		err = errors.New("it is zero")
+	}
+	if err != nil {
+		return err
+	}
+	*v.d = d
+	return nil
+}
+
+func (v duration) String() string {
+	if *v.d == 0 {
+		return ""
+	}
+	return v.d.String()
+}
+
+func (v duration) Type() string { return "DURATION" }
 
 // call runs one call under --timeout. If it takes longer than a second on a
 // terminal, it says what is going on.
@@ -134,7 +257,7 @@ func (a *app) sites(c *cobra.Command, args []string, _ string) ([]string, cobra.
 	if s, err := a.client.Sessions(); err == nil {
 		if resp, err := s.ListSessions(ctx, &pb.ListSessionsRequest{}); err == nil {
 			for _, s := range resp.GetSessions() {
-				names = append(names, cobra.CompletionWithDesc(s.GetSite(), s.GetUrl()))
+				names = append(names, cobra.CompletionWithDesc(api.Clean(s.GetSite()), api.Clean(s.GetUrl())))
 			}
 		}
 	}

@@ -35,11 +35,14 @@ func call(args ...string) (stdout, stderr string, status int) {
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{"no-such-verb"}, {"get"}, {"get", "a", "b"}, {"get", "app", "-o", "yaml"}, {"list", "extra"}, {"list", "--no-such-flag"},
-		{"status", "--timeout", "soon"}, {"login"}, {"refresh"}, {"logout", "a", "b"}, {"tickets", "x"}, {"check-config", "a", "b"}, {"version", "x"},
+		{"status", "--timeout", "soon"}, {"status", "--timeout", "0"}, {"status", "--timeout", "25h"}, {"status", "--socket="}, {"get", "app", "--min-validity", "-1s"},
+		{"get", "app", "--url", "app"}, {"get", "app", "-o", ""}, {"get", "a=CANARY-1"}, {"get", "https://u:CANARY-p@a/"}, {"get", strings.Repeat("a", 120<<10)},
+		{"get", "https://a/" + strings.Repeat("a", 120<<10)}, {"login", "https://a/"}, {"logout", "../x"}, {"CANARY-1"}, {"list", "--timeout", "CANARY-1"}, {"login", "app", "--retry=CANARY-1"},
+		{"help", "no-such-verb"}, {"help", "get", "x"}, {"completion", "tcsh"}, {"completion", "bash", "x"}, {"login"}, {"refresh"}, {"logout", "a", "b"}, {"tickets", "x"}, {"check-config", "a", "b"}, {"version", "x"},
 	} {
 		out, errs, status := call(args...)
-		if status != api.ExitUsage || out != "" || !strings.HasPrefix(errs, "sessionctl: ") || !strings.Contains(errs, "\n  next: ") {
-			t.Errorf("%q: %d %q %q", args, status, out, errs)
+		if status != api.ExitUsage || out != "" || !strings.HasPrefix(errs, "sessionctl: ") || !strings.Contains(errs, " (invalid_request)\n  next: ") || strings.Contains(errs, "CANARY") {
+			t.Errorf("%.80q: %d %q %q", args, status, out, errs)
 		}
 	}
 }
@@ -62,6 +65,14 @@ func TestHelp(t *testing.T) {
 		if out, _, status := call("completion", shell); status != 0 || len(out) < 1000 {
 			t.Errorf("completion %s: %d", shell, status)
 		}
+	}
+	for _, args := range [][]string{{"--version"}, {"-v"}} {
+		if out, _, status := call(args...); status != 0 || out != "sessionctl "+api.Version+"\n" {
+			t.Errorf("%q: %d %q", args, status, out)
+		}
+	}
+	if out, _, _ := call("help", "get"); strings.Contains(out, "`") || !strings.Contains(out, "--socket PATH") || !strings.Contains(out, "--timeout DURATION") || !strings.Contains(out, "--min-validity DURATION") {
+		t.Errorf("the help of get: %s", out)
 	}
 	if out, _, status := call("__complete", "stat"); status != 0 || !strings.Contains(out, "status") {
 		t.Errorf("complete: %q", out)
@@ -215,8 +226,30 @@ func TestNothingIsInjected(t *testing.T) {
 }
 
 func TestTerminalIsSafe(t *testing.T) {
-	if got := clean("a\x1b[2Jb\u009bc\x7f"); got != "a?[2Jb?c?" {
-		t.Errorf("%q", got)
+	var errs bytes.Buffer
+	status := fail(&errs, "app", &api.Error{Code: api.Denied, Detail: "a\x1b[2J\nb\u202e", Remedy: "c\u009b\x7f"})
+	if errs.String() != "sessionctl: app: a?[2J?b? (denied)\n  next: c??\n" || status != api.ExitDenied {
+		t.Errorf("%q, %d", errs.String(), status)
+	}
+}
+
+// TestNoCookie: what has no cookie is no session, for all but JSON.
+func TestNoCookie(t *testing.T) {
+	for name, write := range formats {
+		err := write(&bytes.Buffer{}, &pb.Session{Site: "app", Headers: []*pb.Header{{Name: "User-Agent", Value: []byte("x")}, {Name: "Cookie"}}})
+		if name == "json" && err != nil || name != "json" && (api.CodeOf(err) != api.NoSessionCookie || api.AsError(err).Remedy == "") {
+			t.Errorf("%s: %+v", name, err)
+		}
+	}
+	s := hostile()
+	s.Cookies[0].Name = nil
+	if err := writeNetscape(&bytes.Buffer{}, s); api.CodeOf(err) != api.Unprintable {
+		t.Errorf("a cookie without a name in a cookie file: %v", err)
+	}
+	s = hostile()
+	s.Cookies[0].Path = "/\n"
+	if err := writeNetscape(&bytes.Buffer{}, s); api.CodeOf(err) != api.Unprintable {
+		t.Errorf("a line feed in a path: %v", err)
 	}
 }
 

@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/client/shim"
 )
 
 func (a *app) list() *cobra.Command {
@@ -20,7 +22,7 @@ func (a *app) list() *cobra.Command {
 		Use:     "list",
 		Short:   "List the sites you may use and how their sessions are",
 		GroupID: "session",
-		Args:    args(0),
+		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.client.Sessions()
 			if err != nil {
@@ -40,21 +42,30 @@ func (a *app) list() *cobra.Command {
 }
 
 // output adds -o to a verb that prints a table or JSON.
-func output(c *cobra.Command, format *string) {
-	c.Flags().StringVarP(format, "output", "o", "text", "text or json")
-	must(c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)))
+func output(c *cobra.Command, format *string) { choice(c, format, "text", "json") }
+
+// choice adds -o with the formats given, of which the first is the default.
+func choice(c *cobra.Command, format *string, formats ...string) {
+	*format = formats[0]
+	c.Flags().VarP(word{format, "FORMAT", formats}, "output", "o", strings.Join(formats, ", "))
+	must(c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 }
 
 func (a *app) print(format string, value any, table func(io.Writer)) error {
-	switch format {
-	case "json":
+	if format == "json" {
 		return encode(a.stdout, value)
-	case "text":
-		w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-		table(w)
-		return w.Flush()
 	}
-	return usageError{fmt.Errorf("-o %s: the formats are text, json", format)}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	table(w)
+	return w.Flush()
+}
+
+// row writes a line of a table. What is in the cells may be of a server's.
+func row(w io.Writer, cells ...string) {
+	for i, c := range cells {
+		cells[i] = api.Clean(c)
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
 
 type jsonSummary struct {
@@ -72,6 +83,8 @@ type jsonSummary struct {
 	Remedy     string `json:"remedy,omitempty"`
 	RetryTime  string `json:"retry_time,omitempty"`
 	NotDurable bool   `json:"not_durable,omitempty"`
+
+	IdentityUnproven bool `json:"identity_unproven,omitempty"`
 }
 
 func summaries(in []*pb.SessionSummary) []jsonSummary {
@@ -81,6 +94,7 @@ func summaries(in []*pb.SessionSummary) []jsonSummary {
 			Site: s.GetSite(), Kind: s.GetKind(), URL: s.GetUrl(), User: s.GetUser(), State: state(s), Generation: s.GetGeneration(),
 			LoginTime: rfc3339(s.GetLoginTime()), ProveTime: rfc3339(s.GetProveTime()), ExpireTime: rfc3339(s.GetExpireTime()),
 			Code: s.GetCode(), Detail: s.GetDetail(), Remedy: s.GetRemedy(), RetryTime: rfc3339(s.GetRetryTime()), NotDurable: s.GetNotDurable(),
+			IdentityUnproven: s.GetIdentityUnproven(),
 		})
 	}
 	return out
@@ -91,32 +105,28 @@ func state(s *pb.SessionSummary) string {
 }
 
 func sessionTable(w io.Writer, sessions []*pb.SessionSummary) {
-	fmt.Fprintln(w, "SITE\tKIND\tUSER\tSTATE\tPROVED\tEXPIRES\tNOTE")
+	row(w, "SITE", "KIND", "USER", "STATE", "PROVED", "EXPIRES", "NOTE")
 	for _, s := range sessions {
-		note := s.GetCode()
-		if s.GetNotDurable() {
-			note = strings.TrimPrefix(note+", not_durable", ", ")
+		var notes []string
+		if s.GetCode() != "" {
+			notes = append(notes, s.GetCode())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.GetSite(), s.GetKind(), clean(s.GetUser()), state(s), ago(s.GetProveTime()), in(s.GetExpireTime()), note)
+		if s.GetNotDurable() {
+			notes = append(notes, "not_durable")
+		}
+		if s.GetIdentityUnproven() {
+			notes = append(notes, "identity_unproven")
+		}
+		row(w, s.GetSite(), s.GetKind(), s.GetUser(), state(s), ago(s.GetProveTime()), in(s.GetExpireTime()), strings.Join(notes, ", "))
 	}
 	for _, s := range sessions {
 		if s.GetCode() != "" {
-			fmt.Fprintf(w, "%s: %s (%s)\n", s.GetSite(), clean(s.GetDetail()), s.GetCode())
+			row(w, s.GetSite()+": "+s.GetDetail()+" ("+s.GetCode()+")")
 			if s.GetRemedy() != "" {
-				fmt.Fprintf(w, "  next: %s\n", clean(s.GetRemedy()))
+				row(w, "  next: "+s.GetRemedy())
 			}
 		}
 	}
-}
-
-// clean keeps what servers sent from moving the cursor.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 func ago(t *timestamppb.Timestamp) string {
@@ -133,82 +143,63 @@ func in(t *timestamppb.Timestamp) string {
 	return "in " + time.Until(t.AsTime()).Round(time.Second).String()
 }
 
-func (a *app) login() *cobra.Command {
-	var retry bool
-	c := &cobra.Command{
-		Use:   "login SITE",
-		Short: "Log in now; with --retry, even after a refusal",
-		Long: `Log in at a site now, whether or not a session lives.
-
-After a refusal the agent does not try the same secret again by itself, so that
-no account is locked. --retry lifts that for one attempt.`,
+// siteVerb is a verb that does something about a site, and says what it did.
+func (a *app) siteVerb(name, short, long, doing string, do func(context.Context, pb.SessionServiceClient, string) (string, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:               name + " SITE",
+		Short:             short,
+		Long:              long,
 		GroupID:           "session",
-		Args:              args(1),
+		Args:              operand(shim.CheckSite),
 		ValidArgsFunction: a.sites,
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.client.Sessions()
 			if err != nil {
 				return err
 			}
-			return a.call(c, "logging in at "+args[0], func(ctx context.Context) error {
-				resp, err := s.Login(ctx, &pb.LoginRequest{Site: args[0], Retry: retry})
-				if err != nil {
-					return err
+			return a.call(c, args[0]+": "+doing, func(ctx context.Context) error {
+				said, err := do(ctx, s, args[0])
+				if err == nil {
+					a.warn(args[0], said)
 				}
-				a.flags(resp.GetSession())
-				fmt.Fprintf(a.stderr, "sessionctl: %s: logged in as %s\n", args[0], clean(resp.GetSession().GetUser()))
-				return nil
+				return err
 			})
 		},
 	}
+}
+
+func (a *app) login() *cobra.Command {
+	var retry bool
+	c := a.siteVerb("login", "Log in now; with --retry, even after a refusal", `Log in at a site now, whether or not a session lives.
+
+After a refusal the agent does not try the same secret again by itself, so that
+no account is locked. --retry lifts that for one attempt.`, "logging in",
+		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
+			resp, err := s.Login(ctx, &pb.LoginRequest{Site: site, Retry: retry})
+			a.flags(resp.GetSession())
+			return "logged in as " + resp.GetSession().GetUser(), err
+		})
 	c.Flags().BoolVar(&retry, "retry", false, "lift a latched refusal for one attempt")
 	return c
 }
 
 func (a *app) refresh() *cobra.Command {
-	return &cobra.Command{
-		Use:               "refresh SITE",
-		Short:             "Replace a site's session by a new one",
-		GroupID:           "session",
-		Args:              args(1),
-		ValidArgsFunction: a.sites,
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.client.Sessions()
-			if err != nil {
-				return err
-			}
-			return a.call(c, "logging in at "+args[0], func(ctx context.Context) error {
-				resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: args[0], Force: true})
-				if err != nil {
-					return err
-				}
-				a.flags(resp.GetSession())
-				fmt.Fprintf(a.stderr, "sessionctl: %s: new session of %s\n", args[0], clean(resp.GetSession().GetUser()))
-				return nil
-			})
-		},
-	}
+	return a.siteVerb("refresh", "Replace a site's session by a new one", `Replace a site's session by a new one.
+
+Of callers other than the agent's own user and root this is taken as a report
+that the session is dead: the agent asks the site, and keeps a session that
+lives.`, "logging in",
+		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
+			resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: site, Force: true})
+			a.flags(resp.GetSession())
+			return "the session of " + resp.GetSession().GetUser() + " was made " + ago(resp.GetSession().GetLoginTime()), err
+		})
 }
 
 func (a *app) logout() *cobra.Command {
-	return &cobra.Command{
-		Use:               "logout SITE",
-		Short:             "Forget a site's session",
-		GroupID:           "session",
-		Args:              args(1),
-		ValidArgsFunction: a.sites,
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.client.Sessions()
-			if err != nil {
-				return err
-			}
-			return a.call(c, "asking the agent", func(ctx context.Context) error {
-				if _, err := s.DeleteSession(ctx, &pb.DeleteSessionRequest{Site: args[0]}); err != nil {
-					return err
-				}
-				fmt.Fprintf(a.stderr, "sessionctl: %s: the agent has forgotten the session; the site itself may honour it until it expires there\n", args[0])
-				return nil
-			})
-		},
-	}
+	return a.siteVerb("logout", "Forget a site's session", "", "asking the agent",
+		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
+			_, err := s.DeleteSession(ctx, &pb.DeleteSessionRequest{Site: site})
+			return "the agent has forgotten the session; the site itself may honour it until it expires there", err
+		})
 }

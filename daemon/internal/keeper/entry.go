@@ -338,13 +338,8 @@ func (e *entry) wrongIdentity(id login.Identity) error {
 
 // printable shortens what a server sent to what may stand in a message.
 func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r == '"' {
-			return '.'
-		}
-		return r
-	}, s)
-	return s[:min(len(s), 80)]
+	r := []rune(api.Clean(s))
+	return strings.ReplaceAll(string(r[:min(len(r), 80)]), `"`, "'")
 }
 
 // publish stores a proven session and then lets it be served. A session that
