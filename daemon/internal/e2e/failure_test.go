@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -381,7 +382,7 @@ func TestKilledWhileRefused(t *testing.T) {
 	// instead of handing on the refusal.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	var a *agent
+	var running atomic.Pointer[agent]
 	killed := make(chan struct{})
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -401,6 +402,7 @@ func TestKilledWhileRefused(t *testing.T) {
 				answer := make([]byte, 64<<10)
 				n, _ := server.Read(answer)
 				if w.kdc.Counts().PreauthFailed > 0 {
+					a := running.Load()
 					a.cmd.Process.Kill()
 					<-a.done
 					close(killed)
@@ -414,7 +416,7 @@ func TestKilledWhileRefused(t *testing.T) {
 	defer l.Close()
 	w.krb5Conf = write(t, filepath.Join(t.TempDir(), "krb5.conf"), strings.ReplaceAll(w.kdc.Krb5Conf(), w.kdc.Addr(), l.Addr().String()))
 	h := newHome(t, w, credential("wrong", "wrong", w.addKeytab(t, "wrong", false)), w.site("wrong", "/spnego/", `credential = "wrong"`))
-	a = h.start(t)
+	running.Store(h.start(t))
 	done := make(chan result)
 	go func() { done <- h.sessionctl(t, "raw", "wrong", "--timeout", "3s") }()
 	<-killed

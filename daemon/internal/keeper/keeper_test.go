@@ -842,7 +842,10 @@ func TestLatches(t *testing.T) {
 		// tried again.
 		check(l, wrong, "")
 		must(l.Begin(ctx, "realm:A", "build", wrong))
+		check(l, wrong, "") // it is under way: others join it
 		check(restarted(), wrong, api.Latched)
+		l.Lost("realm:A", "build", wrong)
+		check(l, wrong, api.Latched)
 		check(restarted(), right, "")
 
 		// Refused.
@@ -869,8 +872,10 @@ func TestLatches(t *testing.T) {
 		must(l.Begin(ctx, "realm:A", "build", right))
 		must(l.End(ctx, "realm:A", "build", right, nil))
 		must(l.Begin(ctx, "realm:A", "build", right))
+		l.Lost("realm:A", "build", right)
 		check(restarted(), right, "")
 		must(l.Begin(ctx, "realm:A", "build", right))
+		l.Lost("realm:A", "build", right)
 		check(l, right, api.KDCUnreachable)
 		check(restarted(), right, api.KDCUnreachable)
 		pass(unknownPause)

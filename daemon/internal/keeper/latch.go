@@ -51,8 +51,9 @@ type account struct {
 // secretState is what became of one secret.
 type secretState struct {
 	Hash     []byte    `json:"hash"`
-	Time     time.Time `json:"time"`               // of the last attempt
-	Pending  int       `json:"pending,omitempty"`  // attempts in a row without a known outcome
+	Time     time.Time `json:"time"`              // of the last attempt
+	Pending  int       `json:"pending,omitempty"` // attempts in a row without a known outcome
+	underway int       // those of them that this process is making
 	Accepted bool      `json:"accepted,omitempty"` // at some time
 	// Of a refusal that stands:
 	Code   api.Code `json:"code,omitempty"`
@@ -82,16 +83,17 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 			continue
 		}
 		at := s.Time.UTC().Format(time.RFC3339)
+		unknown := s.Pending - s.underway
 		switch {
 		case s.Code != "":
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy}
-		case s.Pending > 0 && !s.Accepted:
+		case unknown > 0 && !s.Accepted:
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s", user, at)}
-		case s.Pending >= unknownTries && time.Since(s.Time) < unknownPause:
+		case unknown >= unknownTries && time.Since(s.Time) < unknownPause:
 			return &api.Error{Code: api.KDCUnreachable,
-				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s; the next one is at %s", s.Pending, user, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
+				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s; the next one is at %s", unknown, user, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
 				Remedy: "check the network between here and " + verifier}
 		}
 	}
@@ -102,14 +104,14 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 // not be: a refusal might be forgotten. A secret that was accepted before may
 // be tried all the same when the store cannot be written.
 func (l *Latches) Begin(ctx context.Context, verifier, user string, secret []byte) error {
-	err := l.change(ctx, verifier, user, secret, func(s *secretState) { s.Pending++ })
+	err := l.change(ctx, verifier, user, secret, func(s *secretState) { s.Pending, s.underway = s.Pending+1, s.underway+1 })
 	var accepted bool
 	if err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
-			if accepted = s.Accepted; !accepted {
-				s.Pending-- // it is not tried
+			if accepted = s.Accepted; !accepted { // it is not tried
+				s.Pending, s.underway = s.Pending-1, s.underway-1
 			}
 		}
 	}
@@ -127,6 +129,7 @@ func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte,
 	var refused *api.Error
 	errors.As(verdict, &refused)
 	return l.change(ctx, verifier, user, secret, func(s *secretState) {
+		s.underway = max(s.underway-1, 0)
 		switch {
 		case verdict == nil:
 			s.Pending, s.Accepted, s.Code = 0, true, ""
@@ -136,6 +139,15 @@ func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte,
 			s.Pending = max(s.Pending-1, 0)
 		}
 	})
+}
+
+// Lost ends an attempt of which nobody will know what became.
+func (l *Latches) Lost(verifier, user string, secret []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
+		s.underway = max(s.underway-1, 0)
+	}
 }
 
 // Clear lets secrets be tried again. What cannot be read is forgotten.

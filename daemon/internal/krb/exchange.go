@@ -67,7 +67,8 @@ func (e *Engine) authenticate(ctx context.Context, client Principal, long keys) 
 	}
 	r, err = kdcs.exchange(ctx, message, true)
 	if errors.Is(err, errDelivered) {
-		return nil, err // nobody knows what became of the key
+		e.latch.Lost(Verifier(client), client.String(), secretOf(key))
+		return nil, err
 	}
 	var t *ticket
 	if err == nil {

@@ -54,9 +54,11 @@ type Latch interface {
 	// error it must not be.
 	Begin(ctx context.Context, verifier, user string, secret []byte) error
 	// End writes down what became of it: nil, accepted; an *api.Error whose
-	// code is a refusal; any other error, no verdict. It is not called when
-	// nobody knows. A refusal may also come before a secret was tried.
+	// code is a refusal; any other error, no verdict. A refusal may also come
+	// before a secret was tried.
 	End(ctx context.Context, verifier, user string, secret []byte, verdict error) error
+	// Lost ends an attempt of which nobody will know what became.
+	Lost(verifier, user string, secret []byte)
 	// Clear lets secrets be tried again.
 	Clear(ctx context.Context, verifier, user string, secrets ...[]byte) error
 }

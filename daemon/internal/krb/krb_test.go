@@ -168,6 +168,7 @@ type latch struct {
 	pending  map[string]int
 	checks   int
 	sets     int
+	lost     int
 	err      error // of End
 	beginErr error
 }
@@ -209,6 +210,12 @@ func (l *latch) End(ctx context.Context, verifier, user string, secret []byte, v
 		l.refusals[verifier+user+string(secret)] = refusal
 	}
 	return l.err
+}
+
+func (l *latch) Lost(string, string, []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost++
 }
 
 func (l *latch) Clear(_ context.Context, verifier, user string, secrets ...[]byte) error {
@@ -391,8 +398,8 @@ func TestAttemptIsWrittenDown(t *testing.T) {
 	}
 	_, err = krb.New(l.options).Initiate(t.Context(), l.credential("svc"), site, false)
 	wantCode(t, err, api.KDCUnreachable)
-	if len(l.latch.pending) != 1 {
-		t.Errorf("pending: %d", len(l.latch.pending))
+	if len(l.latch.pending) != 1 || l.latch.lost != 1 {
+		t.Errorf("pending: %d, lost: %d", len(l.latch.pending), l.latch.lost)
 	}
 	l.options.Dial = nil
 	initiate(t, krb.New(l.options), l.credential("svc"), site)
