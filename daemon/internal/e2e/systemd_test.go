@@ -311,7 +311,7 @@ func TestUserUnits(t *testing.T) {
 		m.wantUnit(t, "sessiond.socket", "ActiveState=failed") // nothing starts the service any more
 		journal, err := m.Journal(m.ctx)
 		must(t, err)
-		starts := strings.Count(journal, "/"+configFile+": ")
+		starts := strings.Count(journal, "/"+configFile+":1: ")
 		t.Logf("%d starts with the broken configuration", starts)
 		if starts < 1 || starts > 5 {
 			t.Errorf("%d starts, want 1 to 5", starts)
