@@ -205,7 +205,7 @@ func (s *Systemd) Journal(ctx context.Context) (string, error) {
 // a name on the usual path.
 func (s *Systemd) Command(ctx context.Context, uid int, env []string, program string, args ...string) *exec.Cmd {
 	id := strconv.Itoa(uid)
-	enter := []string{"-t", strconv.Itoa(s.PID()), "-m", "-p", "-C", "-u", "-i", "-S", id, "-G", id, "--"}
+	enter := []string{"-t", strconv.Itoa(s.PID()), "-m", "-p", "-C", "-u", "-i", "-r", "-w", "-S", id, "-G", id, "--"}
 	if !strings.Contains(program, "/") {
 		enter = append(enter, "env", "PATH="+systemPath)
 	}
