@@ -155,6 +155,8 @@ func TestConfigMistakes(t *testing.T) {
 		"option of no kind":   {siteText + "no_such_option = 1\n", "no_such_option"},
 		"site without table":  {"site = 5\n", "site"},
 		"not UTF-8":           {"[site.\xff]", ""},
+		"another case":        {siteText + "Allow = [\"uid:5\"]\n", "site.app.Allow"},
+		"another case above":  {siteText + "[Site.beta]\nkind = \"spnego\"\n", "Site"},
 		"everything is empty": {"[site.app]\n", "kind is missing"},
 	} {
 		_, err := configure(t, map[string]string{"sessiond.toml": credentialText + c.text})

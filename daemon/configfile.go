@@ -110,6 +110,9 @@ func (d *decoder) file(name string, doc []byte) error {
 	if err := toml.NewDecoder(bytes.NewReader(doc)).DisallowUnknownFields().Decode(document.Interface()); err != nil {
 		return tomlError(name, doc, err)
 	}
+	if err := lowerCase(name, doc); err != nil {
+		return err
+	}
 	credentials := document.Elem().Field(0).Interface().(map[string]credentialTable)
 	for _, cred := range slices.Sorted(maps.Keys(credentials)) {
 		if err := d.credential(name, cred, credentials[cred]); err != nil {
@@ -122,6 +125,36 @@ func (d *decoder) file(name string, doc []byte) error {
 		}
 		if err := d.site(name, t.site, t.common, t.driver); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// lowerCase refuses keys in another case, which the decoder would take for
+// those it knows: a second one could undo the first.
+func lowerCase(file string, doc []byte) error {
+	var top map[string]any
+	if err := toml.Unmarshal(doc, &top); err != nil {
+		return tomlError(file, doc, err)
+	}
+	check := func(where string, table map[string]any) error {
+		for _, key := range slices.Sorted(maps.Keys(table)) {
+			if strings.ToLower(key) != key {
+				return configError(file, printable("unknown key "+where+key+": keys are in lower case"))
+			}
+		}
+		return nil
+	}
+	if err := check("", top); err != nil {
+		return err
+	}
+	for _, kind := range slices.Sorted(maps.Keys(top)) {
+		tables, _ := top[kind].(map[string]any)
+		for _, name := range slices.Sorted(maps.Keys(tables)) {
+			table, _ := tables[name].(map[string]any)
+			if err := check(kind+"."+name+".", table); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -33,7 +33,7 @@ func Listen(path string) (net.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &lockedListener{passed[0], lock}, nil
+		return &lockedListener{Listener: passed[0], lock: lock}, nil
 	case len(passed) > 0:
 		return nil, fmt.Errorf("systemd handed over %d sockets; one Unix stream socket is wanted", len(passed))
 	}
@@ -67,8 +67,12 @@ func listenAt(path string) (net.Listener, error) {
 	}
 	// The lock says that no agent listens here, so what is left is a dead one's,
 	// unless systemd listens for one that is not running yet.
-	if c, err := net.Dial("unix", path); err == nil {
+	c, err := net.Dial("unix", path)
+	if err == nil {
 		c.Close()
+	}
+	// A queue that is full is one of somebody who listens.
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) {
 		lock.Close()
 		return nil, &api.Error{Code: api.SocketInUse, Detail: "another process listens at " + path, Remedy: "use the agent that it starts: sessionctl status"}
 	}
@@ -87,7 +91,13 @@ func listenAt(path string) (net.Listener, error) {
 		lock.Close()
 		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Remedy: "name another place: sessiond --socket PATH", Err: err}
 	}
-	return &lockedListener{l, lock}, nil
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // not what stands there by then
+	own := &lockedListener{Listener: l, lock: lock}
+	if own.file, err = os.Lstat(path); err != nil {
+		own.Close()
+		return nil, &api.Error{Code: api.SocketFailed, Detail: err.Error(), Err: err}
+	}
+	return own, nil
 }
 
 // maxSocketPath is the longest path that unix(7) takes.
@@ -97,11 +107,17 @@ const maxSocketPath = 107
 type lockedListener struct {
 	net.Listener
 	lock *os.File
+	file os.FileInfo // of the socket, if it is the agent's own
 }
 
-// Close removes the socket and then gives up the lock.
+// Close removes the socket if it is still the agent's own, and then gives up
+// the lock.
 func (l *lockedListener) Close() error {
 	err := l.Listener.Close()
+	path := l.Addr().String()
+	if now, lerr := os.Lstat(path); lerr == nil && l.file != nil && os.SameFile(now, l.file) {
+		err = errors.Join(err, os.Remove(path))
+	}
 	return errors.Join(err, l.lock.Close())
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -101,6 +104,55 @@ func TestListenRace(t *testing.T) {
 		t.Error(err)
 	} else {
 		c.Close()
+	}
+}
+
+// TestListenFullQueue: somebody who listens and has no time is alive.
+func TestListenFullQueue(t *testing.T) {
+	path := filepath.Join(shortDir(t), "agent.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			break
+		}
+		defer c.Close()
+	}
+	if l, err := Listen(path); api.CodeOf(err) != api.SocketInUse {
+		if err == nil {
+			l.Close()
+		}
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCloseLeavesOthers: what stands at the path by the end may be another's.
+func TestCloseLeavesOthers(t *testing.T) {
+	path := filepath.Join(shortDir(t), "agent.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the other's socket: %v", err)
 	}
 }
 

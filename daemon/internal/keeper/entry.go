@@ -135,13 +135,17 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		if usable && known {
 			return old, nil // that the site is silent is known; the probe goes on without us
 		}
-		if err := e.wait(ctx, f, usable); err != nil {
-			return Served{}, callerError(err)
+		enough, err := e.wait(ctx, f, usable)
+		if err == nil && enough {
+			// Half of the caller's time is over. What the work has found out so far
+			// counts: a session that is dead by now is gone.
+			if s, ok := e.lives(); ok && s.Generation == old.Generation {
+				return s, nil
+			}
+			_, err = e.wait(ctx, f, false)
 		}
-		select {
-		case <-f.done:
-		default:
-			return old, nil // half of the caller's time is over
+		if err != nil {
+			return Served{}, callerError(err)
 		}
 		if f.err != nil {
 			if !w.strict {
@@ -156,21 +160,22 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 }
 
 // wait waits for the end of a flight. A caller who could be served without it
-// waits no longer than half of its time.
-func (e *entry) wait(ctx context.Context, f *flight, usable bool) error {
-	var enough <-chan time.Time
+// waits no longer than half of its time, which is then enough.
+func (e *entry) wait(ctx context.Context, f *flight, usable bool) (enough bool, err error) {
+	var half <-chan time.Time
 	if end, ok := ctx.Deadline(); ok && usable {
 		t := time.NewTimer(time.Until(end) / 2)
 		defer t.Stop()
-		enough = t.C
+		half = t.C
 	}
 	select {
 	case <-f.done:
-	case <-enough:
+		return false, nil
+	case <-half:
+		return true, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
-	return nil
 }
 
 // lives returns the session if it may be served although the site or the KDC
@@ -178,10 +183,13 @@ func (e *entry) wait(ctx context.Context, f *flight, usable bool) error {
 func (e *entry) lives() (Served, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.session == nil || e.session.ended(time.Now()) {
+	now := time.Now()
+	if e.session == nil || e.session.ended(now) {
 		return Served{}, false
 	}
-	return e.served(), true
+	s := e.served()
+	s.Stale = s.Stale || e.need(want{}, now) != nothing
+	return s, true
 }
 
 func (e *entry) served() Served {
@@ -323,7 +331,9 @@ func (e *entry) probe(ctx context.Context, s *Session) (*Session, error) {
 	}
 	p := *s
 	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, time.Now(), x.Jar()
-	p.ExpireTime = p.earliest(e.site.URL, p.ProveTime)
+	if end := p.earliest(e.site.URL, p.ProveTime); !end.Equal(s.ExpireTime) {
+		p.ExpireTime, p.life = end, end.Sub(p.ProveTime)
+	}
 	return &p, nil
 }
 

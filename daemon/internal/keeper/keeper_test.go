@@ -529,6 +529,20 @@ func TestMinValidity(t *testing.T) {
 			}
 		}
 	})
+	// A cookie with a fixed end, proved again and again: renewed in time.
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{life: 10 * time.Hour}, newRecords())
+		for range 12 * 12 {
+			s, err := a.Get(t.Context(), "app", GetOptions{MinValidity: time.Hour})
+			if err != nil || time.Until(s.ExpireTime) < time.Hour {
+				t.Fatalf("%v left, %v", time.Until(s.ExpireTime), err)
+			}
+			pass(5 * time.Minute)
+		}
+		if a.site.logins != 2 {
+			t.Errorf("%d logins in twelve hours", a.site.logins)
+		}
+	})
 	// Many cold callers who want more than there is: one login.
 	synctest.Test(t, func(t *testing.T) {
 		a := start(t, &site{life: 10 * time.Minute, delay: time.Second}, newRecords())
@@ -616,6 +630,41 @@ func TestImpatientCaller(t *testing.T) {
 		defer cancel()
 		if s, err := a.Get(ctx, "app", GetOptions{}); err != nil || !s.Stale {
 			t.Errorf("%+v %v", s, err)
+		}
+	})
+}
+
+// TestDeadByThen: what the work has found out by half of a caller's time counts.
+func TestDeadByThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{}, newRecords())
+		first := a.get(t)
+		pass(5 * time.Minute)
+		a.site.set(func() { a.site.current, a.site.delay = "gone", 4*time.Second })
+		ctx, cancel := context.WithTimeout(t.Context(), 14*time.Second)
+		defer cancel()
+		// Four seconds for the probe, eight for the login and its probe.
+		if s, err := a.Get(ctx, "app", GetOptions{}); err != nil || s.Generation == first.Generation {
+			t.Errorf("served what the probe had found dead: %+v %v", s, err)
+		}
+	})
+}
+
+// TestFailedLoginFlagsTheOld: a session that was due for a proof is flagged when
+// it is served because a login failed.
+func TestFailedLoginFlagsTheOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{life: time.Hour, delay: time.Second}, newRecords())
+		a.get(t)
+		pass(45 * time.Minute)
+		a.site.set(func() { a.site.loginE = &api.Error{Code: api.KDCUnreachable} })
+		if s, err := a.Get(t.Context(), "app", GetOptions{MinValidity: 20 * time.Minute}); err != nil || !s.Stale {
+			t.Errorf("for min_validity: %+v %v", s, err)
+		}
+		go a.Refresh(t.Context(), "app", "", true)
+		synctest.Wait()
+		if s, err := a.Get(t.Context(), "app", GetOptions{}); err != nil || !s.Stale {
+			t.Errorf("beside a forced login: %+v %v", s, err)
 		}
 	})
 }

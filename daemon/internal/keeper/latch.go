@@ -40,6 +40,7 @@ type Latches struct {
 
 	mu    sync.Mutex
 	known map[string]*account
+	wrote bool // the store could be written in the life of this process
 }
 
 // account is what is known of one user's secrets.
@@ -91,7 +92,7 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 		case unknown > 0 && !s.Accepted:
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s", user, at)}
-		case unknown >= unknownTries && time.Since(s.Time) < unknownPause:
+		case unknown >= unknownTries && time.Since(s.Time).Abs() < unknownPause:
 			return &api.Error{Code: api.KDCUnreachable,
 				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s; the next one is at %s", unknown, user, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
 				Remedy: "check the network between here and " + verifier}
@@ -110,7 +111,9 @@ func (l *Latches) Begin(ctx context.Context, verifier, user string, secret []byt
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
-			if accepted = s.Accepted; !accepted { // it is not tried
+			// With a store that never could be written, every restart would be one
+			// more attempt.
+			if accepted = s.Accepted && l.wrote; !accepted { // it is not tried
 				s.Pending, s.underway = s.Pending-1, s.underway-1
 			}
 		}
@@ -162,7 +165,7 @@ func (l *Latches) Clear(ctx context.Context, verifier, user string, secrets ...[
 	changed := err != nil
 	for _, secret := range secrets {
 		if s := next.find(l.hash(verifier, user, secret)); s != nil && (s.Code != "" || s.Pending > 0) {
-			s.Pending, s.Code, s.Detail, s.Remedy = 0, "", "", ""
+			s.Pending, s.Code, s.Detail, s.Remedy = s.underway, "", "", ""
 			changed = true
 		}
 	}
@@ -238,6 +241,7 @@ func (l *Latches) store(ctx context.Context, verifier, user string, a *account) 
 		return err
 	}
 	a.revision, err = swap(ctx, l.records, latchKey(verifier, user), a.revision, record)
+	l.wrote = l.wrote || err == nil
 	return err
 }
 

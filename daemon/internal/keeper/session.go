@@ -23,7 +23,8 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
-	jar *web.Jar
+	life time.Duration // how long the session had when ExpireTime was set
+	jar  *web.Jar
 }
 
 // Cookies returns the cookies for a request to u.
@@ -52,11 +53,11 @@ func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
 	if d <= 0 || s.ExpireTime.IsZero() {
 		return false
 	}
-	if life := s.ExpireTime.Sub(s.ProveTime); d > life*3/4 {
-		if life < time.Minute {
+	if d > s.life*3/4 {
+		if s.life < time.Minute {
 			return false
 		}
-		d = life / 2
+		d = s.life / 2
 	}
 	return !s.ExpireTime.After(now.Add(d))
 }
@@ -83,13 +84,14 @@ type sessionRecord struct {
 	Unproven    bool            `json:"unproven,omitempty"`
 	Login       time.Time       `json:"login"`
 	Prove       time.Time       `json:"prove"`
+	Life        time.Duration   `json:"life,omitempty"`
 	Cookies     []web.SetCookie `json:"cookies"`
 }
 
 func encodeSession(s *Session, fingerprint string) []byte {
 	b, err := json.Marshal(sessionRecord{
 		Version: recordVersion, Fingerprint: fingerprint, Generation: s.Generation,
-		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Cookies: s.jar.Lines(),
+		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(),
 	})
 	if err != nil {
 		panic(err) // nothing in the record can fail
@@ -110,6 +112,6 @@ func decodeSession(record []byte, fingerprint string) (*Session, error) {
 	}
 	return &Session{
 		Generation: r.Generation, Identity: r.Identity, Unproven: r.Unproven,
-		LoginTime: r.Login, ProveTime: r.Prove, jar: web.NewJar(r.Cookies),
+		LoginTime: r.Login, ProveTime: r.Prove, life: r.Life, jar: web.NewJar(r.Cookies),
 	}, nil
 }

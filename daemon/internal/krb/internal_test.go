@@ -44,12 +44,14 @@ type fakeKDC func(ctx context.Context) (answer []byte)
 
 // dialer connects to fake KDCs by address and counts the messages they got.
 type dialer struct {
-	kdcs map[string]fakeKDC
-	got  map[string]*atomic.Int32
+	life  context.Context // of the connections
+	hangs string          // the address that cannot be dialled
+	kdcs  map[string]fakeKDC
+	got   map[string]*atomic.Int32
 }
 
 func newDialer(kdcs map[string]fakeKDC) *dialer {
-	d := &dialer{kdcs, make(map[string]*atomic.Int32)}
+	d := &dialer{kdcs: kdcs, got: make(map[string]*atomic.Int32)}
 	for addr := range kdcs {
 		d.got[addr] = new(atomic.Int32)
 	}
@@ -58,6 +60,13 @@ func newDialer(kdcs map[string]fakeKDC) *dialer {
 
 func (d *dialer) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	kdc := d.kdcs[address]
+	if d.hangs == address {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if d.life != nil {
+		ctx = d.life // a connection outlives the dialling
+	}
 	if kdc == nil {
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	}
@@ -120,6 +129,7 @@ func TestExchange(t *testing.T) {
 		{"attempt, the first is silent", map[string]fakeKDC{"a": silent, "b": after(0, two), "c": after(0, three)}, true, 0, tgtTime, "a"},
 		{"attempt, the first hangs up", map[string]fakeKDC{"a": hangUp, "b": after(0, two), "c": after(0, three)}, true, 0, 0, "a"},
 		{"attempt, the first refuses connections", map[string]fakeKDC{"b": after(time.Second, two), "c": after(0, three)}, true, 2, time.Second, "b"},
+		{"attempt, the first cannot be dialled", map[string]fakeKDC{"b": after(0, two), "c": silent}, true, 2, dialTime, "b"},
 		{"attempt, the first is out of service", map[string]fakeKDC{"a": after(0, unavailable), "b": after(0, two), "c": silent}, true, 2, 0, "ab"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -128,6 +138,10 @@ func TestExchange(t *testing.T) {
 				k := &realmKDCs{realm: "R", addrs: []string{"a", "b", "c"}, dial: d.dial}
 				ctx, cancel := context.WithTimeout(t.Context(), tgtTime)
 				defer cancel()
+				d.life = ctx
+				if strings.Contains(c.name, "cannot be dialled") {
+					d.hangs = "a"
+				}
 				start := time.Now()
 				r, err := k.exchange(ctx, []byte("message"), c.attempt)
 				if took := time.Since(start); took != c.took {

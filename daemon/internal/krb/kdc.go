@@ -101,7 +101,7 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 		pending++
 		failures[i] = errors.New("no answer in time")
 		go func() {
-			r, delivered, err := k.ask(ctx, k.addrs[i], message)
+			r, delivered, err := k.ask(ctx, k.addrs[i], message, attempt)
 			answers <- answer{i, r, delivered, err}
 		}()
 	}
@@ -131,7 +131,13 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 				ask()
 			}
 		case <-ctx.Done():
-			return reply{}, k.unreachable(first, asked, failures, errDelivered)
+			var cause error
+			for ; pending > 0; pending-- { // they end with the context
+				if a := <-answers; attempt && a.delivered {
+					cause = errDelivered
+				}
+			}
+			return reply{}, k.unreachable(first, asked, failures, cause)
 		}
 	}
 	return reply{}, k.unreachable(first, asked, failures, nil)
@@ -157,10 +163,20 @@ func (k *realmKDCs) unreachable(first, asked int, failures []error, cause error)
 		Remedy: "check the network and the kdc lines of " + k.realm + " in krb5.conf"}
 }
 
+// dialTime is how long an attempt, which goes to one KDC after the other, waits
+// for a connection.
+const dialTime = 2 * time.Second
+
 // ask sends the message to one KDC. delivered tells whether the KDC may have
 // got it.
-func (k *realmKDCs) ask(ctx context.Context, addr string, message []byte) (r reply, delivered bool, err error) {
-	conn, err := k.dial(ctx, "tcp", addr)
+func (k *realmKDCs) ask(ctx context.Context, addr string, message []byte, attempt bool) (r reply, delivered bool, err error) {
+	dialing := ctx
+	if attempt {
+		var cancel context.CancelFunc
+		dialing, cancel = context.WithTimeout(ctx, dialTime)
+		defer cancel()
+	}
+	conn, err := k.dial(dialing, "tcp", addr)
 	if err != nil {
 		// The address stands before this text already.
 		if op, ok := errors.AsType[*net.OpError](err); ok {

@@ -101,6 +101,7 @@ type Engine struct {
 	mu        sync.Mutex
 	tickets   map[ticketKey]*ticket // nil: looked for in records, none there
 	realms    map[string]*realmKDCs
+	turns     map[string]chan struct{} // by principal
 	lastStamp time.Time
 }
 
@@ -127,6 +128,7 @@ func New(o Options) *Engine {
 		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, dial: o.Dial, log: o.Log,
 		tickets: make(map[ticketKey]*ticket),
 		realms:  make(map[string]*realmKDCs),
+		turns:   make(map[string]chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -218,11 +220,35 @@ func (e *Engine) fromTGT(ctx context.Context, client Principal, long keys, serve
 func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted *ticket) (*ticket, error) {
 	key := ticketKey{client.String(), long.fingerprint(), ticketGranting(client.Realm).String()}
 	return e.ticket(ctx, key, unwanted, tgtTime, func(ctx context.Context) (*ticket, error) {
+		done, err := e.turn(ctx, client)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 		if err := e.latch.Check(Verifier(client), client.String(), long.secrets()...); err != nil {
 			return nil, err
 		}
 		return e.authenticate(ctx, client, long)
 	})
+}
+
+// turn waits until nobody else tries a key of the principal. Flights are of a
+// whole keytab, and two keytabs may share a key: the second one has to see what
+// became of it.
+func (e *Engine) turn(ctx context.Context, client Principal) (done func(), err error) {
+	e.mu.Lock()
+	turn := e.turns[client.String()]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		e.turns[client.String()] = turn
+	}
+	e.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for another login of %s: %w", client, context.Cause(ctx))
+	}
 }
 
 // verdict tells the latch what became of a key.

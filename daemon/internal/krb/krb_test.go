@@ -423,10 +423,14 @@ func TestRefusalIsOfTheKey(t *testing.T) {
 	one := l.credential("two")
 	l.kdc.AddPrincipal("two", password+"-2", rig.AES256SHA1, rig.AES128SHA1)
 	e := krb.New(l.options)
-	for _, cred := range []krb.Credential{one, both} {
-		_, err := e.Initiate(t.Context(), cred, site, false)
-		wantCode(t, err, api.BadCredentials)
+	var wg sync.WaitGroup
+	for _, cred := range []krb.Credential{one, both, one, both} { // at once
+		wg.Go(func() {
+			_, err := e.Initiate(t.Context(), cred, site, false)
+			wantCode(t, err, api.BadCredentials)
+		})
 	}
+	wg.Wait()
 	if n := l.kdc.Counts().PreauthFailed; n != 1 {
 		t.Errorf("the key was refused %d times", n)
 	}
