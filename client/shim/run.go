@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,6 +54,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	name, rest, err := leading(rest, o)
 	switch {
 	case err != nil:
+		p.refuse()
 		return p.fail("", err)
 	case name == "":
 		io.WriteString(stderr, usage(nil))
@@ -70,7 +72,24 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return api.ExitOK
 		}
 	}
+	p.refuse()
 	return p.fail("", err)
+}
+
+// Evaluated reports whether a command line, wrong as it may be, is meant for an
+// eval of its output: `cookie`, or `get -o env`. To an eval no output at all
+// would mean success.
+func Evaluated(args []string) bool {
+	env := func(a string) bool { return a == "env" || a == "-oenv" || strings.HasSuffix(a, "=env") }
+	return slices.Contains(args, "cookie") || slices.Contains(args, "get") && slices.ContainsFunc(args, env)
+}
+
+// refuse prints code that fails in every shell, if an eval waits for code and
+// nothing more is known.
+func (p *process) refuse() {
+	if Evaluated(p.args[1:]) {
+		io.WriteString(p.stdout, "false\n")
+	}
 }
 
 // run runs a hot verb.

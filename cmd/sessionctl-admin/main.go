@@ -48,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if operands := c.Flags().Args(); len(operands) > 0 && strings.Contains(c.Use, "SITE") {
 		about = shim.Subject(operands[0])
 	}
-	if c.Name() == "get" && c.Flag("output").Value.String() == "env" {
+	if shim.Evaluated(args) {
 		// To an eval, no output at all would mean success.
 		fmt.Fprintln(stdout, envFailure(about))
 	}

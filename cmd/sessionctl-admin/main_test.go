@@ -261,3 +261,17 @@ func TestSiblings(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestWrongLineForEval: whatever is wrong before -o env is read, an eval gets
+// code that fails.
+func TestWrongLineForEval(t *testing.T) {
+	for _, args := range [][]string{
+		{"get", "app", "--min-validity", "soon", "-o", "env"}, {"get", "app", "--bogus", "-oenv"}, {"get", "app", "--timeout", "0", "--output=env"},
+		{"get", "app", "--url", "ftp://x", "-o", "env"}, {"get", "-o", "env"}, {"get", "a", "b", "-o", "env"},
+	} {
+		out, _, status := call(args...)
+		if status != api.ExitUsage || !strings.HasSuffix(out, "false\n") {
+			t.Errorf("%q: %d %q", args, status, out)
+		}
+	}
+}
