@@ -1,8 +1,6 @@
 package krb
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
 // write puts files into a directory; in their text, DIR stands for it.
@@ -208,13 +207,11 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// The machine's own file, if it has one, must load.
+// The file that Debian installs (package krb5-config, which krb5-user brings)
+// loads as it is, or as this machine has it.
 func TestOwnConfig(t *testing.T) {
-	const own = "/etc/krb5.conf"
-	if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("no " + own)
-	}
-	if _, err := LoadConfig(own); err != nil {
+	rig.Require(t, "kinit")
+	if _, err := LoadConfig("/etc/krb5.conf"); err != nil {
 		t.Error(err)
 	}
 }
@@ -225,7 +222,7 @@ func FuzzLoadConfig(f *testing.F) {
 	f.Add("[a]\nb = {\nc = {\n}\n}\n}")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "include") {
-			t.Skip("reads other files")
+			return // it would read other files
 		}
 		dir := t.TempDir()
 		name := filepath.Join(dir, "krb5.conf")
