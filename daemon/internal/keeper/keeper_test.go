@@ -964,6 +964,12 @@ func TestLatches(t *testing.T) {
 		must(l.Clear(ctx, "realm:A", "build", right))
 		r.failing = errors.New("no space left on device")
 		must(l.Begin(ctx, "realm:A", "build", right))
+		// But not once per restart of an agent that never could write.
+		full := r.clone()
+		full.failing = r.failing
+		if err := NewLatches(full, mac).Begin(ctx, "realm:A", "build", right); api.CodeOf(err) != api.StoreFailed {
+			t.Errorf("after a restart on a full disk: %v", err)
+		}
 
 		// A record that cannot be read: nothing is tried until a person says so.
 		r.failing = nil
