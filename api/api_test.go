@@ -42,7 +42,7 @@ func TestEveryCodeHasAClass(t *testing.T) {
 		t.Fatalf("only %d codes found", len(codes))
 	}
 	for c := range codes {
-		if !c.Known() {
+		if _, ok := classes[c]; !ok {
 			t.Errorf("%s has no class", c)
 		}
 		if c.Exit() < ExitOther || c.Exit() > ExitLater || c.GRPC() == 0 || c.GRPC() > 16 {
@@ -55,7 +55,7 @@ func TestEveryCodeHasAClass(t *testing.T) {
 			t.Errorf("%s is not in snake case", c)
 		}
 	}
-	if Code("new_one").Exit() != ExitOther || Code("new_one").Known() {
+	if Code("new_one").Exit() != ExitOther {
 		t.Error("a code of the future")
 	}
 }

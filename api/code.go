@@ -183,9 +183,6 @@ func (c Code) Refusal() bool {
 	return false
 }
 
-// Known reports whether this version knows the code.
-func (c Code) Known() bool { _, ok := classes[c]; return ok }
-
 // Reason returns the code as the reason of a google.rpc.ErrorInfo.
 func (c Code) Reason() string { return strings.ToUpper(string(c)) }
 

@@ -91,7 +91,8 @@ type world struct {
 	startSite        func(*testing.T)
 	addKeytab        func(t *testing.T, account string, right bool) string
 
-	kdc *rig.KDC // nil in the real world
+	kdc            *rig.KDC // nil in the real world
+	tlsURL, caFile string   // only in the real world
 }
 
 func must(t *testing.T, err error) {
@@ -159,7 +160,7 @@ func realServers(t *testing.T) *world {
 	must(t, err)
 	t.Cleanup(a.Stop)
 	return &world{
-		krb5Conf: k.Krb5ConfFile(), keytab: keytab, url: a.URL(),
+		krb5Conf: k.Krb5ConfFile(), keytab: keytab, url: a.URL(), tlsURL: a.TLSURL(), caFile: a.CAFile(),
 		counts: func(t *testing.T) rig.Counts {
 			c, err := k.Counts()
 			must(t, err)
