@@ -30,6 +30,10 @@ const (
 	PrincipalDisabled Code = "principal_disabled" // KDC error 18
 	PrincipalExpired  Code = "principal_expired"  // KDC error 1
 	PasswordExpired   Code = "password_expired"   // KDC error 23
+	Captcha           Code = "captcha"            // a person has to solve a picture at the site
+	NoSecret          Code = "no_secret"          // no password is stored
+	BasicDisabled     Code = "basic_disabled"     // the site takes no passwords this way
+	CSRF403           Code = "csrf_403"           // the site's guard against forged requests
 	Forbidden         Code = "forbidden"          // identity known, right missing
 )
 
@@ -133,6 +137,7 @@ var classes = map[Code]class{
 
 	InsecureRedirect: person, BadCredentials: person, PrincipalUnknown: person,
 	PrincipalDisabled: person, PrincipalExpired: person, PasswordExpired: person,
+	Captcha: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
 	Forbidden: person, NoChallenge: person, ChallengeUnsupported: person,
 	NTLMOnly: person, UntrustedChallengeHost: person, SPNUnknown: person,
 	ClockSkew: person, ServiceKeyMismatch: person, Replay: person,
@@ -177,7 +182,7 @@ func (c Code) GRPC() uint32 {
 // the account: no second attempt cures it, and too many lock the account.
 func (c Code) Refusal() bool {
 	switch c {
-	case BadCredentials, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
+	case BadCredentials, Captcha, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
 		return true
 	}
 	return false

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -28,6 +29,7 @@ import (
 type credentialTable struct {
 	Principal string `toml:"principal"`
 	Keytab    string `toml:"keytab"`
+	Username  string `toml:"username"`
 }
 
 type siteTable struct {
@@ -190,8 +192,14 @@ func (d *decoder) credential(file, name string, t credentialTable) error {
 	}
 	wrong := func(detail string) error { return configError(file, "credential."+name+": "+detail) }
 	switch {
+	case t.Username != "" && (t.Principal != "" || t.Keytab != ""):
+		return wrong("it is either a principal with its keytab, or a username with a password")
+	case t.Username != "":
+		if strings.ContainsFunc(t.Username, unicode.IsControl) {
+			return wrong("username holds a control character")
+		}
 	case t.Principal == "":
-		return wrong("principal is missing")
+		return wrong("principal is missing; without Kerberos give a username, and its password by: sessionctl login SITE")
 	case t.Keytab == "":
 		return wrong("keytab is missing")
 	case !filepath.IsAbs(t.Keytab):

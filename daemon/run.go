@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -37,6 +36,8 @@ type Options struct {
 	// credential "master".
 	Store string
 	Log   *slog.Logger
+	// Register, if it is not nil, adds further services.
+	Register func(*grpc.Server)
 }
 
 // Run serves on a listener until the context ends, then finishes the calls
@@ -57,20 +58,25 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 		engine = krb.New(krb.Options{Config: o.Config.kerberos, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
 		defer engine.Close()
 	}
+	passwords := map[string]*keeper.Password{} // shared by the sites of a credential
 	var sites []keeper.Site
 	for _, s := range o.Config.Sites {
-		sites = append(sites, s.forKeeper(engine))
+		if c := s.Credential; c.Username != "" && passwords[c.Name] == nil {
+			passwords[c.Name] = keeper.NewPassword(c.Name, c.Username, passwordFile(c.Name), st.Bucket("passwords"), latches)
+		}
+		sites = append(sites, s.forKeeper(engine, passwords[s.Credential.Name]))
 	}
-	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Log: o.Log})
+	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Latches: latches, Log: o.Log})
 	defer k.Close()
 
 	srv := &service{
 		config: o.Config, keeper: k, krb: engine, store: st, socket: l.Addr().String(),
-		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log,
+		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log, ending: make(chan struct{}),
 	}
 	server := grpc.NewServer(
 		grpc.Creds(peer.Credentials()),
 		grpc.UnaryInterceptor(srv.intercept),
+		grpc.StreamInterceptor(srv.interceptStream),
 		grpc.ConnectionTimeout(2*time.Second),
 		grpc.MaxRecvMsgSize(64<<10),
 		grpc.MaxHeaderListSize(8<<10),
@@ -84,6 +90,9 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	pb.RegisterAgentServiceServer(server, srv)
 	alive := health.NewServer()
 	healthpb.RegisterHealthServer(server, alive)
+	if o.Register != nil {
+		o.Register(server)
+	}
 
 	for _, w := range append(warnings, o.Config.Warnings...) {
 		o.Log.Warn(w)
@@ -100,6 +109,7 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	}
 	notify(o.Log, sdnotify.SdNotifyStopping)
 	alive.Shutdown()
+	close(srv.ending)
 	timer := time.AfterFunc(drainTime, server.Stop)
 	server.GracefulStop()
 	timer.Stop()
@@ -127,27 +137,42 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// forKeeper puts a site together with the engine that makes its tickets.
-func (s *Site) forKeeper(engine *krb.Engine) keeper.Site {
-	options := web.Options{
-		Base: s.URL, LoginHosts: s.loginHosts, InsecureHTTP: s.insecureHTTP,
-		UserAgent: cmp.Or(s.userAgent, "sessionctl/"+api.Version),
+// passwordFile returns the file in which systemd hands over the password of a
+// credential, as LoadCredential=password.NAME; "" if there is none.
+func passwordFile(credential string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
 	}
-	p := s.Credential.Principal
-	return keeper.Site{
-		Name: s.Name, Kind: s.Kind, URL: s.URL,
-		Account:     p.String(),
-		Ready:       func() error { return engine.Ready(s.Credential.Credential) },
-		Forgive:     func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) },
-		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
+	file := filepath.Join(dir, "password."+credential)
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
+}
+
+// forKeeper puts a site together with what it logs in with: the engine that
+// makes its tickets, or its password, which then is not nil.
+func (s *Site) forKeeper(engine *krb.Engine, password *keeper.Password) keeper.Site {
+	options := web.Options{Base: s.URL, LoginHosts: s.loginHosts, InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent}
+	k := keeper.Site{
+		Name: s.Name, Kind: s.Kind, URL: s.URL, Account: s.Credential.account(),
+		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver, Password: password,
 		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
 			o := options
-			if credentials {
+			if credentials && password == nil {
 				o.Negotiate = negotiator{engine, s.Credential.Credential}
 			}
 			return web.NewExchange(o, jar)
 		},
 	}
+	if password != nil {
+		k.Ready, k.Forgive = password.Ready, password.Forgive
+	} else {
+		k.Ready = func() error { return engine.Ready(s.Credential.Credential) }
+		k.Forgive = func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) }
+	}
+	return k
 }
 
 // negotiator lends one credential's tickets to an exchange.

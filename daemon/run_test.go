@@ -18,7 +18,9 @@ import (
 // elsewhere is a site whose cookie is not for the site's own URL.
 type elsewhere struct{}
 
-func (elsewhere) Login(_ context.Context, x *web.Exchange) error {
+func (elsewhere) Takes() []login.Means { return []login.Means{login.Ticket} }
+
+func (elsewhere) Login(_ context.Context, x *web.Exchange, _ login.Password) error {
 	u, err := x.URL("/other/")
 	x.Jar().Set(u, []string{"s=CANARY-1; Path=/other"}, time.Now())
 	return err

@@ -17,12 +17,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 	"github.com/sessionctl/sessionctl/store"
@@ -48,6 +50,8 @@ type service struct {
 	started  time.Time
 	self     uint32 // the agent's own uid
 	log      *slog.Logger
+	// ending is closed when the agent is about to stop.
+	ending chan struct{}
 }
 
 // operator reports whether the caller may run the agent: its own user, and
@@ -57,12 +61,7 @@ func (s *service) operator(c peer.Caller) bool { return c.UID == s.self || c.UID
 // intercept gives every call a deadline, keeps a panic from taking the agent
 // down, and turns errors into statuses.
 func (s *service) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			s.log.Error("panic in a call", "method", info.FullMethod, "panic", r, "stack", string(debug.Stack()))
-			err = status.Error(codes.Internal, "the agent failed inside; its log has more")
-		}
-	}()
+	defer s.caught(info.FullMethod, &err)
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, maxDeadline)
@@ -76,6 +75,23 @@ func (s *service) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 		return nil, toStatus(err)
 	}
 	return resp, nil
+}
+
+// interceptStream is intercept for streams, which may last.
+func (s *service) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	defer s.caught(info.FullMethod, &err)
+	if err = handle(srv, stream); err != nil {
+		return toStatus(err)
+	}
+	return nil
+}
+
+// caught turns a panic of a call into its error. It is to be deferred.
+func (s *service) caught(method string, err *error) {
+	if r := recover(); r != nil {
+		s.log.Error("panic in a call", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "the agent failed inside; its log has more")
+	}
 }
 
 // toStatus is the one place where a code becomes a gRPC status.
@@ -198,52 +214,118 @@ func (s *service) operate(ctx context.Context, name string) (*Site, error) {
 	return site, nil
 }
 
-// GetSession implements SessionService.
-func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.GetSessionResponse, error) {
+// request is what GetSession, WatchSession and RefreshSession have in common.
+type request interface {
+	GetSite() string
+	GetUrl() string
+	GetMethod() string
+}
+
+// wanted returns the site that a request for a session names, and the URL and
+// method that the session is for.
+func (s *service) wanted(ctx context.Context, r request) (*Site, target, error) {
 	c, err := caller(ctx)
 	if err != nil {
-		return nil, err
+		return nil, target{}, err
 	}
 	site, u, err := s.find(r.GetSite(), r.GetUrl(), allowed(c))
+	if err != nil {
+		return nil, target{}, err
+	}
+	if m := r.GetMethod(); m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
+		return nil, target{}, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method", Remedy: "sessionctl help"}
+	}
+	return site, target{u, r.GetMethod()}, nil
+}
+
+// target is a request that a session is for.
+type target struct {
+	url    *url.URL
+	method string // "": any
+}
+
+// GetSession implements SessionService.
+func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.GetSessionResponse, error) {
+	site, to, err := s.wanted(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	if d := r.GetMinValidity(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration", Remedy: "sessionctl help"}
 	}
-	if m := r.GetMethod(); m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method", Remedy: "sessionctl help"}
-	}
 	served, err := s.keeper.Get(ctx, site.Name, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
 	if err != nil {
 		return nil, err
 	}
-	m := site.message(served, u)
-	if len(m.GetCookies()) == 0 {
-		// An answer without a cookie would be used, and be an anonymous request.
-		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(u).String() + u.EscapedPath(),
-			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
+	m, err := site.message(served, to)
+	if err != nil {
+		return nil, err
 	}
 	return &pb.GetSessionResponse{Session: m}, nil
 }
 
+// WatchSession implements SessionService.
+func (s *service) WatchSession(r *pb.WatchSessionRequest, stream grpc.ServerStreamingServer[pb.WatchSessionResponse]) error {
+	site, to, err := s.wanted(stream.Context(), r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-s.ending:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	var last *pb.Session
+	err = s.keeper.Watch(ctx, site.Name, func(served keeper.Served) error {
+		m, err := site.message(served, to)
+		if err != nil || last != nil && unchanged(m, last) {
+			return err
+		}
+		last = m
+		return stream.Send(&pb.WatchSessionResponse{Session: m})
+	})
+	select {
+	case <-s.ending:
+		// Not a failure of the session: the watcher is to come back.
+		return status.Error(codes.Unavailable, "the agent is stopping")
+	default:
+		return err
+	}
+}
+
+// unchanged reports whether a client could see nothing new in a session but
+// another proof.
+func unchanged(a, b *pb.Session) bool {
+	a, b = proto.CloneOf(a), proto.CloneOf(b)
+	a.ProveTime, b.ProveTime = nil, nil
+	return proto.Equal(a, b)
+}
+
 // RefreshSession implements SessionService.
 func (s *service) RefreshSession(ctx context.Context, r *pb.RefreshSessionRequest) (*pb.RefreshSessionResponse, error) {
-	c, err := caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	site, u, err := s.find(r.GetSite(), r.GetUrl(), allowed(c))
+	site, to, err := s.wanted(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	// To force a login is for a person who may; from others it is a report, or
 	// any caller could make any number of logins.
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
 	served, err := s.keeper.Refresh(ctx, site.Name, r.GetGeneration(), r.GetForce() && s.operator(c))
 	if err != nil {
 		return nil, err
 	}
-	return &pb.RefreshSessionResponse{Session: site.message(served, u)}, nil
+	m, err := site.message(served, to)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.RefreshSessionResponse{Session: m}, nil
 }
 
 // Login implements SessionService.
@@ -252,11 +334,20 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 	if err != nil {
 		return nil, err
 	}
-	served, err := s.keeper.Login(ctx, site.Name, r.GetRetry())
+	o := keeper.LoginOptions{Retry: r.GetRetry(), Password: r.GetPassword()}
+	if r.GetCookie() != nil {
+		if o.Password != nil || o.Retry {
+			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a cookie is adopted without a login", Remedy: "give either a cookie or a password"}
+		}
+		if o.Adopt, err = web.Adopt(site.URL, r.GetCookie(), time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	served, err := s.keeper.Login(ctx, site.Name, o)
 	if err != nil {
 		return nil, err
 	}
-	m := site.message(served, site.URL)
+	m := site.describe(served, target{url: site.URL})
 	if c, err := caller(ctx); err != nil || !peer.Allowed(site.allow, c) {
 		m.Headers, m.Cookies = nil, nil // the operator may log in; being served is another right
 	}
@@ -269,10 +360,15 @@ func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.keeper.Delete(ctx, site.Name); err != nil {
+	ended, refusal, err := s.keeper.Delete(ctx, site.Name)
+	if err != nil {
 		return nil, err
 	}
-	return &pb.DeleteSessionResponse{}, nil
+	resp := &pb.DeleteSessionResponse{Ended: ended}
+	if refusal != nil {
+		resp.Code, resp.Detail = string(refusal.Code), strings.ToValidUTF8(refusal.Detail, "?")
+	}
+	return resp, nil
 }
 
 // ListSessions implements SessionService.
@@ -339,14 +435,25 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	return resp, nil
 }
 
-// message is a session as a caller gets it, for a URL.
-func (site *Site) message(served keeper.Served, u *url.URL) *pb.Session {
+// message is a session as a caller gets it, for a request. An answer without a
+// cookie would be used, and be an anonymous request, so there is none.
+func (site *Site) message(served keeper.Served, to target) (*pb.Session, error) {
+	m := site.describe(served, to)
+	if len(m.GetCookies()) == 0 {
+		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(to.url).String() + to.url.EscapedPath(),
+			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
+	}
+	return m, nil
+}
+
+// describe is message for whoever may get none.
+func (site *Site) describe(served keeper.Served, to target) *pb.Session {
 	m := &pb.Session{
-		Site: site.Name, User: served.Identity, Generation: served.Generation, Url: u.String(),
+		Site: site.Name, User: served.Identity, Generation: served.Generation, Url: to.url.String(),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
 		Stale: served.Stale, NotDurable: served.NotDurable, IdentityUnproven: served.Unproven,
 	}
-	cookies := served.Cookies(u, time.Now())
+	cookies := served.Cookies(to.url, time.Now())
 	for _, c := range cookies {
 		m.Cookies = append(m.Cookies, &pb.Cookie{
 			Name: []byte(c.Name), Value: []byte(c.Value.Reveal()), Domain: c.Domain, Path: c.Path,
@@ -355,6 +462,11 @@ func (site *Site) message(served keeper.Served, u *url.URL) *pb.Session {
 	}
 	if len(cookies) > 0 {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
+	}
+	if c, ok := site.driver.(login.Companion); ok {
+		for _, h := range c.Headers(to.method) {
+			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value)})
+		}
 	}
 	if site.userAgent != "" {
 		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(site.userAgent)})

@@ -32,7 +32,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	a := &app{stdout: stdout, stderr: stderr, timeout: 30 * time.Second}
+	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, timeout: 30 * time.Second}
 	root := a.root()
 	root.SetArgs(args)
 	// The connection is left to the kernel: to end it well would take an agent
@@ -84,6 +84,7 @@ func fail(stderr io.Writer, about string, err error) int {
 }
 
 type app struct {
+	stdin          *os.File
 	stdout, stderr io.Writer
 	client         client.Client
 	timeout        time.Duration
@@ -114,7 +115,7 @@ One login per machine and site; every shell, script and service shares it.`,
 	root.SetHelpCommandGroupID("agent")
 	root.SetCompletionCommandGroupID("agent")
 	root.AddCommand(a.hot()...)
-	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.logout(), a.tickets(), a.status(), a.checkConfig(), a.version())
+	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.tickets(), a.status(), a.checkConfig(), a.version())
 	strict(root)
 	return root
 }

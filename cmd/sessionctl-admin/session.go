@@ -145,6 +145,25 @@ func in(t *timestamppb.Timestamp) string {
 
 // siteVerb is a verb that does something about a site, and says what it did.
 func (a *app) siteVerb(name, short, long, doing string, do func(context.Context, pb.SessionServiceClient, string) (string, error)) *cobra.Command {
+	c := a.siteCommand(name, short, long)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		s, err := a.client.Sessions()
+		if err != nil {
+			return err
+		}
+		return a.call(c, args[0]+": "+doing, func(ctx context.Context) error {
+			said, err := do(ctx, s, args[0])
+			if err == nil {
+				a.warn(args[0], said)
+			}
+			return err
+		})
+	}
+	return c
+}
+
+// siteCommand is a verb with a site for its operand.
+func (a *app) siteCommand(name, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use:               name + " SITE",
 		Short:             short,
@@ -152,35 +171,7 @@ func (a *app) siteVerb(name, short, long, doing string, do func(context.Context,
 		GroupID:           "session",
 		Args:              operand(shim.CheckSite),
 		ValidArgsFunction: a.sites,
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.client.Sessions()
-			if err != nil {
-				return err
-			}
-			return a.call(c, args[0]+": "+doing, func(ctx context.Context) error {
-				said, err := do(ctx, s, args[0])
-				if err == nil {
-					a.warn(args[0], said)
-				}
-				return err
-			})
-		},
 	}
-}
-
-func (a *app) login() *cobra.Command {
-	var retry bool
-	c := a.siteVerb("login", "Log in now; with --retry, even after a refusal", `Log in at a site now, whether or not a session lives.
-
-After a refusal the agent does not try the same secret again by itself, so that
-no account is locked. --retry lifts that for one attempt.`, "logging in",
-		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
-			resp, err := s.Login(ctx, &pb.LoginRequest{Site: site, Retry: retry})
-			a.flags(resp.GetSession())
-			return "logged in as " + resp.GetSession().GetUser(), err
-		})
-	c.Flags().BoolVar(&retry, "retry", false, "lift a latched refusal for one attempt")
-	return c
 }
 
 func (a *app) refresh() *cobra.Command {
@@ -196,10 +187,28 @@ lives.`, "logging in",
 		})
 }
 
-func (a *app) logout() *cobra.Command {
-	return a.siteVerb("logout", "Forget a site's session", "", "asking the agent",
+func (a *app) reject() *cobra.Command {
+	return a.siteVerb("reject", "Report a session dead, after a request was refused", `Report a site's session dead, after a request with it was refused.
+
+The agent asks the site before it believes: a session that lives stays, a dead
+one is replaced by one login, however many callers report it.`, "asking the site",
 		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
-			_, err := s.DeleteSession(ctx, &pb.DeleteSessionRequest{Site: site})
+			resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: site})
+			a.flags(resp.GetSession())
+			return "the session of " + resp.GetSession().GetUser() + " lives; it was made " + ago(resp.GetSession().GetLoginTime()), err
+		})
+}
+
+func (a *app) logout() *cobra.Command {
+	return a.siteVerb("logout", "End a site's session, there and here", `End a site's session at the site, where its kind can, and forget it here.`, "logging out",
+		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
+			resp, err := s.DeleteSession(ctx, &pb.DeleteSessionRequest{Site: site})
+			switch {
+			case resp.GetEnded():
+				return "logged out: the site has ended the session", err
+			case resp.GetCode() != "":
+				return "the agent has forgotten the session, but the site has not ended it: " + resp.GetDetail() + " (" + resp.GetCode() + ")", err
+			}
 			return "the agent has forgotten the session; the site itself may honour it until it expires there", err
 		})
 }

@@ -105,7 +105,8 @@ type GetSessionRequest struct {
 	// The absolute URL the session is meant for; it decides which cookies are
 	// returned. Empty: the site's own URL.
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	// The HTTP method of the request to come. Empty: GET.
+	// The HTTP method of the request to come. Empty: not known, so that the
+	// headers fit any.
 	Method string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
 	// How long the session should still live. A session known to end sooner is
 	// made anew first, unless the site's sessions never live that long.
@@ -806,6 +807,116 @@ func (x *ListSessionsResponse) GetSessions() []*SessionSummary {
 	return nil
 }
 
+// WatchSessionRequest names a session as GetSessionRequest does.
+type WatchSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// The absolute URL the session is meant for.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// The HTTP method of the requests to come. Empty: not known.
+	Method        string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionRequest) Reset() {
+	*x = WatchSessionRequest{}
+	mi := &file_sessionctl_v1_session_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionRequest) ProtoMessage() {}
+
+func (x *WatchSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_session_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionRequest.ProtoReflect.Descriptor instead.
+func (*WatchSessionRequest) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchSessionRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *WatchSessionRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WatchSessionRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+// WatchSessionResponse holds the session as it is now.
+type WatchSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The session.
+	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionResponse) Reset() {
+	*x = WatchSessionResponse{}
+	mi := &file_sessionctl_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionResponse) ProtoMessage() {}
+
+func (x *WatchSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionResponse.ProtoReflect.Descriptor instead.
+func (*WatchSessionResponse) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchSessionResponse) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
 // RefreshSessionRequest names the session as GetSessionRequest does.
 type RefreshSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -818,14 +929,16 @@ type RefreshSessionRequest struct {
 	Generation string `protobuf:"bytes,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Log in anew even if a probe would find the session alive. Of callers other
 	// than the agent's own user and root it is taken as a report.
-	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	// The HTTP method of the request to come. Empty: not known.
+	Method        string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RefreshSessionRequest) Reset() {
 	*x = RefreshSessionRequest{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[8]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +950,7 @@ func (x *RefreshSessionRequest) String() string {
 func (*RefreshSessionRequest) ProtoMessage() {}
 
 func (x *RefreshSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[8]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +963,7 @@ func (x *RefreshSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshSessionRequest.ProtoReflect.Descriptor instead.
 func (*RefreshSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RefreshSessionRequest) GetSite() string {
@@ -881,6 +994,13 @@ func (x *RefreshSessionRequest) GetForce() bool {
 	return false
 }
 
+func (x *RefreshSessionRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
 // RefreshSessionResponse holds the session that is current afterwards.
 type RefreshSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -892,7 +1012,7 @@ type RefreshSessionResponse struct {
 
 func (x *RefreshSessionResponse) Reset() {
 	*x = RefreshSessionResponse{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[9]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1024,7 @@ func (x *RefreshSessionResponse) String() string {
 func (*RefreshSessionResponse) ProtoMessage() {}
 
 func (x *RefreshSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[9]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1037,7 @@ func (x *RefreshSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshSessionResponse.ProtoReflect.Descriptor instead.
 func (*RefreshSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RefreshSessionResponse) GetSession() *Session {
@@ -938,7 +1058,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[10]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1070,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[10]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1083,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteSessionRequest) GetSite() string {
@@ -973,16 +1093,24 @@ func (x *DeleteSessionRequest) GetSite() string {
 	return ""
 }
 
-// DeleteSessionResponse is empty.
+// DeleteSessionResponse tells what became of the session.
 type DeleteSessionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site has confirmed the end of the session. If not, it may honour the
+	// cookies until they expire there.
+	Ended bool `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Why the site has not, one of package api's codes. Empty: the site's kind
+	// cannot, or there was no session.
+	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// What was seen then.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[11]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1122,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[11]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1135,28 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DeleteSessionResponse) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *DeleteSessionResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *DeleteSessionResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
 }
 
 // LoginRequest names the site.
@@ -1016,14 +1165,21 @@ type LoginRequest struct {
 	// The site's name.
 	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
 	// Lift a latched refusal first: one new attempt with the same secret.
-	Retry         bool `protobuf:"varint,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	Retry bool `protobuf:"varint,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Log in with this password, UTF-8, instead of the one at hand. It is kept
+	// for all sites of the credential, but only after the site has accepted it.
+	Password []byte `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	// Adopt a session that a person made in a browser: the value of a Cookie
+	// header. It is proven as every session is, and the present one stays if it
+	// is not good.
+	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3" json:"cookie,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[12]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1191,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[12]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1204,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LoginRequest) GetSite() string {
@@ -1065,6 +1221,20 @@ func (x *LoginRequest) GetRetry() bool {
 	return false
 }
 
+func (x *LoginRequest) GetPassword() []byte {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+func (x *LoginRequest) GetCookie() []byte {
+	if x != nil {
+		return x.Cookie
+	}
+	return nil
+}
+
 // LoginResponse holds the session that the login made.
 type LoginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1076,7 +1246,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[13]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1258,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[13]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1271,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LoginResponse) GetSession() *Session {
@@ -1185,22 +1355,34 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x11identity_unproven\x18\x0f \x01(\bR\x10identityUnproven\"\x15\n" +
 	"\x13ListSessionsRequest\"Q\n" +
 	"\x14ListSessionsResponse\x129\n" +
-	"\bsessions\x18\x01 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\bsessions\"s\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\bsessions\"S\n" +
+	"\x13WatchSessionRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\"H\n" +
+	"\x14WatchSessionResponse\x120\n" +
+	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\x8b\x01\n" +
 	"\x15RefreshSessionRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\tR\n" +
 	"generation\x12\x14\n" +
-	"\x05force\x18\x04 \x01(\bR\x05force\"J\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\x12\x16\n" +
+	"\x06method\x18\x05 \x01(\tR\x06method\"J\n" +
 	"\x16RefreshSessionResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"*\n" +
 	"\x14DeleteSessionRequest\x12\x12\n" +
-	"\x04site\x18\x01 \x01(\tR\x04site\"\x17\n" +
-	"\x15DeleteSessionResponse\"8\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"Y\n" +
+	"\x15DeleteSessionResponse\x12\x14\n" +
+	"\x05ended\x18\x01 \x01(\bR\x05ended\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"l\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
-	"\x05retry\x18\x02 \x01(\bR\x05retry\"A\n" +
+	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\fR\bpassword\x12\x16\n" +
+	"\x06cookie\x18\x04 \x01(\fR\x06cookie\"A\n" +
 	"\rLoginResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession*\xaf\x01\n" +
 	"\fSessionState\x12\x1d\n" +
@@ -1209,11 +1391,12 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x12SESSION_STATE_LIVE\x10\x02\x12\x17\n" +
 	"\x13SESSION_STATE_STALE\x10\x03\x12\x1c\n" +
 	"\x18SESSION_STATE_LOGGING_IN\x10\x04\x12\x19\n" +
-	"\x15SESSION_STATE_LATCHED\x10\x052\xbb\x03\n" +
+	"\x15SESSION_STATE_LATCHED\x10\x052\x96\x04\n" +
 	"\x0eSessionService\x12Q\n" +
 	"\n" +
 	"GetSession\x12 .sessionctl.v1.GetSessionRequest\x1a!.sessionctl.v1.GetSessionResponse\x12W\n" +
-	"\fListSessions\x12\".sessionctl.v1.ListSessionsRequest\x1a#.sessionctl.v1.ListSessionsResponse\x12]\n" +
+	"\fListSessions\x12\".sessionctl.v1.ListSessionsRequest\x1a#.sessionctl.v1.ListSessionsResponse\x12Y\n" +
+	"\fWatchSession\x12\".sessionctl.v1.WatchSessionRequest\x1a#.sessionctl.v1.WatchSessionResponse0\x01\x12]\n" +
 	"\x0eRefreshSession\x12$.sessionctl.v1.RefreshSessionRequest\x1a%.sessionctl.v1.RefreshSessionResponse\x12Z\n" +
 	"\rDeleteSession\x12#.sessionctl.v1.DeleteSessionRequest\x1a$.sessionctl.v1.DeleteSessionResponse\x12B\n" +
 	"\x05Login\x12\x1b.sessionctl.v1.LoginRequest\x1a\x1c.sessionctl.v1.LoginResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
@@ -1231,7 +1414,7 @@ func file_sessionctl_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_sessionctl_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sessionctl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sessionctl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_sessionctl_v1_session_proto_goTypes = []any{
 	(SessionState)(0),              // 0: sessionctl.v1.SessionState
 	(*GetSessionRequest)(nil),      // 1: sessionctl.v1.GetSessionRequest
@@ -1242,47 +1425,52 @@ var file_sessionctl_v1_session_proto_goTypes = []any{
 	(*SessionSummary)(nil),         // 6: sessionctl.v1.SessionSummary
 	(*ListSessionsRequest)(nil),    // 7: sessionctl.v1.ListSessionsRequest
 	(*ListSessionsResponse)(nil),   // 8: sessionctl.v1.ListSessionsResponse
-	(*RefreshSessionRequest)(nil),  // 9: sessionctl.v1.RefreshSessionRequest
-	(*RefreshSessionResponse)(nil), // 10: sessionctl.v1.RefreshSessionResponse
-	(*DeleteSessionRequest)(nil),   // 11: sessionctl.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil),  // 12: sessionctl.v1.DeleteSessionResponse
-	(*LoginRequest)(nil),           // 13: sessionctl.v1.LoginRequest
-	(*LoginResponse)(nil),          // 14: sessionctl.v1.LoginResponse
-	(*durationpb.Duration)(nil),    // 15: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 16: google.protobuf.Timestamp
+	(*WatchSessionRequest)(nil),    // 9: sessionctl.v1.WatchSessionRequest
+	(*WatchSessionResponse)(nil),   // 10: sessionctl.v1.WatchSessionResponse
+	(*RefreshSessionRequest)(nil),  // 11: sessionctl.v1.RefreshSessionRequest
+	(*RefreshSessionResponse)(nil), // 12: sessionctl.v1.RefreshSessionResponse
+	(*DeleteSessionRequest)(nil),   // 13: sessionctl.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 14: sessionctl.v1.DeleteSessionResponse
+	(*LoginRequest)(nil),           // 15: sessionctl.v1.LoginRequest
+	(*LoginResponse)(nil),          // 16: sessionctl.v1.LoginResponse
+	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
 }
 var file_sessionctl_v1_session_proto_depIdxs = []int32{
-	15, // 0: sessionctl.v1.GetSessionRequest.min_validity:type_name -> google.protobuf.Duration
+	17, // 0: sessionctl.v1.GetSessionRequest.min_validity:type_name -> google.protobuf.Duration
 	3,  // 1: sessionctl.v1.GetSessionResponse.session:type_name -> sessionctl.v1.Session
 	4,  // 2: sessionctl.v1.Session.headers:type_name -> sessionctl.v1.Header
 	5,  // 3: sessionctl.v1.Session.cookies:type_name -> sessionctl.v1.Cookie
-	16, // 4: sessionctl.v1.Session.login_time:type_name -> google.protobuf.Timestamp
-	16, // 5: sessionctl.v1.Session.prove_time:type_name -> google.protobuf.Timestamp
-	16, // 6: sessionctl.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 7: sessionctl.v1.Cookie.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 4: sessionctl.v1.Session.login_time:type_name -> google.protobuf.Timestamp
+	18, // 5: sessionctl.v1.Session.prove_time:type_name -> google.protobuf.Timestamp
+	18, // 6: sessionctl.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 7: sessionctl.v1.Cookie.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 8: sessionctl.v1.SessionSummary.state:type_name -> sessionctl.v1.SessionState
-	16, // 9: sessionctl.v1.SessionSummary.login_time:type_name -> google.protobuf.Timestamp
-	16, // 10: sessionctl.v1.SessionSummary.prove_time:type_name -> google.protobuf.Timestamp
-	16, // 11: sessionctl.v1.SessionSummary.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 12: sessionctl.v1.SessionSummary.retry_time:type_name -> google.protobuf.Timestamp
+	18, // 9: sessionctl.v1.SessionSummary.login_time:type_name -> google.protobuf.Timestamp
+	18, // 10: sessionctl.v1.SessionSummary.prove_time:type_name -> google.protobuf.Timestamp
+	18, // 11: sessionctl.v1.SessionSummary.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 12: sessionctl.v1.SessionSummary.retry_time:type_name -> google.protobuf.Timestamp
 	6,  // 13: sessionctl.v1.ListSessionsResponse.sessions:type_name -> sessionctl.v1.SessionSummary
-	3,  // 14: sessionctl.v1.RefreshSessionResponse.session:type_name -> sessionctl.v1.Session
-	3,  // 15: sessionctl.v1.LoginResponse.session:type_name -> sessionctl.v1.Session
-	1,  // 16: sessionctl.v1.SessionService.GetSession:input_type -> sessionctl.v1.GetSessionRequest
-	7,  // 17: sessionctl.v1.SessionService.ListSessions:input_type -> sessionctl.v1.ListSessionsRequest
-	9,  // 18: sessionctl.v1.SessionService.RefreshSession:input_type -> sessionctl.v1.RefreshSessionRequest
-	11, // 19: sessionctl.v1.SessionService.DeleteSession:input_type -> sessionctl.v1.DeleteSessionRequest
-	13, // 20: sessionctl.v1.SessionService.Login:input_type -> sessionctl.v1.LoginRequest
-	2,  // 21: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
-	8,  // 22: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
-	10, // 23: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
-	12, // 24: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
-	14, // 25: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	3,  // 14: sessionctl.v1.WatchSessionResponse.session:type_name -> sessionctl.v1.Session
+	3,  // 15: sessionctl.v1.RefreshSessionResponse.session:type_name -> sessionctl.v1.Session
+	3,  // 16: sessionctl.v1.LoginResponse.session:type_name -> sessionctl.v1.Session
+	1,  // 17: sessionctl.v1.SessionService.GetSession:input_type -> sessionctl.v1.GetSessionRequest
+	7,  // 18: sessionctl.v1.SessionService.ListSessions:input_type -> sessionctl.v1.ListSessionsRequest
+	9,  // 19: sessionctl.v1.SessionService.WatchSession:input_type -> sessionctl.v1.WatchSessionRequest
+	11, // 20: sessionctl.v1.SessionService.RefreshSession:input_type -> sessionctl.v1.RefreshSessionRequest
+	13, // 21: sessionctl.v1.SessionService.DeleteSession:input_type -> sessionctl.v1.DeleteSessionRequest
+	15, // 22: sessionctl.v1.SessionService.Login:input_type -> sessionctl.v1.LoginRequest
+	2,  // 23: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
+	8,  // 24: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
+	10, // 25: sessionctl.v1.SessionService.WatchSession:output_type -> sessionctl.v1.WatchSessionResponse
+	12, // 26: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
+	14, // 27: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
+	16, // 28: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_sessionctl_v1_session_proto_init() }
@@ -1296,7 +1484,7 @@ func file_sessionctl_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionctl_v1_session_proto_rawDesc), len(file_sessionctl_v1_session_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

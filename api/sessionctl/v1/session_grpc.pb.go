@@ -29,6 +29,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SessionService_GetSession_FullMethodName     = "/sessionctl.v1.SessionService/GetSession"
 	SessionService_ListSessions_FullMethodName   = "/sessionctl.v1.SessionService/ListSessions"
+	SessionService_WatchSession_FullMethodName   = "/sessionctl.v1.SessionService/WatchSession"
 	SessionService_RefreshSession_FullMethodName = "/sessionctl.v1.SessionService/RefreshSession"
 	SessionService_DeleteSession_FullMethodName  = "/sessionctl.v1.SessionService/DeleteSession"
 	SessionService_Login_FullMethodName          = "/sessionctl.v1.SessionService/Login"
@@ -46,15 +47,21 @@ type SessionServiceClient interface {
 	// ListSessions tells the state of every session that the caller may use,
 	// without any cookie or header.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
+	// WatchSession returns the session as GetSession does, and then the current
+	// one whenever it changes. A slow reader gets the newest. While somebody
+	// watches, the agent looks after the session as if it was asked for. A
+	// failure ends the stream; ask again, less and less often.
+	WatchSession(ctx context.Context, in *WatchSessionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionResponse], error)
 	// RefreshSession reports a session dead, or asks for a new one. A report
 	// about a generation that is no longer current changes nothing.
 	RefreshSession(ctx context.Context, in *RefreshSessionRequest, opts ...grpc.CallOption) (*RefreshSessionResponse, error)
-	// DeleteSession drops the agent's session of a site. Only for the agent's
-	// own user and root.
+	// DeleteSession ends the session at the site, if the site's kind can, and
+	// drops it here in any case. Only for the agent's own user and root.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Login logs in now, whether or not a session lives. A person may use it to
-	// lift a latched refusal. Only for the agent's own user and root. Every call
-	// is a login: not to be repeated by itself.
+	// lift a latched refusal, and to bring a password or a browser's cookie. Only
+	// for the agent's own user and root. Every call is a login: not to be
+	// repeated by itself.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 }
 
@@ -85,6 +92,25 @@ func (c *sessionServiceClient) ListSessions(ctx context.Context, in *ListSession
 	}
 	return out, nil
 }
+
+func (c *sessionServiceClient) WatchSession(ctx context.Context, in *WatchSessionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[0], SessionService_WatchSession_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSessionRequest, WatchSessionResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchSessionClient = grpc.ServerStreamingClient[WatchSessionResponse]
 
 func (c *sessionServiceClient) RefreshSession(ctx context.Context, in *RefreshSessionRequest, opts ...grpc.CallOption) (*RefreshSessionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -128,15 +154,21 @@ type SessionServiceServer interface {
 	// ListSessions tells the state of every session that the caller may use,
 	// without any cookie or header.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
+	// WatchSession returns the session as GetSession does, and then the current
+	// one whenever it changes. A slow reader gets the newest. While somebody
+	// watches, the agent looks after the session as if it was asked for. A
+	// failure ends the stream; ask again, less and less often.
+	WatchSession(*WatchSessionRequest, grpc.ServerStreamingServer[WatchSessionResponse]) error
 	// RefreshSession reports a session dead, or asks for a new one. A report
 	// about a generation that is no longer current changes nothing.
 	RefreshSession(context.Context, *RefreshSessionRequest) (*RefreshSessionResponse, error)
-	// DeleteSession drops the agent's session of a site. Only for the agent's
-	// own user and root.
+	// DeleteSession ends the session at the site, if the site's kind can, and
+	// drops it here in any case. Only for the agent's own user and root.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Login logs in now, whether or not a session lives. A person may use it to
-	// lift a latched refusal. Only for the agent's own user and root. Every call
-	// is a login: not to be repeated by itself.
+	// lift a latched refusal, and to bring a password or a browser's cookie. Only
+	// for the agent's own user and root. Every call is a login: not to be
+	// repeated by itself.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
@@ -153,6 +185,9 @@ func (UnimplementedSessionServiceServer) GetSession(context.Context, *GetSession
 }
 func (UnimplementedSessionServiceServer) ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) WatchSession(*WatchSessionRequest, grpc.ServerStreamingServer[WatchSessionResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSession not implemented")
 }
 func (UnimplementedSessionServiceServer) RefreshSession(context.Context, *RefreshSessionRequest) (*RefreshSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RefreshSession not implemented")
@@ -219,6 +254,17 @@ func _SessionService_ListSessions_Handler(srv interface{}, ctx context.Context, 
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _SessionService_WatchSession_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSessionRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SessionServiceServer).WatchSession(m, &grpc.GenericServerStream[WatchSessionRequest, WatchSessionResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchSessionServer = grpc.ServerStreamingServer[WatchSessionResponse]
 
 func _SessionService_RefreshSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RefreshSessionRequest)
@@ -302,6 +348,12 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SessionService_Login_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchSession",
+			Handler:       _SessionService_WatchSession_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "sessionctl/v1/session.proto",
 }

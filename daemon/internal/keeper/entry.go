@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"log/slog"
@@ -35,6 +36,7 @@ type entry struct {
 	failures   int        // in a row
 	retryAt    time.Time  // the end of the back-off
 	flight     *flight
+	changed    chan struct{} // closed at the end of each flight
 }
 
 // flight is one probe or login, with everybody who waits for it.
@@ -48,10 +50,11 @@ type flight struct {
 type want struct {
 	minValidity time.Duration
 	cachedOnly  bool
-	strict      bool   // an error rather than a stale session
-	force       bool   // no waiting for the end of a back-off
-	not         string // any generation but this
-	proof       int    // at least this many proofs
+	strict      bool          // an error rather than a stale session
+	force       bool          // no waiting for the end of a back-off
+	not         string        // any generation but this
+	proof       int           // at least this many proofs
+	fresh       time.Duration // a proof that is no older will do; 0: as the site has it
 }
 
 // need is what has to happen before a session can be served.
@@ -70,7 +73,7 @@ func (e *entry) need(w want, now time.Time) need {
 		return aLogin
 	case e.proofs < w.proof, e.stale, s.changed(now):
 		return aProbe
-	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= e.site.Recheck:
+	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.site.Recheck):
 		return aProbe
 	}
 	return nothing
@@ -209,7 +212,7 @@ func (e *entry) launch(n need) *flight {
 	e.flight = f
 	session := e.session
 	e.k.flights.Go(func() {
-		err := e.safely(f.login, session)
+		err := e.safely(func() *api.Error { return e.work(f.login, session) })
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		f.err = err
@@ -223,21 +226,73 @@ func (e *entry) launch(n need) *flight {
 				e.retryAt = time.Now().Add(backOff(e.failures))
 			}
 		}
-		e.flight = nil
-		close(f.done)
+		e.end(f)
 	})
 	return f
 }
 
-// safely is work; a driver that panics fails its own login, not the agent.
-func (e *entry) safely(makeNew bool, old *Session) (err *api.Error) {
+// end ends a flight. The caller holds the lock.
+func (e *entry) end(f *flight) {
+	e.flight = nil
+	close(f.done)
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// alone does something about the session while no other work is under way, and
+// goes on with it when its caller has left. Those who meanwhile want the session
+// wait for it, and then see for themselves. It returns the session that is there
+// afterwards.
+func (e *entry) alone(ctx context.Context, do func() *api.Error) (Served, error) {
+	f := &flight{login: true, done: make(chan struct{})}
+	for {
+		e.mu.Lock()
+		e.load()
+		other := e.flight
+		if other == nil {
+			e.flight = f
+			e.mu.Unlock()
+			break
+		}
+		e.mu.Unlock()
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return Served{}, callerError(ctx.Err())
+		}
+	}
+	var err *api.Error // safe to read after f.done
+	e.k.flights.Go(func() {
+		err = e.safely(do)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if err == nil {
+			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
+		}
+		e.end(f)
+	})
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return Served{}, callerError(ctx.Err())
+	}
+	if err != nil {
+		return Served{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.served(), nil
+}
+
+// safely does work; a driver that panics fails its own login, not the agent.
+func (e *entry) safely(work func() *api.Error) (err *api.Error) {
 	defer func() {
 		if r := recover(); r != nil {
 			e.log.Error("panic in a login", "panic", r, "stack", string(debug.Stack()))
 			err = &api.Error{Code: api.Unknown, Detail: "the agent failed inside; its log has more"}
 		}
 	}()
-	return e.work(makeNew, old)
+	return work()
 }
 
 // guarded reports whether a failure needs no back-off, because the next
@@ -245,7 +300,7 @@ func (e *entry) safely(makeNew bool, old *Session) (err *api.Error) {
 // So a mended file or a new key counts at once.
 func guarded(c api.Code) bool {
 	switch c {
-	case api.Latched, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
+	case api.Latched, api.NoSecret, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
 		return true
 	}
 	return c.Refusal()
@@ -271,20 +326,19 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 			e.forget()
 		}
 	}
+	return e.renew(nil)
+}
+
+// renew logs in and publishes the new session. A password that is offered takes
+// the place of the stored one.
+func (e *entry) renew(offered *attempt) *api.Error {
 	started := time.Now()
-	var s *Session
-	err := e.site.Ready()
-	if err == nil {
-		s, err = e.login()
-	}
+	s, err := e.login(offered)
 	if err != nil {
 		e.k.failures.Add(1)
-		f := *api.AsError(err)
-		if f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal() {
-			f.Remedy = strings.TrimPrefix(f.Remedy+", or: ", ", or: ") + "sessionctl login " + e.site.Name + " --retry"
-		}
+		f := e.remedied(err)
 		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)
-		return &f
+		return f
 	}
 	e.k.logins.Add(1)
 	e.log.Info("logged in", "user", s.Identity, "generation", s.Generation, "took", time.Since(started).Round(time.Millisecond))
@@ -292,22 +346,134 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 	return nil
 }
 
+// remedied adds the ways out that only a person has.
+func (e *entry) remedied(err error) *api.Error {
+	f := *api.AsError(err)
+	var ways []string
+	if f.Remedy != "" {
+		ways = append(ways, f.Remedy)
+	}
+	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
+	if p := e.site.Password; p != nil && p.file == "" && (stands || f.Code == api.NoSecret) && f.Code != api.Captcha {
+		ways = append(ways, "sessionctl login "+e.site.Name+" --password-stdin")
+	}
+	if stands {
+		ways = append(ways, "sessionctl login "+e.site.Name+" --retry")
+	}
+	f.Remedy = strings.Join(ways, ", or: ")
+	return &f
+}
+
+// ready returns what keeps the site's credential from being used.
+func (e *entry) ready(offered *attempt) error {
+	if offered != nil {
+		return nil // it is looked at when it is taken
+	}
+	if err := e.site.Ready(); err != nil {
+		return err
+	}
+	return e.k.o.Latches.Check(e.verifier(), e.site.Account, nil)
+}
+
+// verifier is the site as one that judges an account, whatever its tickets: it
+// wants a CAPTCHA solved.
+func (e *entry) verifier() string { return "[site." + e.site.Name + "]" }
+
+// forgive lifts the refusals that stand against the credential, or the password
+// that is offered in its stead.
+func (e *entry) forgive(ctx context.Context, offered *attempt) error {
+	if offered != nil {
+		return offered.forgive(ctx)
+	}
+	if err := e.site.Forgive(ctx); err != nil {
+		return err
+	}
+	return e.k.o.Latches.Clear(ctx, e.verifier(), e.site.Account, nil)
+}
+
 // login makes a new session and proves it.
-func (e *entry) login() (*Session, error) {
+func (e *entry) login(offered *attempt) (s *Session, err error) {
+	if err := e.ready(offered); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
+	var lent login.Password // a nil *attempt in it would not be nil
+	a := offered
+	if a == nil && e.site.Password != nil {
+		a = &attempt{p: e.site.Password}
+	}
+	if a != nil {
+		lent = a
+		// Also after a panic, which is no verdict.
+		err = &api.Error{Code: api.Unknown, Detail: "the login broke off"}
+		defer func() {
+			if err := a.end(context.WithoutCancel(ctx), err); err != nil {
+				e.log.Error("what became of a password is not stored", "err", err)
+			}
+		}()
+	}
+	s, err = e.newSession(ctx, a, lent)
+	if a == nil && api.CodeOf(err) == api.Captcha {
+		if err := e.k.o.Latches.End(context.WithoutCancel(ctx), e.verifier(), e.site.Account, nil, err); err != nil {
+			e.log.Error("a latch is not stored", "err", err)
+		}
+	}
+	return s, err
+}
+
+func (e *entry) newSession(ctx context.Context, a *attempt, lent login.Password) (*Session, error) {
 	x := e.site.Exchange(new(web.Jar), true)
-	err := e.site.Driver.Login(ctx, x)
+	err := e.site.Driver.Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
 		return nil, err
 	}
+	if a != nil {
+		a.in = true
+	}
 	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: x.Jar()})
 	if api.CodeOf(err) == api.Expired {
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail,
-			Remedy: "check probe_url and how it names the user", Err: err}
+			Remedy: "check how the site is set up: url, kind, and what it is asked as a proof", Err: err}
 	}
 	return s, err
+}
+
+// adopt publishes a session that a person made elsewhere, if it is good.
+func (e *entry) adopt(jar *web.Jar) *api.Error {
+	s, err := e.prove(&Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: jar})
+	if err != nil {
+		f := *api.AsError(err)
+		if f.Code == api.Expired {
+			f.Detail, f.Remedy = "the cookie is no login: "+f.Detail, "log in with a browser once more, and take the Cookie header of a request that worked"
+		}
+		return &f
+	}
+	e.log.Info("a session was adopted", "user", s.Identity, "generation", s.Generation)
+	e.publish(s, nil)
+	return nil
+}
+
+// logout ends the session at the site. Neither an end nor a refusal: there is
+// no session, or the kind cannot.
+func (e *entry) logout() (ended bool, refusal *api.Error) {
+	e.mu.Lock()
+	s := e.session
+	e.mu.Unlock()
+	d, ok := e.site.Driver.(login.Logouter)
+	if s == nil || !ok {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(e.k.ctx, logoutTimeout)
+	defer cancel()
+	x := e.site.Exchange(s.jar.Clone(), false)
+	defer x.Close()
+	if err := d.Logout(ctx, x); err != nil {
+		e.log.Warn("the site has not ended the session", "code", api.CodeOf(err), "detail", api.AsError(err).Detail)
+		return false, api.AsError(err)
+	}
+	return true, nil
 }
 
 // prove asks the site about a session.
@@ -408,7 +574,7 @@ func (e *entry) load() {
 }
 
 // forget removes the session everywhere.
-func (e *entry) forget() error {
+func (e *entry) forget() *api.Error {
 	e.mu.Lock()
 	e.session, e.stale, e.notDurable = nil, false, false
 	e.mu.Unlock()
@@ -417,33 +583,6 @@ func (e *entry) forget() error {
 		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err, Remedy: api.AsError(err).Remedy}
 	}
 	return nil
-}
-
-// drop is forget for a caller: after the work under way.
-func (e *entry) drop(ctx context.Context) error {
-	for {
-		e.mu.Lock()
-		e.load()
-		f := e.flight
-		if f == nil {
-			// A flight of its own, so that no login starts meanwhile.
-			f = &flight{done: make(chan struct{})}
-			e.flight = f
-			e.mu.Unlock()
-			err := e.forget()
-			e.mu.Lock()
-			e.flight = nil
-			close(f.done)
-			e.mu.Unlock()
-			return err
-		}
-		e.mu.Unlock()
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return callerError(ctx.Err())
-		}
-	}
 }
 
 func (e *entry) summary() Summary {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -53,6 +54,8 @@ type Site struct {
 	// Forgive lifts a refusal that stands against the credential, for one
 	// attempt.
 	Forgive func(context.Context) error
+	// Password is the credential, if it is one; Ready and Forgive are its.
+	Password *Password
 	// Driver logs in.
 	Driver login.Driver
 	// Exchange starts a dialogue with the site. Without credentials it must
@@ -64,6 +67,7 @@ type Site struct {
 type Options struct {
 	Sites   []Site
 	Records Records
+	Latches *Latches
 	Log     *slog.Logger
 }
 
@@ -71,7 +75,13 @@ type Options struct {
 const (
 	loginTimeout = 30 * time.Second
 	probeTimeout = 5 * time.Second
+	// logoutTimeout bounds what is asked of a site about a session that is dropped
+	// in any case.
+	logoutTimeout = 5 * time.Second
 )
+
+// watchRecheck is how often a watched session is proven at most.
+const watchRecheck = 30 * time.Second
 
 // Keeper keeps the sessions. Its methods are safe for concurrent use.
 type Keeper struct {
@@ -90,7 +100,7 @@ func New(o Options) *Keeper {
 	k := &Keeper{o: o, entries: map[string]*entry{}}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	for _, s := range o.Sites {
-		e := &entry{k: k, site: s, log: o.Log.With("site", s.Name)}
+		e := &entry{k: k, site: s, log: o.Log.With("site", s.Name), changed: make(chan struct{})}
 		k.entries[s.Name] = e
 		k.order = append(k.order, e)
 	}
@@ -156,28 +166,103 @@ func (k *Keeper) Refresh(ctx context.Context, site, generation string, force boo
 	return e.get(ctx, w)
 }
 
-// Login logs in anew, whatever there is. With retry it first lifts a latched
-// refusal, for one attempt.
-func (k *Keeper) Login(ctx context.Context, site string, retry bool) (Served, error) {
+// LoginOptions say how a person wants a login.
+type LoginOptions struct {
+	// Retry first lifts a latched refusal, for one attempt.
+	Retry bool
+	// Password, if it is not nil, is used instead of the stored one, and stored
+	// once the site has accepted it.
+	Password []byte
+	// Adopt, if it is not nil, holds the cookies of a session that a person made
+	// elsewhere.
+	Adopt *web.Jar
+}
+
+// Login logs in anew, whatever there is. A session that lives stays if that
+// fails.
+func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served, error) {
 	e, err := k.entry(site)
 	if err != nil {
 		return Served{}, err
 	}
-	if retry {
-		if err := e.site.Forgive(ctx); err != nil {
+	var offered *attempt
+	if o.Password != nil {
+		p := e.site.Password
+		switch {
+		case p == nil:
+			return Served{}, &api.Error{Code: api.InvalidRequest, Detail: "the site does not log in with a password", Remedy: "give its credential a username instead of a principal"}
+		case p.file != "":
+			return Served{}, &api.Error{Code: api.InvalidRequest, Detail: "the password stands in " + p.file, Remedy: "change it there, and restart the agent"}
+		}
+		if err := CheckPassword(o.Password); err != nil {
 			return Served{}, err
 		}
+		offered = &attempt{p: p, secret: secret.New(string(o.Password)), isNew: true}
+	}
+	if o.Retry {
+		if err := e.forgive(ctx, offered); err != nil {
+			return Served{}, e.remedied(err)
+		}
+	}
+	switch {
+	case o.Adopt != nil:
+		return e.alone(ctx, func() *api.Error { return e.adopt(o.Adopt) })
+	case offered != nil:
+		return e.alone(ctx, func() *api.Error { return e.renew(offered) })
 	}
 	return k.Refresh(ctx, site, "", true)
 }
 
-// Delete drops a site's session, here and in the store.
-func (k *Keeper) Delete(ctx context.Context, site string) error {
+// Watch hands a site's session over, and again whenever it changes, until ctx
+// ends or there is none to be had. While somebody watches, the session counts as
+// asked for.
+func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) error) error {
 	e, err := k.entry(site)
 	if err != nil {
 		return err
 	}
-	return e.drop(ctx)
+	for {
+		e.mu.Lock()
+		changed := e.changed
+		e.mu.Unlock()
+		// What a flight has just brought is not asked for again.
+		s, err := e.get(ctx, want{fresh: max(watchRecheck, e.site.Recheck)})
+		if err != nil {
+			return err
+		}
+		if err := handOver(s); err != nil {
+			return err
+		}
+		t := time.NewTimer(max(watchRecheck, e.site.Recheck))
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-ctx.Done():
+			err = callerError(ctx.Err())
+		}
+		t.Stop()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Delete ends a site's session, at the site if its kind can, and drops it here
+// and in the store. ended reports whether the site has confirmed; refusal, if it
+// is not nil, says why not.
+func (k *Keeper) Delete(ctx context.Context, site string) (ended bool, refusal *api.Error, err error) {
+	e, err := k.entry(site)
+	if err != nil {
+		return false, nil, err
+	}
+	_, err = e.alone(ctx, func() *api.Error {
+		ended, refusal = e.logout()
+		return e.forget()
+	})
+	if err != nil {
+		return false, nil, err
+	}
+	return ended, refusal, nil
 }
 
 func (k *Keeper) entry(site string) (*entry, error) {

@@ -116,7 +116,9 @@ func (s *site) wait(ctx context.Context) error {
 	}
 }
 
-func (s *site) Login(ctx context.Context, x *web.Exchange) error {
+func (s *site) Takes() []login.Means { return []login.Means{login.Ticket} }
+
+func (s *site) Login(ctx context.Context, x *web.Exchange, p login.Password) error {
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
@@ -173,7 +175,7 @@ func start(t *testing.T, s *site, r *records) *agent {
 				return web.NewExchange(web.Options{Base: siteURL}, jar)
 			},
 		}},
-		Records: r, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Records: r, Latches: NewLatches(newRecords(), mac), Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	t.Cleanup(func() {
 		a.Close()
@@ -389,7 +391,7 @@ func TestFailuresBackOff(t *testing.T) {
 		}
 		// A person does not have to wait for the back-off.
 		a.site.set(func() { a.site.loginE = nil })
-		if _, err := a.Login(t.Context(), "app", false); err != nil {
+		if _, err := a.Login(t.Context(), "app", LoginOptions{}); err != nil {
 			t.Errorf("login: %v", err)
 		}
 		a.get(t)
@@ -731,7 +733,7 @@ func TestNotReady(t *testing.T) {
 		if e := a.List()[0].Failure; e.Remedy != "mend it, or: sessionctl login app --retry" {
 			t.Errorf("remedy %q", e.Remedy)
 		}
-		if _, err := a.Login(t.Context(), "app", true); err != nil {
+		if _, err := a.Login(t.Context(), "app", LoginOptions{Retry: true}); err != nil {
 			t.Error(err)
 		}
 		a.count(t, 1, 1)
@@ -773,7 +775,7 @@ func TestDelete(t *testing.T) {
 		a := start(t, &site{delay: time.Second}, newRecords())
 		go a.Get(t.Context(), "app", GetOptions{}) // under way
 		synctest.Wait()
-		if err := a.Delete(t.Context(), "app"); err != nil {
+		if _, _, err := a.Delete(t.Context(), "app"); err != nil {
 			t.Fatal(err)
 		}
 		if len(a.records.data) != 0 || a.List()[0].Session != nil {
@@ -893,7 +895,7 @@ func TestLatches(t *testing.T) {
 		must(l.Begin(ctx, "realm:A", "build", wrong))
 		check(l, wrong, "") // it is under way: others join it
 		check(restarted(), wrong, api.Latched)
-		l.Lost("realm:A", "build", wrong)
+		l.Lost("realm:A", "build", wrong, &api.Error{Code: api.KDCUnreachable, Detail: "silence"})
 		check(l, wrong, api.Latched)
 		check(restarted(), right, "")
 
@@ -921,10 +923,10 @@ func TestLatches(t *testing.T) {
 		must(l.Begin(ctx, "realm:A", "build", right))
 		must(l.End(ctx, "realm:A", "build", right, nil))
 		must(l.Begin(ctx, "realm:A", "build", right))
-		l.Lost("realm:A", "build", right)
+		l.Lost("realm:A", "build", right, &api.Error{Code: api.KDCUnreachable, Detail: "silence"})
 		check(restarted(), right, "")
 		must(l.Begin(ctx, "realm:A", "build", right))
-		l.Lost("realm:A", "build", right)
+		l.Lost("realm:A", "build", right, &api.Error{Code: api.KDCUnreachable, Detail: "silence"})
 		check(l, right, api.KDCUnreachable)
 		check(restarted(), right, api.KDCUnreachable)
 		pass(unknownPause)

@@ -60,6 +60,21 @@ type secretState struct {
 	Code   api.Code `json:"code,omitempty"`
 	Detail string   `json:"detail,omitempty"`
 	Remedy string   `json:"remedy,omitempty"`
+	// Loss is how the last attempt of unknown outcome ended, as far as known.
+	Loss *loss `json:"loss,omitempty"`
+}
+
+type loss struct {
+	Code   api.Code `json:"code"`
+	Detail string   `json:"detail"`
+}
+
+// String ends a sentence.
+func (l *loss) String() string {
+	if l == nil {
+		return ""
+	}
+	return ": " + l.Detail + " (" + string(l.Code) + ")"
 }
 
 // NewLatches returns the latches of a store; mac is a keyed hash.
@@ -91,11 +106,15 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy}
 		case unknown > 0 && !s.Accepted:
 			return &api.Error{Code: api.Latched,
-				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s", user, at)}
+				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s%v", user, at, s.Loss)}
 		case unknown >= unknownTries && time.Since(s.Time).Abs() < unknownPause:
-			return &api.Error{Code: api.KDCUnreachable,
-				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s; the next one is at %s", unknown, user, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
-				Remedy: "check the network between here and " + verifier}
+			code := api.NetworkError
+			if s.Loss != nil {
+				code = s.Loss.Code
+			}
+			return &api.Error{Code: code,
+				Detail: fmt.Sprintf("nobody knows what became of the last %d attempts of %s%v; the next one is at %s", unknown, user, s.Loss, s.Time.Add(unknownPause).UTC().Format(time.RFC3339)),
+				Remedy: "check the way to the server, and its log"}
 		}
 	}
 	return nil
@@ -135,21 +154,23 @@ func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte,
 		s.underway = max(s.underway-1, 0)
 		switch {
 		case verdict == nil:
-			s.Pending, s.Accepted, s.Code = 0, true, ""
+			s.Pending, s.Accepted, s.Code, s.Loss = 0, true, "", nil
 		case refused != nil && refused.Code.Refusal():
-			s.Pending, s.Code, s.Detail, s.Remedy = 0, refused.Code, refused.Detail, refused.Remedy
+			s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = 0, refused.Code, refused.Detail, refused.Remedy, nil
 		default:
 			s.Pending = max(s.Pending-1, 0)
 		}
 	})
 }
 
-// Lost ends an attempt of which nobody will know what became.
-func (l *Latches) Lost(verifier, user string, secret []byte) {
+// Lost ends an attempt of which nobody will know what became, because of an
+// error.
+func (l *Latches) Lost(verifier, user string, secret []byte, because error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
-		s.underway = max(s.underway-1, 0)
+		e := api.AsError(because)
+		s.underway, s.Loss = max(s.underway-1, 0), &loss{e.Code, e.Detail}
 	}
 }
 
@@ -165,7 +186,7 @@ func (l *Latches) Clear(ctx context.Context, verifier, user string, secrets ...[
 	changed := err != nil
 	for _, secret := range secrets {
 		if s := next.find(l.hash(verifier, user, secret)); s != nil && (s.Code != "" || s.Pending > 0) {
-			s.Pending, s.Code, s.Detail, s.Remedy = s.underway, "", "", ""
+			s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = s.underway, "", "", "", nil
 			changed = true
 		}
 	}

@@ -67,7 +67,7 @@ func (e *Engine) authenticate(ctx context.Context, client Principal, long keys) 
 	}
 	r, err = kdcs.exchange(ctx, message, true)
 	if errors.Is(err, errDelivered) {
-		e.latch.Lost(Verifier(client), client.String(), secretOf(key))
+		e.latch.Lost(Verifier(client), client.String(), secretOf(key), err)
 		return nil, err
 	}
 	var t *ticket

@@ -367,7 +367,7 @@ func (none) Swap(context.Context, string, uint64, []byte) (uint64, error) {
 func (none) Check(string, string, ...[]byte) error                    { return nil }
 func (none) Begin(context.Context, string, string, []byte) error      { return nil }
 func (none) End(context.Context, string, string, []byte, error) error { return nil }
-func (none) Lost(string, string, []byte)                              {}
+func (none) Lost(string, string, []byte, error)                       {}
 func (none) Clear(context.Context, string, string, ...[]byte) error   { return nil }
 
 func FuzzVerify(f *testing.F) {

@@ -57,8 +57,9 @@ type Latch interface {
 	// code is a refusal; any other error, no verdict. A refusal may also come
 	// before a secret was tried.
 	End(ctx context.Context, verifier, user string, secret []byte, verdict error) error
-	// Lost ends an attempt of which nobody will know what became.
-	Lost(verifier, user string, secret []byte)
+	// Lost ends an attempt of which nobody will know what became, because of an
+	// error.
+	Lost(verifier, user string, secret []byte, because error)
 	// Clear lets secrets be tried again.
 	Clear(ctx context.Context, verifier, user string, secrets ...[]byte) error
 }

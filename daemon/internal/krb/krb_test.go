@@ -212,7 +212,7 @@ func (l *latch) End(ctx context.Context, verifier, user string, secret []byte, v
 	return l.err
 }
 
-func (l *latch) Lost(string, string, []byte) {
+func (l *latch) Lost(string, string, []byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost++

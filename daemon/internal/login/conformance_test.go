@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -37,14 +38,17 @@ const (
 	forbidden               // 403 after the login
 )
 
-// kindTests has, for every kind, its fake site and the driver's options. A
-// kind without an entry fails the test.
-var kindTests = map[string]struct {
+// kindTests has, for every kind and every means it takes, its fake site and the
+// driver's options. A kind without an entry fails the test.
+var kindTests = []struct {
+	kind   string
+	means  Means
 	driver Driver
 	site   func(b behaviour, foreign string) http.HandlerFunc
 	codes  map[behaviour]api.Code // where Login or the Probe after it must end
 }{
-	"spnego": {
+	{
+		kind: "spnego", means: Ticket,
 		driver: &spnego{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"},
 		site:   negotiateSite,
 		codes: map[behaviour]api.Code{
@@ -52,7 +56,78 @@ var kindTests = map[string]struct {
 			unchallenged: api.NoChallenge, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
+	{
+		kind: "jira", means: Ticket, driver: New("jira"), site: jiraSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.NegotiateRejected, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			unchallenged: api.NoChallenge, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "jira", means: Secret, driver: New("jira"), site: jiraSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			// A POST is a login whether or not there is a gate.
+			unchallenged: "", toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
 }
+
+// jiraSite is what of Jira every kind has: rig.Jira, which jira_test.go asks,
+// has the rest.
+func jiraSite(b behaviour, foreign string) http.HandlerFunc {
+	login := func(w http.ResponseWriter) {
+		if b != keepsNothing {
+			w.Header().Set("Set-Cookie", "JSESSIONID=CANARY-session; Path=/app; HttpOnly")
+		}
+		if b == forbidden {
+			w.Header().Set("X-Seraph-LoginReason", "AUTHORISATION_FAILED")
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}
+	negotiate := negotiateSite(b, foreign)
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case b == down, b == limited:
+			negotiate(w, r)
+		case b == toForeignHost:
+			http.Redirect(w, r, foreign, http.StatusFound)
+		case r.URL.Path == "/app/status":
+			w.Write([]byte(`{"state":"RUNNING"}`))
+		case r.URL.Path == "/app/login.jsp" && b == unchallenged:
+			w.Write([]byte("please log in"))
+		case r.URL.Path == "/app/login.jsp" && (r.Header.Get("Authorization") == "" || b == refused):
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == "/app/login.jsp":
+			login(w)
+		case r.URL.Path != "/app/rest/auth/1/session":
+			http.NotFound(w, r)
+		case r.Method == http.MethodPost && b == refused:
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.Method == http.MethodPost:
+			login(w)
+			w.Write([]byte(`{"session":{"name":"JSESSIONID","value":"CANARY-session"}}`))
+		case r.Header.Get("Cookie") == "" || b == anonymous:
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			w.Write([]byte(`{"name":"build"}`))
+		}
+	}
+}
+
+// lent is a password as a login gets it.
+type lent struct {
+	taken, back bool
+	err         error
+}
+
+func (*lent) User() string { return "build" }
+func (l *lent) Take(context.Context) (secret.String, error) {
+	l.taken = true
+	return secret.New("CANARY-password"), l.err
+}
+func (l *lent) GiveBack() { l.back = true }
 
 // negotiateSite answers the Negotiate scheme as RFC 4559 has it and, after a
 // login, sets a cookie as mod_auth_gssapi does with GssapiUseSessions.
@@ -120,12 +195,19 @@ func exchangeWith(t *testing.T, h http.Handler, jar *web.Jar, n web.Negotiator) 
 
 // TestKinds drives every kind through what every site can do.
 func TestKinds(t *testing.T) {
+	var covered []string
+	for _, k := range kindTests {
+		covered = append(covered, k.kind+string(k.means))
+	}
 	for _, kind := range Kinds() {
-		k, ok := kindTests[kind]
-		if !ok {
-			t.Errorf("kind %s has no entry in kindTests", kind)
-			continue
+		for _, m := range New(kind).Takes() {
+			if !slices.Contains(covered, kind+string(m)) {
+				t.Errorf("kind %s with %s has no entry in kindTests", kind, m)
+			}
 		}
+	}
+	for _, k := range kindTests {
+		kind := k.kind + " with " + string(k.means)
 		for b := good; b <= forbidden; b++ {
 			want, ok := k.codes[b]
 			if !ok {
@@ -133,8 +215,13 @@ func TestKinds(t *testing.T) {
 			}
 			var foreignRequests atomic.Int32
 			foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { foreignRequests.Add(1) }))
-			x := exchangeWith(t, k.site(b, foreign.URL), new(web.Jar), anyToken{})
-			err := k.driver.Login(t.Context(), x)
+			var n web.Negotiator = anyToken{}
+			var p Password
+			if k.means == Secret {
+				n, p = nil, new(lent)
+			}
+			x := exchangeWith(t, k.site(b, foreign.URL), new(web.Jar), n)
+			err := k.driver.Login(t.Context(), x, p)
 			if err == nil {
 				var id Identity
 				id, err = k.driver.Probe(t.Context(), x)

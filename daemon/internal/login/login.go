@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -25,8 +26,11 @@ import (
 // What the struct holds when it is made are the defaults; all else in it is the
 // driver's own.
 type Driver interface {
-	// Login drives x from nothing to a session. It returns an *api.Error.
-	Login(ctx context.Context, x *web.Exchange) error
+	// Takes returns what the kind can log in with.
+	Takes() []Means
+	// Login drives x from nothing to a session. p is nil unless the site's
+	// credential is a password. It returns an *api.Error.
+	Login(ctx context.Context, x *web.Exchange, p Password) error
 	// Probe asks, with nothing but the session's own cookies, whether the
 	// session lives and whose it is. A dead session is an error of code
 	// api.Expired; any other error leaves the question open.
@@ -38,6 +42,46 @@ type Checker interface {
 	// Check returns what is wrong with the options for a site: o has its Base,
 	// LoginHosts and InsecureHTTP, identity is its identity setting.
 	Check(o web.Options, identity string) error
+}
+
+// Logouter is a Driver that can end a session at the site.
+type Logouter interface {
+	// Logout ends the session whose cookies x has. It returns an *api.Error.
+	Logout(ctx context.Context, x *web.Exchange) error
+}
+
+// Companion is a Driver whose sites want more of a request than the cookies.
+type Companion interface {
+	// Headers returns what a request of that method needs beside the cookies;
+	// "": of any method. None of it is a secret.
+	Headers(method string) []Header
+}
+
+// Header is one field of a request.
+type Header struct{ Name, Value string }
+
+// Means is what a login consumes.
+type Means string
+
+// The means, as messages name them.
+const (
+	Ticket Means = "a principal and its keytab"
+	Secret Means = "a username and its password"
+)
+
+// Password lends a driver the password of the site's credential, for one
+// attempt in one login: what became of it is remembered, and a refused one is
+// not lent again before a person acts.
+type Password interface {
+	// User is whose password it is.
+	User() string
+	// Take returns the password. After an error, an *api.Error, there must be
+	// no attempt.
+	Take(ctx context.Context) (secret.String, error)
+	// GiveBack says that nobody has looked at the password. If a login that
+	// took it fails in any other way than by a refusal, and does not give it
+	// back, nobody knows; that may count as an attempt at the site.
+	GiveBack()
 }
 
 // Identity is what a probe learnt.

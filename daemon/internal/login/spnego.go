@@ -33,15 +33,8 @@ type spnego struct {
 
 // Check implements Checker.
 func (s *spnego) Check(o web.Options, identity string) error {
-	for _, c := range []struct{ option, ref string }{{"login_url", s.LoginURL}, {"probe_url", s.ProbeURL}} {
-		u, err := web.Resolve(o.Base, c.ref)
-		if err != nil {
-			return errors.New(c.option + " is not a URL") // err would quote it
-		}
-		if err := o.Permit(u); err != nil {
-			e := api.AsError(err)
-			return errors.New(c.option + " " + e.Detail + "; " + e.Remedy)
-		}
+	if err := errors.Join(permitted(o, "login_url", s.LoginURL), permitted(o, "probe_url", s.ProbeURL)); err != nil {
+		return err
 	}
 	given := 0
 	for _, v := range []string{s.IdentityJSON, s.IdentityHeader, s.IdentityRegexp} {
@@ -69,8 +62,24 @@ func (s *spnego) Check(o web.Options, identity string) error {
 	return nil
 }
 
+// permitted returns what is wrong with an option that holds a URL.
+func permitted(o web.Options, option, ref string) error {
+	u, err := web.Resolve(o.Base, ref)
+	if err != nil {
+		return errors.New(option + " is not a URL") // err would quote it
+	}
+	if err := o.Permit(u); err != nil {
+		e := api.AsError(err)
+		return errors.New(option + " " + e.Detail + "; " + e.Remedy)
+	}
+	return nil
+}
+
+// Takes implements Driver.
+func (*spnego) Takes() []Means { return []Means{Ticket} }
+
 // Login implements Driver.
-func (s *spnego) Login(ctx context.Context, x *web.Exchange) error {
+func (s *spnego) Login(ctx context.Context, x *web.Exchange, _ Password) error {
 	u, err := x.URL(s.LoginURL)
 	if err != nil {
 		return err
@@ -82,6 +91,11 @@ func (s *spnego) Login(ctx context.Context, x *web.Exchange) error {
 	if err := web.StatusError(r); err != nil {
 		return err
 	}
+	return negotiated(x, r)
+}
+
+// negotiated judges the end of a login by Negotiate.
+func negotiated(x *web.Exchange, r *web.Response) error {
 	switch {
 	case r.Status == http.StatusUnauthorized:
 		return r.Refused()
@@ -93,7 +107,7 @@ func (s *spnego) Login(ctx context.Context, x *web.Exchange) error {
 			Remedy: "check the site's url and login_url"}
 	case !r.Negotiated:
 		return &api.Error{Code: api.NoChallenge, Detail: fmt.Sprintf("%s answers %d without asking for Negotiate (User-Agent %q)", r.Shown(), r.Status, x.UserAgent()),
-			Remedy: "check login_url, and user_agent: some gates ask only certain agents"}
+			Remedy: "check login_url, and user_agent: some gates ask only certain agents, on certain pages, from certain addresses"}
 	case x.Jar().Len() == 0:
 		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
 			Remedy: "point login_url at a page that starts a session"}
@@ -111,7 +125,7 @@ func (s *spnego) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	r, err := x.Probe(ctx, u)
+	r, err := x.Send(ctx, web.Request{URL: u})
 	if err != nil {
 		return Identity{}, err
 	}
@@ -146,7 +160,7 @@ func (s *spnego) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 func (s *spnego) unproven(ctx context.Context, x *web.Exchange, u *url.URL) (Identity, error) {
 	bare := x.Bare()
 	defer bare.Close()
-	r, err := bare.Probe(ctx, u)
+	r, err := bare.Send(ctx, web.Request{URL: u})
 	if err != nil {
 		return Identity{}, err
 	}

@@ -2,8 +2,10 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -30,7 +32,7 @@ type Options struct {
 	LoginHosts []Origin
 	// InsecureHTTP lets credentials and sessions go over http.
 	InsecureHTTP bool
-	// UserAgent is sent with every request.
+	// UserAgent is sent with every request. Empty: what the driver presents.
 	UserAgent string
 	// Negotiate answers Negotiate challenges; nil: they are left unanswered.
 	Negotiate Negotiator
@@ -48,6 +50,7 @@ type Exchange struct {
 	o         Options
 	transport *http.Transport
 	jar       *Jar
+	userAgent string
 	tokens    map[string]int // Negotiate tokens spent, by URL
 }
 
@@ -70,10 +73,14 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 			// HTTP/2 stays off (RFC 4559 authenticates connections of HTTP/1.1).
 			Protocols: http1Only(),
 		},
-		jar:    jar,
-		tokens: map[string]int{},
+		jar:       jar,
+		userAgent: cmp.Or(o.UserAgent, product()),
+		tokens:    map[string]int{},
 	}
 }
+
+// product is what the agent calls itself (RFC 9110, section 10.1.5).
+func product() string { return "sessionctl/" + api.Version }
 
 func http1Only() *http.Protocols {
 	p := new(http.Protocols)
@@ -87,8 +94,27 @@ func (x *Exchange) Close() { x.transport.CloseIdleConnections() }
 // Jar returns the cookies, all responses so far considered.
 func (x *Exchange) Jar() *Jar { return x.jar }
 
+// Now returns the time on the exchange's clock.
+func (x *Exchange) Now() time.Time { return x.o.Now() }
+
 // UserAgent returns what the exchange calls itself.
-func (x *Exchange) UserAgent() string { return x.o.UserAgent }
+func (x *Exchange) UserAgent() string { return x.userAgent }
+
+// Present adds a comment to what the exchange calls itself from now on, for
+// gates that look for a word in it; "" takes it away. A User-Agent that the
+// site's configuration names stays as it is.
+func (x *Exchange) Present(comment string) {
+	if x.o.UserAgent != "" {
+		return
+	}
+	x.userAgent = product()
+	if comment != "" {
+		x.userAgent += " (" + comment + ")"
+	}
+}
+
+// Negotiates reports whether Get answers Negotiate challenges.
+func (x *Exchange) Negotiates() bool { return x.o.Negotiate != nil }
 
 // URL resolves a reference against the site's own URL. A reference that starts
 // with "/" starts at the host; any other continues the URL's path.
@@ -155,16 +181,34 @@ func (x *Exchange) Get(ctx context.Context, u *url.URL) (*Response, error) {
 		}
 		prev, u = u, next
 	}
-	return nil, &api.Error{Code: api.RedirectLoop, Detail: "redirected without end, last to " + shown(u),
+	return nil, &api.Error{Code: api.RedirectLoop, Detail: "redirected without end, last to " + Shown(u),
 		Remedy: "log in there with a browser to see where it should end; check url and login_url"}
 }
 
-// Probe requests a URL with the cookies alone: no token, no redirect.
-func (x *Exchange) Probe(ctx context.Context, u *url.URL) (*Response, error) {
-	if err := x.allow(nil, u); err != nil {
+// Request is one request of a driver.
+type Request struct {
+	Method string // "": GET
+	URL    *url.URL
+	Header http.Header // beside what every request has
+	Body   []byte
+}
+
+// Send makes a request with the cookies alone: no token, no redirect.
+func (x *Exchange) Send(ctx context.Context, r Request) (*Response, error) {
+	if err := x.allow(nil, r.URL); err != nil {
 		return nil, err
 	}
-	return x.send(ctx, u, "")
+	return x.send(ctx, r)
+}
+
+// Follows returns where a response redirects to, nil if nowhere; an error if
+// the exchange may not go there.
+func (x *Exchange) Follows(r *Response) (*url.URL, error) {
+	to := redirect(r)
+	if to == nil {
+		return nil, nil
+	}
+	return to, x.allow(r.URL, to)
 }
 
 // redirect returns where r leads, nil if nowhere.
@@ -192,12 +236,12 @@ func (x *Exchange) allow(from, u *url.URL) error {
 		return x.o.Permit(u)
 	}
 	if from.Scheme == secureScheme && u.Scheme == "http" {
-		return &api.Error{Code: api.InsecureRedirect, Detail: shown(from) + " redirects from https to " + OriginOf(u).String(),
+		return &api.Error{Code: api.InsecureRedirect, Detail: Shown(from) + " redirects from https to " + OriginOf(u).String(),
 			Remedy: "point url or login_url at a page that stays on https"}
 	}
 	if err := x.o.Permit(u); err != nil {
 		e := *api.AsError(err)
-		e.Detail = shown(from) + " " + e.Detail
+		e.Detail = Shown(from) + " " + e.Detail
 		return &e
 	}
 	return nil
@@ -229,13 +273,18 @@ func (o Options) Permit(u *url.URL) error {
 }
 
 // send makes one request and keeps the cookies of its response.
-func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (*Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+func (x *Exchange) send(ctx context.Context, r Request) (*Response, error) {
+	u := r.URL
+	var content io.Reader
+	if r.Body != nil {
+		content = bytes.NewReader(r.Body)
+	}
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(r.Method, http.MethodGet), u.String(), content)
 	if err != nil {
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + shown(u),
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + Shown(u),
 			Remedy: "check url, login_url and probe_url", Err: err}
 	}
-	req.Header.Set("User-Agent", x.o.UserAgent)
+	req.Header.Set("User-Agent", x.userAgent)
 	// Without Accept some gates answer a bare 401 (mod_auth_openidc).
 	req.Header.Set("Accept", "text/html,application/json;q=0.9,*/*;q=0.8")
 	// No cache on the way may answer for the site.
@@ -243,10 +292,10 @@ func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (
 	if c := x.jar.Header(u, x.o.Now()); c != "" {
 		req.Header.Set("Cookie", c)
 	}
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+	maps.Copy(req.Header, r.Header)
+	if req.Header.Get("Authorization") != "" || r.Body != nil {
 		// net/http sends a request again when a kept-alive connection breaks
-		// under it; a token must not be sent twice.
+		// under it; a token must not be sent twice, nor a password.
 		x.transport.CloseIdleConnections()
 	}
 	resp, err := x.transport.RoundTrip(req)
@@ -267,10 +316,10 @@ func (x *Exchange) send(ctx context.Context, u *url.URL, authorization string) (
 	}, nil
 }
 
-// shown is a web address as it may stand in a message: without query, fragment,
+// Shown is a web address as it may stand in a message: without query, fragment,
 // user and parameters of the path (RFC 3986, section 3.3: ";jsessionid=…"),
 // which may hold tokens, and in printable ASCII.
-func shown(u *url.URL) string {
+func Shown(u *url.URL) string {
 	segments := strings.Split(u.Path, "/")
 	for i, s := range segments {
 		segments[i], _, _ = strings.Cut(s, ";")

@@ -265,7 +265,7 @@ func TestNoHTTPUnlessAllowed(t *testing.T) {
 	defer x.Close()
 	_, err := x.Get(t.Context(), u)
 	want(t, err, api.InsecureRedirect)
-	_, err = x.Probe(t.Context(), u)
+	_, err = x.Send(t.Context(), Request{URL: u})
 	want(t, err, api.InsecureRedirect)
 	if requests.Load() != 0 {
 		t.Error("a request went over http")
@@ -301,7 +301,7 @@ func TestProbeSendsOnlyCookies(t *testing.T) {
 		status int
 	}{{&j, 302}, {new(Jar), 401}} {
 		x := NewExchange(Options{Base: u, InsecureHTTP: true, Negotiate: &tokens{}, Dial: names}, c.jar)
-		r, err := x.Probe(t.Context(), u)
+		r, err := x.Send(t.Context(), Request{URL: u})
 		x.Close()
 		if err != nil || r.Status != c.status {
 			t.Errorf("%+v %v, want %d", r, err, c.status)
@@ -521,7 +521,7 @@ func TestShown(t *testing.T) {
 		"https://a%E2%80%AEb*.example/":                                         "https://a?b?.example/",
 		"https://app.corp.example":                                              "https://app.corp.example",
 	} {
-		if got := shown(at(t, in)); got != out {
+		if got := Shown(at(t, in)); got != out {
 			t.Errorf("%q is shown as %q, want %q", in, got, out)
 		}
 	}
@@ -567,7 +567,7 @@ func TestNoCache(t *testing.T) {
 	x := exchange(t, u, nil)
 	_, err := x.Get(t.Context(), u)
 	want(t, err, "")
-	_, err = x.Probe(t.Context(), u)
+	_, err = x.Send(t.Context(), Request{URL: u})
 	want(t, err, "")
 }
 

@@ -87,7 +87,7 @@ func cause(err error) string {
 // StatusError returns the error that a status means wherever it appears, nil
 // for those that only a driver can judge.
 func StatusError(r *Response) error {
-	at := shown(r.URL)
+	at := Shown(r.URL)
 	switch {
 	case r.Status == http.StatusTooManyRequests:
 		e := &api.Error{Code: api.RateLimited, Detail: at + " answers 429", Remedy: "ask again later, and less often"}
@@ -119,7 +119,7 @@ func (r *Response) Refused() error {
 	if r.refusal != nil {
 		return r.refusal
 	}
-	at := shown(r.URL)
+	at := Shown(r.URL)
 	if FindChallenge(r.Challenges, negotiateScheme) != nil {
 		return &api.Error{Code: api.NegotiateRejected, Detail: at + " still asks for Negotiate after two tokens",
 			Remedy: "ask whether the service's keytab fits " + SPN(r.URL) + " and whether this user may log in there"}
@@ -139,4 +139,4 @@ func (r *Response) Refused() error {
 }
 
 // Shown returns the response's URL as it may stand in a message.
-func (r *Response) Shown() string { return shown(r.URL) }
+func (r *Response) Shown() string { return Shown(r.URL) }

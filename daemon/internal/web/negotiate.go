@@ -35,7 +35,7 @@ func SPN(u *url.URL) string { return "HTTP/" + canonicalHost(u.Hostname()) }
 // tokens for one URL in the life of the exchange, the second with a new
 // service ticket, because a service whose key changed refuses the old one.
 func (x *Exchange) negotiate(ctx context.Context, u *url.URL) (*Response, error) {
-	r, err := x.send(ctx, u, "")
+	r, err := x.send(ctx, Request{URL: u})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (x *Exchange) negotiate(ctx context.Context, u *url.URL) (*Response, error)
 		if err != nil {
 			return nil, err
 		}
-		r, err = x.send(ctx, u, "Negotiate "+base64.StdEncoding.EncodeToString(n.Token()))
+		r, err = x.send(ctx, Request{URL: u, Header: http.Header{"Authorization": {"Negotiate " + base64.StdEncoding.EncodeToString(n.Token())}}})
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func (r *Response) judge(n Negotiation) error {
 	}
 	if r.Status == http.StatusUnauthorized {
 		if r.refusal = verdict; verdict == nil {
-			r.refusal = &api.Error{Code: api.NegotiateRejected, Detail: shown(r.URL) + " refused the ticket for " + SPN(r.URL) + " without saying why",
+			r.refusal = &api.Error{Code: api.NegotiateRejected, Detail: Shown(r.URL) + " refused the ticket for " + SPN(r.URL) + " without saying why",
 				Remedy: "ask whether the service's keytab fits " + SPN(r.URL) + " and whether this user may log in there"}
 		}
 		return nil

@@ -1,0 +1,216 @@
+package keeper
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
+)
+
+// maxPassword is the longest password, in bytes.
+const maxPassword = 1024
+
+// Password is the password of one credential, for all sites that name it. Its
+// verifier is the credential itself: a password that one site refuses is tried
+// at no other.
+type Password struct {
+	credential, user string
+	file             string // holds the password; "": the store does
+	records          Records
+	latches          *Latches
+
+	turn chan struct{} // one attempt at a time, over all sites
+	mu   sync.Mutex    // of the record
+}
+
+// NewPassword returns the password of a user, for a credential of that name.
+// It is kept in records, or stands in a file that somebody else looks after.
+func NewPassword(credential, user, file string, records Records, latches *Latches) *Password {
+	return &Password{credential: credential, user: user, file: file, records: records, latches: latches, turn: make(chan struct{}, 1)}
+}
+
+// passwordRecord is the stored form.
+type passwordRecord struct {
+	Version  int    `json:"v"`
+	Password []byte `json:"password"`
+}
+
+// CheckPassword returns what keeps a text from being a password. Logins send
+// UTF-8: what is not would arrive as something else, and be an attempt.
+func CheckPassword(p []byte) error {
+	wrong := func(what string) error {
+		return &api.Error{Code: api.InvalidRequest, Detail: "the password is " + what, Remedy: "give the password alone, in UTF-8, on one line"}
+	}
+	switch {
+	case len(p) == 0:
+		return wrong("empty")
+	case len(p) > maxPassword:
+		return wrong("too long")
+	case !utf8.Valid(p):
+		return wrong("not UTF-8")
+	case bytes.ContainsAny(p, "\x00\r\n"):
+		return wrong("more than one line")
+	}
+	return nil
+}
+
+func (p *Password) key() string      { return p.credential + "\x00" + p.user }
+func (p *Password) verifier() string { return "[credential." + p.credential + "]" }
+
+// Ready returns what keeps the password from being used, or nil.
+func (p *Password) Ready() error {
+	pw, err := p.load()
+	if err != nil {
+		return err
+	}
+	return p.latches.Check(p.verifier(), p.user, []byte(pw.Reveal()))
+}
+
+// Forgive lifts a refusal that stands against the password, for one attempt.
+func (p *Password) Forgive(ctx context.Context) error {
+	pw, err := p.load()
+	if err != nil {
+		return err
+	}
+	return p.latches.Clear(ctx, p.verifier(), p.user, []byte(pw.Reveal()))
+}
+
+// load returns the password.
+func (p *Password) load() (secret.String, error) {
+	if p.file != "" {
+		return p.read()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	record, _, err := p.records.Load(p.key())
+	if err != nil {
+		return secret.String{}, &api.Error{Code: api.StoreDamaged, Detail: "the password of " + p.user + " cannot be read: " + api.AsError(err).Detail, Err: err}
+	}
+	var r passwordRecord
+	if record == nil {
+		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: "no password of " + p.user + " is stored for the credential " + p.credential}
+	}
+	if err := json.Unmarshal(record, &r); err != nil || r.Version != recordVersion {
+		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: "the stored password of " + p.user + " has an unknown form"}
+	}
+	return secret.New(string(r.Password)), nil
+}
+
+// read returns the password that systemd hands over in a file.
+func (p *Password) read() (secret.String, error) {
+	b, err := os.ReadFile(p.file)
+	if err != nil {
+		var cause *fs.PathError
+		if errors.As(err, &cause) {
+			err = cause.Err
+		}
+		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: p.file + ": " + err.Error(), Remedy: "see LoadCredential= of the agent's unit"}
+	}
+	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+	if err := CheckPassword(b); err != nil {
+		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: p.file + ": " + api.AsError(err).Detail, Remedy: "see LoadCredential= of the agent's unit"}
+	}
+	return secret.New(string(b)), nil
+}
+
+// store keeps a password that was accepted.
+func (p *Password) store(ctx context.Context, pw secret.String) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, revision, err := p.records.Load(p.key())
+	if err != nil {
+		revision = 0 // damaged: replaced
+	}
+	record, err := json.Marshal(passwordRecord{recordVersion, []byte(pw.Reveal())})
+	if err != nil {
+		panic(err) // nothing in the record can fail
+	}
+	_, err = swap(ctx, p.records, p.key(), revision, record)
+	return err
+}
+
+// attempt lends a password to one login (login.Password), and remembers what
+// became of it.
+type attempt struct {
+	p *Password
+	// secret is what is lent; unset until Take unless it is a new one, to be
+	// stored after it was accepted.
+	secret secret.String
+	isNew  bool
+	begun  bool
+	unseen bool
+	in     bool // the site has logged in with it
+}
+
+// User implements login.Password.
+func (a *attempt) User() string { return a.p.user }
+
+// Take implements login.Password.
+func (a *attempt) Take(ctx context.Context) (secret.String, error) {
+	if a.begun {
+		return secret.String{}, &api.Error{Code: api.Unknown, Detail: "a login asks for the password twice"}
+	}
+	select {
+	case a.p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return secret.String{}, ctx.Err()
+	}
+	if err := a.begin(ctx); err != nil {
+		<-a.p.turn
+		return secret.String{}, err
+	}
+	a.begun = true
+	return a.secret, nil
+}
+
+// forgive lifts a refusal of the password that is offered.
+func (a *attempt) forgive(ctx context.Context) error {
+	return a.p.latches.Clear(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
+}
+
+func (a *attempt) begin(ctx context.Context) (err error) {
+	if !a.isNew {
+		if a.secret, err = a.p.load(); err != nil {
+			return err
+		}
+	}
+	pw := []byte(a.secret.Reveal())
+	if err := a.p.latches.Check(a.p.verifier(), a.p.user, pw); err != nil {
+		return err
+	}
+	return a.p.latches.Begin(ctx, a.p.verifier(), a.p.user, pw)
+}
+
+// GiveBack implements login.Password.
+func (a *attempt) GiveBack() { a.unseen = true }
+
+// end says what became of the login, its proof included. The error is of the
+// store, and says what is not remembered.
+func (a *attempt) end(ctx context.Context, verdict error) error {
+	if !a.begun {
+		return nil
+	}
+	defer func() { <-a.p.turn }()
+	a.begun = false
+	pw := []byte(a.secret.Reveal())
+	switch code := api.CodeOf(verdict); {
+	case verdict == nil, code == api.Forbidden, a.in && code != api.LoginOKButProbeFailed:
+		verdict = nil // the password was right, whatever else went wrong
+	case a.unseen, code.Refusal():
+	default:
+		a.p.latches.Lost(a.p.verifier(), a.p.user, pw, verdict)
+		return nil
+	}
+	err := a.p.latches.End(ctx, a.p.verifier(), a.p.user, pw, verdict)
+	if verdict == nil && a.isNew {
+		err = errors.Join(err, a.p.store(ctx, a.secret))
+	}
+	return err
+}

@@ -1,0 +1,307 @@
+package login
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+var _ = register("jira", func() Driver {
+	return &jira{LoginURL: "login.jsp", SessionURL: "rest/auth/1/session"}
+})
+
+// jira is Atlassian Jira Data Center. With a ticket it logs in where a gate such
+// as IWAAC asks for Negotiate, with a password by JSON. Both are proven by the
+// session resource (Jira REST API, "auth/1/session"), whose second request also
+// ends the probation of a new session (JRASERVER-31322).
+type jira struct {
+	// LoginURL asks for Negotiate. Absolute, or relative to the site's url.
+	LoginURL string `toml:"login_url"`
+	// SessionURL takes POST, GET and DELETE as rest/auth/1/session does.
+	SessionURL string `toml:"session_url"`
+}
+
+// Check implements Checker.
+func (j *jira) Check(o web.Options, identity string) error {
+	if identity == Unproven {
+		return fmt.Errorf("identity = %q is not for Jira, which always names the user", Unproven)
+	}
+	return errors.Join(permitted(o, "login_url", j.LoginURL), permitted(o, "session_url", j.SessionURL))
+}
+
+// Takes implements Driver.
+func (*jira) Takes() []Means { return []Means{Ticket, Secret} }
+
+// Headers implements Companion: Jira refuses forms without the token, whoever
+// sends them (Atlassian, "Form token handling").
+func (*jira) Headers(method string) []Header {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return nil
+	}
+	return []Header{{"X-Atlassian-Token", "no-check"}}
+}
+
+// Login implements Driver.
+func (j *jira) Login(ctx context.Context, x *web.Exchange, p Password) error {
+	if p != nil {
+		return j.password(ctx, x, p)
+	}
+	return j.ticket(ctx, x)
+}
+
+// ticket logs in by Negotiate.
+func (j *jira) ticket(ctx context.Context, x *web.Exchange) error {
+	u, err := x.URL(j.LoginURL)
+	if err != nil {
+		return err
+	}
+	// IWAAC asks only agents with this word, as shipped. It names no browser, of
+	// which Jira would want an Origin.
+	x.Present("Windows NT")
+	r, err := x.Get(ctx, u)
+	if err != nil {
+		return err
+	}
+	switch s := seraph(r); {
+	case s.captcha():
+		return j.captcha(x, r)
+	case r.Negotiated && (s.says(authenticatedFailed) || s.says(authorisationFailed)):
+		return &api.Error{Code: api.Forbidden, Detail: r.Shown() + " accepts the ticket, but Jira does not let its user in",
+			Remedy: "see that Jira has a user of the principal's name, with the right to use it"}
+	case r.Negotiated && r.Status != http.StatusUnauthorized && x.Jar().Len() > 0:
+		return nil // whatever the page is that a user lands on
+	}
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	return negotiated(x, r)
+}
+
+// password logs in by JSON. The password goes out only when Jira says that it
+// is up, so that it is not spent on an outage, nor sent to where url redirects.
+func (j *jira) password(ctx context.Context, x *web.Exchange, p Password) error {
+	u, err := x.URL(j.SessionURL)
+	if err != nil {
+		return err
+	}
+	if err := j.running(ctx, x); err != nil {
+		return err
+	}
+	password, err := p.Take(ctx)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]string{"username": p.User(), "password": password.Reveal()})
+	if err != nil {
+		panic(err) // strings can be encoded
+	}
+	r, err := x.Send(ctx, web.Request{Method: http.MethodPost, URL: u, Body: body, Header: http.Header{
+		"Content-Type": {"application/json"}, "Accept": {"application/json"}, "X-Atlassian-Token": {"no-check"},
+	}})
+	if err != nil {
+		return err
+	}
+	return j.answer(x, r, p)
+}
+
+// answer judges what Jira says to a password.
+func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
+	if err := web.StatusError(r); err != nil {
+		if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
+			p.GiveBack()
+		}
+		return err
+	}
+	if to, err := x.Follows(r); err != nil {
+		return err
+	} else if to != nil {
+		return unexpected(r)
+	}
+	s := seraph(r)
+	switch {
+	case s.captcha():
+		return j.captcha(x, r)
+	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("Basic Authentication has been disabled")):
+		p.GiveBack()
+		return &api.Error{Code: api.BasicDisabled, Detail: r.Shown() + " takes no passwords: Basic Authentication is disabled on this instance",
+			Remedy: "log in with a keytab, or ask Jira's administrator to allow basic authentication for REST (Authentication methods)"}
+	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("XSRF check failed")):
+		p.GiveBack()
+		return forged(r)
+	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
+		return noRight(r)
+	case s.says(authenticatedFailed): // also with 200 and an empty body: JRA-41559
+		return passwordRefused(r, p)
+	case r.Status == http.StatusUnauthorized:
+		if web.FindChallenge(r.Challenges, "negotiate") != nil {
+			p.GiveBack()
+			return gated(r)
+		}
+		return passwordRefused(r, p)
+	case r.Status == http.StatusNotFound, r.Status == http.StatusMethodNotAllowed, r.Status == http.StatusGone:
+		p.GiveBack()
+		return unexpected(r)
+	case r.Status != http.StatusOK:
+		return unexpected(r)
+	}
+	var login struct {
+		Session struct{ Name, Value string }
+	}
+	if json.Unmarshal(r.Body, &login) != nil || login.Session.Name == "" {
+		return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers a password with 200, but not with a session",
+			Remedy: "check session_url, and the context path in the site's url"}
+	}
+	// The answer repeats the cookie. Only the one that was set counts, and it has
+	// to be that session.
+	if !slices.ContainsFunc(x.Jar().Cookies(r.URL, x.Now()), func(c *web.Cookie) bool {
+		return c.Name == login.Session.Name && c.Value.Reveal() == login.Session.Value
+	}) {
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the password but sets no session cookie",
+			Remedy: "see that no proxy on the way takes cookies away"}
+	}
+	return nil
+}
+
+// running asks the status resource, which needs no login (Atlassian, "Jira
+// status endpoint").
+func (j *jira) running(ctx context.Context, x *web.Exchange) error {
+	u, err := x.URL("status")
+	if err != nil {
+		return err
+	}
+	r, err := x.Send(ctx, web.Request{URL: u, Header: http.Header{"Accept": {"application/json"}}})
+	if err != nil {
+		return err
+	}
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	if _, err := x.Follows(r); err != nil {
+		return err
+	}
+	if r.Status == http.StatusUnauthorized {
+		return gated(r)
+	}
+	var status struct{ State string }
+	if r.Status != http.StatusOK || json.Unmarshal(r.Body, &status) != nil {
+		return nil // a Jira without it, or a front that keeps it to itself
+	}
+	switch state := status.State; state {
+	case "STARTING", "STOPPING", "FIRST_RUN", "MAINTENANCE", "ERROR":
+		return &api.Error{Code: api.Maintenance, Detail: r.Shown() + " says " + state, Remedy: "ask again later; if it stays so, ask whoever runs the site"}
+	}
+	return nil
+}
+
+// Probe implements Driver.
+func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
+	u, err := x.URL(j.SessionURL)
+	if err != nil {
+		return Identity{}, err
+	}
+	r, err := x.Send(ctx, web.Request{URL: u, Header: http.Header{"Accept": {"application/json"}}})
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := web.StatusError(r); err != nil {
+		return Identity{}, err
+	}
+	s := seraph(r)
+	dead := func(how string) (Identity, error) {
+		return Identity{}, &api.Error{Code: api.Expired, Detail: r.Shown() + " " + how}
+	}
+	switch {
+	case r.Status == http.StatusUnauthorized:
+		return dead("answers 401 to the session's cookies")
+	case s.says(authenticatedFailed), s.says(loggedOut):
+		return dead("says that the session's cookies are no login")
+	case redirects(r):
+		return dead("sends the session's cookies to a login page")
+	case r.Status == http.StatusForbidden && s.user == "" && !s.says(authorisationFailed):
+		return dead("answers 403 to the session's cookies, and names no user")
+	case r.Status == http.StatusForbidden:
+		return Identity{}, noRight(r)
+	case r.Status != http.StatusOK:
+		return Identity{}, unexpected(r)
+	}
+	name, err := jsonPath(r.Body, "name")
+	switch {
+	case errors.Is(err, errTwice):
+		return Identity{}, &api.Error{Code: api.WrongIdentity, Detail: r.Shown() + " names two users", Remedy: "ask whoever runs the site why"}
+	case err != nil:
+		// A login page with status 200, or a page that says "back soon".
+		if err := j.running(ctx, x); err != nil {
+			return Identity{}, err
+		}
+		return dead("answers 200, but not with a session")
+	case name == "":
+		return dead("answers 200 without naming a user")
+	}
+	return Identity{Name: name}, nil
+}
+
+// Logout implements Logouter.
+func (j *jira) Logout(ctx context.Context, x *web.Exchange) error {
+	u, err := x.URL(j.SessionURL)
+	if err != nil {
+		return err
+	}
+	r, err := x.Send(ctx, web.Request{Method: http.MethodDelete, URL: u, Header: http.Header{"Accept": {"application/json"}, "X-Atlassian-Token": {"no-check"}}})
+	if err != nil {
+		return err
+	}
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	switch {
+	case r.Status == http.StatusNoContent, r.Status == http.StatusUnauthorized: // 401: it was none any more
+		return nil
+	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("XSRF check failed")):
+		return forged(r)
+	}
+	return unexpected(r)
+}
+
+func (j *jira) captcha(x *web.Exchange, r *web.Response) error {
+	page := "the login page"
+	if u, err := x.URL("login.jsp"); err == nil {
+		page = web.Shown(u)
+	}
+	return &api.Error{Code: api.Captcha, Detail: r.Shown() + " wants a CAPTCHA solved before it looks at another login",
+		Remedy: "log in with a browser at " + page + " and solve the picture; find out what sends a wrong password there"}
+}
+
+func passwordRefused(r *web.Response, p Password) error {
+	return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User()}
+}
+
+// gated is for a gate in front of Jira that wants a login of its own.
+func gated(r *web.Response) error {
+	return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached, so the password was not sent",
+		Remedy: "log in with a principal and its keytab"}
+}
+
+func forged(r *web.Response) error {
+	return &api.Error{Code: api.CSRF403, Detail: r.Shown() + " takes the request for a forged one (XSRF check failed)",
+		Remedy: "set no browser's user_agent for this site; ask Jira's administrator whether its base URL and its proxy's scheme and port agree"}
+}
+
+func noRight(r *web.Response) error {
+	return &api.Error{Code: api.Forbidden, Detail: r.Shown() + " knows the user, who may not use this Jira", Remedy: "ask Jira's administrator for the right, or a licence"}
+}
+
+// unexpected is for a status that no rule names.
+func unexpected(r *web.Response) error {
+	return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
+		Remedy: "check session_url, and the context path in the site's url"}
+}
+
+func redirects(r *web.Response) bool { return 300 <= r.Status && r.Status < 400 }

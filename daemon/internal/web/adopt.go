@@ -1,0 +1,49 @@
+package web
+
+import (
+	"bytes"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// Adopt returns a jar with the cookies of a Cookie header, as a browser shows
+// it: "name=value; name=value", with or without "Cookie:" in front. Where they
+// came from nobody can tell, so they go to base's host alone, at and below its
+// path. Errors are *api.Error of code api.InvalidRequest.
+func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
+	wrong := func(what string) (*Jar, error) {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the cookie " + what,
+			Remedy: "give the value of a Cookie header, as in: NAME=VALUE; NAME=VALUE"}
+	}
+	s := string(bytes.TrimSpace(header))
+	if name, rest, ok := strings.Cut(s, ":"); ok && strings.EqualFold(name, "cookie") {
+		s = strings.TrimSpace(rest)
+	}
+	path, secure := "; Path=/"+strings.Trim(base.EscapedPath(), "/"), ""
+	if base.Scheme == secureScheme {
+		secure = "; Secure"
+	}
+	j := new(Jar)
+	for pair := range strings.SplitSeq(s, ";") {
+		pair = trimWSP(pair)
+		if name, _, ok := strings.Cut(pair, "="); !ok || name == "" {
+			return wrong("is not a list of NAME=VALUE")
+		}
+		before := j.Len()
+		if strings.ContainsFunc(pair, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+			return wrong("holds a control character")
+		}
+		at := path
+		if len(pair) >= len(hostPrefix) && strings.EqualFold(pair[:len(hostPrefix)], hostPrefix) {
+			at = "; Path=/" // as the prefix promises
+		}
+		j.Set(base, []string{pair + at + secure}, now)
+		if j.Len() == before {
+			return wrong("has a name twice, or one that no server could have set here")
+		}
+	}
+	return j, nil
+}
