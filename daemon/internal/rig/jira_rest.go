@@ -1,0 +1,327 @@
+package rig
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The one project.
+const (
+	projectKey = "LAB"
+	projectID  = "10000"
+)
+
+// jiraKinds are the issue types, with their ids.
+var jiraKinds = []struct{ id, name string }{{"10001", "Task"}, {"10002", "Bug"}}
+
+// jiraFields are the fields of an issue, with what JQL calls them.
+var jiraFields = []struct{ id, name, clause string }{
+	{"summary", "Summary", "summary"}, {"description", "Description", "description"},
+	{"issuetype", "Issue Type", "issuetype"}, {"project", "Project", "project"},
+	{"status", "Status", "status"}, {"reporter", "Reporter", "reporter"},
+	{"created", "Created", "created"}, {"attachment", "Attachment", "attachments"},
+}
+
+// jiraIssue is an issue.
+type jiraIssue struct {
+	id, key                    string
+	summary, description, kind string
+	public                     bool   // whether everybody may read it
+	reporter                   string // "" for Jira itself
+	created                    time.Time
+	attachments                []map[string]any
+}
+
+func (j *Jira) addIssue(i jiraIssue) *jiraIssue {
+	n := len(j.issues) + 1
+	i.id, i.key, i.created = strconv.Itoa(10000+n), projectKey+"-"+strconv.Itoa(n), j.now()
+	j.issues = append(j.issues, &i)
+	return &i
+}
+
+// rest answers what is under /rest (Jira's REST API documentation, as far as
+// python-jira 3.4 and go-jira 1 ask for it).
+func (j *Jira) rest(c *jiraCall) {
+	switch {
+	case j.modes.RetryAfter > 0:
+		c.cookieless = true
+		c.header.Set("Retry-After", strconv.Itoa(int(j.modes.RetryAfter/time.Second)))
+		for name, value := range map[string]string{"Limit": "10", "Remaining": "0", "Interval-Seconds": "60", "FillRate": "10"} {
+			c.header.Set("X-RateLimit-"+name, value)
+		}
+		c.json(http.StatusTooManyRequests, map[string]string{"message": "Rate limit exceeded."})
+		return
+	case c.stale && !strings.HasPrefix(c.path, "/rest/auth/"):
+		// An expired cookie is not taken for no cookie (Atlassian, "REST and
+		// os_authType"), and beats any Authorization (pycontribs/jira#1904). To log
+		// in is possible all the same (JRA-25405).
+		c.cookieless = true
+		j.challenge(c)
+		c.html(http.StatusUnauthorized, "Unauthorized (401)", "<p>os_authType was 'any' and an invalid cookie was sent.</p>")
+		return
+	}
+	if !j.basic(c) {
+		return
+	}
+	if j.modes.NoPermission && c.user != "" && c.Method != http.MethodDelete {
+		j.forbidden(c)
+		return
+	}
+	issue, attachments := strings.CutSuffix(c.path, "/attachments")
+	if c.Method == http.MethodPost {
+		takes := "application/json"
+		if attachments {
+			takes = "multipart/form-data"
+		}
+		switch {
+		case c.mediaType() != takes: // the resource is chosen before its filters run (JAX-RS)
+			c.page(http.StatusUnsupportedMediaType, "Unsupported Media Type (415)")
+			return
+		case j.forged(c):
+			c.page(http.StatusForbidden, xsrfFailed)
+			return
+		}
+	}
+	name, isIssue := strings.CutPrefix(issue, "/rest/api/2/issue/")
+	project, isProject := strings.CutPrefix(c.path, "/rest/api/2/project/")
+	post := c.Method == http.MethodPost
+	switch {
+	case c.path == sessionPath:
+		j.session(c)
+	case isIssue && attachments && post:
+		j.attachFile(c, name)
+	case c.path == "/rest/api/2/issue" && post:
+		j.createIssue(c)
+	case c.path == "/rest/api/2/search" && (post || c.Method == http.MethodGet):
+		j.search(c)
+	case c.Method != http.MethodGet:
+		c.page(http.StatusMethodNotAllowed, "Method Not Allowed (405)")
+	case isIssue && !attachments:
+		j.getIssue(c, name)
+	case isProject:
+		j.project(c, project)
+	case c.path == "/rest/api/2/myself":
+		j.myself(c)
+	case c.path == "/rest/api/2/serverInfo":
+		c.json(http.StatusOK, map[string]any{ // everybody may ask: python-jira does before anything else
+			"baseUrl": j.URL(), "version": "9.12.0", "versionNumbers": []int{9, 12, 0}, "deploymentType": "Server",
+			"buildNumber": 912000, "serverTitle": "Jira", "serverTime": jiraTime(j.now()),
+		})
+	case c.path == "/rest/api/2/field":
+		fields := []any{}
+		for _, f := range jiraFields {
+			fields = append(fields, map[string]any{"id": f.id, "name": f.name, "custom": false, "searchable": true, "clauseNames": []string{f.clause}})
+		}
+		c.json(http.StatusOK, fields)
+	case c.path == "/rest/api/2/issuetype":
+		c.json(http.StatusOK, j.kinds())
+	default:
+		c.page(http.StatusNotFound, "Not Found (404)")
+	}
+}
+
+func (j *Jira) myself(c *jiraCall) {
+	if c.user == "" {
+		j.unauthorized(c, notAuthenticated)
+		return
+	}
+	c.json(http.StatusOK, j.user(c.user))
+}
+
+// user is what the REST API says of a user.
+func (j *Jira) user(name string) map[string]any {
+	return map[string]any{
+		"self": j.URL() + "/rest/api/2/user?username=" + name, "name": name, "key": name, "displayName": name,
+		"active": true, "timeZone": "Etc/UTC", "locale": "en_US",
+	}
+}
+
+func (j *Jira) kinds() []any {
+	var kinds []any
+	for _, k := range jiraKinds {
+		kinds = append(kinds, j.kind(k.id, k.name))
+	}
+	return kinds
+}
+
+func (j *Jira) kind(id, name string) map[string]any {
+	return map[string]any{"self": j.URL() + "/rest/api/2/issuetype/" + id, "id": id, "name": name, "subtask": false}
+}
+
+func (j *Jira) project(c *jiraCall, name string) {
+	if name != projectKey && name != projectID {
+		c.errors(http.StatusNotFound, "No project could be found with key '"+name+"'.")
+		return
+	}
+	c.json(http.StatusOK, map[string]any{
+		"self": j.URL() + "/rest/api/2/project/" + projectID, "id": projectID, "key": projectKey, "name": "Lab", "issueTypes": j.kinds(),
+	})
+}
+
+// render is what the REST API says of an issue.
+func (j *Jira) render(i *jiraIssue) map[string]any {
+	fields := map[string]any{
+		"summary": i.summary, "description": i.description, "created": jiraTime(i.created),
+		"project": map[string]any{"self": j.URL() + "/rest/api/2/project/" + projectID, "id": projectID, "key": projectKey, "name": "Lab"},
+		"status":  map[string]any{"self": j.URL() + "/rest/api/2/status/1", "id": "1", "name": "Open"},
+		// An empty list, not null: clients go through it.
+		"attachment": append([]map[string]any{}, i.attachments...),
+	}
+	for _, k := range jiraKinds {
+		if k.name == i.kind {
+			fields["issuetype"] = j.kind(k.id, k.name)
+		}
+	}
+	if i.reporter != "" {
+		fields["reporter"] = j.user(i.reporter)
+	}
+	return map[string]any{"id": i.id, "key": i.key, "self": j.URL() + "/rest/api/2/issue/" + i.id, "fields": fields}
+}
+
+// find returns the issue of a key or id that the user may see, or answers.
+func (j *Jira) find(c *jiraCall, name string) *jiraIssue {
+	n := slices.IndexFunc(j.issues, func(i *jiraIssue) bool { return i.key == name || i.id == name })
+	switch {
+	case n < 0:
+		c.errors(http.StatusNotFound, "Issue Does Not Exist")
+	case c.user == "" && !j.issues[n].public:
+		j.unauthorized(c, "You do not have the permission to see the specified issue.", "Login Required")
+	default:
+		return j.issues[n]
+	}
+	return nil
+}
+
+func (j *Jira) getIssue(c *jiraCall, name string) {
+	if i := j.find(c, name); i != nil {
+		c.json(http.StatusOK, j.render(i))
+	}
+}
+
+// search answers with a page of the issues that the user may see: without a
+// login 200 too, and fewer (Atlassian, "REST and os_authType").
+func (j *Jira) search(c *jiraCall) {
+	page := struct{ StartAt, MaxResults int }{MaxResults: 50}
+	if c.Method == http.MethodPost {
+		if err := json.Unmarshal(c.body, &page); err != nil {
+			c.errors(http.StatusBadRequest, "The request is not JSON.")
+			return
+		}
+	} else {
+		for name, value := range map[string]*int{"startAt": &page.StartAt, "maxResults": &page.MaxResults} {
+			s := c.URL.Query().Get(name)
+			if s == "" {
+				continue
+			}
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				c.errors(http.StatusBadRequest, name+" is not a number.")
+				return
+			}
+			*value = n
+		}
+	}
+	found := []any{}
+	for _, i := range j.issues {
+		if c.user != "" || i.public {
+			found = append(found, j.render(i))
+		}
+	}
+	total := len(found)
+	page.StartAt = min(max(page.StartAt, 0), total)
+	page.MaxResults = max(page.MaxResults, 0)
+	found = found[page.StartAt:]
+	c.json(http.StatusOK, map[string]any{
+		"startAt": page.StartAt, "maxResults": page.MaxResults, "total": total,
+		"issues": found[:min(page.MaxResults, len(found))],
+	})
+}
+
+func (j *Jira) createIssue(c *jiraCall) {
+	if c.user == "" {
+		j.unauthorized(c, notAuthenticated)
+		return
+	}
+	var request struct {
+		Fields struct {
+			Summary, Description string
+			Project              struct{ ID, Key string }
+			IssueType            struct{ ID, Name string }
+		}
+	}
+	if err := json.Unmarshal(c.body, &request); err != nil {
+		c.errors(http.StatusBadRequest, "The request is not JSON.")
+		return
+	}
+	f := request.Fields
+	invalid := make(map[string]string)
+	if f.Project.ID != projectID && f.Project.Key != projectKey {
+		invalid["project"] = "project is required"
+	}
+	if f.Summary == "" {
+		invalid["summary"] = "You must specify a summary of the issue."
+	}
+	kind := ""
+	for _, k := range jiraKinds {
+		if f.IssueType.ID == k.id || f.IssueType.Name == k.name {
+			kind = k.name
+		}
+	}
+	if kind == "" {
+		invalid["issuetype"] = "issue type is required"
+	}
+	if len(invalid) > 0 {
+		c.json(http.StatusBadRequest, map[string]any{"errorMessages": []string{}, "errors": invalid})
+		return
+	}
+	i := j.addIssue(jiraIssue{summary: f.Summary, description: f.Description, kind: kind, reporter: c.user})
+	j.counts.Created++
+	c.json(http.StatusCreated, map[string]string{"id": i.id, "key": i.key, "self": j.URL() + "/rest/api/2/issue/" + i.id})
+}
+
+// attachFile adds the files of a form, which are called file.
+func (j *Jira) attachFile(c *jiraCall, name string) {
+	if c.user == "" {
+		j.unauthorized(c, notAuthenticated)
+		return
+	}
+	i := j.find(c, name)
+	if i == nil {
+		return
+	}
+	_, params, _ := mime.ParseMediaType(c.Header.Get("Content-Type"))
+	added := []map[string]any{}
+	for form := multipart.NewReader(bytes.NewReader(c.body), params["boundary"]); ; {
+		part, err := form.NextPart()
+		if err == io.EOF {
+			break
+		}
+		var content []byte
+		if err == nil {
+			content, err = io.ReadAll(part)
+		}
+		if err != nil {
+			c.errors(http.StatusBadRequest, "The form is malformed.")
+			return
+		}
+		if part.FormName() != "file" {
+			continue
+		}
+		j.attachments++
+		id := strconv.Itoa(10000 + j.attachments)
+		added = append(added, map[string]any{
+			"self": j.URL() + "/rest/api/2/attachment/" + id, "id": id, "filename": part.FileName(), "size": len(content),
+			"mimeType": part.Header.Get("Content-Type"), "author": j.user(c.user), "created": jiraTime(j.now()),
+		})
+	}
+	i.attachments = append(i.attachments, added...)
+	c.json(http.StatusOK, added)
+}
