@@ -2,6 +2,8 @@
 # make test      all tests; needs only Go, and says what it had to skip
 #   SESSIONCTL_RIGS=require   installs the Debian packages first, skips nothing
 #   RACE=1                    with the race detector
+# make demo      a lab with a Jira, and the main job before your eyes
+#   ONCE=1                    ends by itself, with status 0 if all was right
 # make lint      buf, generated code, gofmt, go vet, staticcheck
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
@@ -23,9 +25,14 @@ build: $(binaries:%=bin/%)
 
 # Go knows better than make what is out of date. Static and not PIE: sessionctl
 # runs for every cookie, and relocations are start-up time.
-.PHONY: $(binaries:%=bin/%)
-$(binaries:%=bin/%): bin/%:
+.PHONY: $(binaries:%=bin/%) bin/sessionlab
+$(binaries:%=bin/%) bin/sessionlab: bin/%:
 	CGO_ENABLED=0 go build -trimpath -buildmode=exe -ldflags "$(ldflags)" -o $@ ./cmd/$*
+
+# sessionlab is for trying, so it is not installed.
+.PHONY: demo
+demo: build bin/sessionlab
+	@bin/sessionlab --demo $(if $(ONCE),--once)
 
 .PHONY: test lint fuzz
 test lint fuzz:

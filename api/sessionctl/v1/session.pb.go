@@ -1168,11 +1168,11 @@ type LoginRequest struct {
 	Retry bool `protobuf:"varint,2,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Log in with this password, UTF-8, instead of the one at hand. It is kept
 	// for all sites of the credential, but only after the site has accepted it.
-	Password []byte `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	Password []byte `protobuf:"bytes,3,opt,name=password,proto3,oneof" json:"password,omitempty"`
 	// Adopt a session that a person made in a browser: the value of a Cookie
 	// header. It is proven as every session is, and the present one stays if it
 	// is not good.
-	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1377,12 +1377,14 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x15DeleteSessionResponse\x12\x14\n" +
 	"\x05ended\x18\x01 \x01(\bR\x05ended\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"l\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x8e\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
-	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1a\n" +
-	"\bpassword\x18\x03 \x01(\fR\bpassword\x12\x16\n" +
-	"\x06cookie\x18\x04 \x01(\fR\x06cookie\"A\n" +
+	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +
+	"\bpassword\x18\x03 \x01(\fH\x00R\bpassword\x88\x01\x01\x12\x1b\n" +
+	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01B\v\n" +
+	"\t_passwordB\t\n" +
+	"\a_cookie\"A\n" +
 	"\rLoginResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession*\xaf\x01\n" +
 	"\fSessionState\x12\x1d\n" +
@@ -1478,6 +1480,7 @@ func file_sessionctl_v1_session_proto_init() {
 	if File_sessionctl_v1_session_proto != nil {
 		return
 	}
+	file_sessionctl_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -99,6 +99,12 @@ var rules = []rule{
 		reason: "the agent carries no test servers",
 	},
 	{
+		from:   []string{"./cmd/sessionlab"},
+		never:  []string{"./daemon", "./store/..."},
+		direct: true,
+		reason: "what the lab does, users' tests can do: through daemontest",
+	},
+	{
 		from:   []string{"./..."},
 		never:  []string{gokrb5},
 		direct: true,
@@ -122,7 +128,7 @@ var rules = []rule{
 }
 
 // binaries have a golden list of the third-party packages that they link.
-var binaries = []string{"./cmd/sessionctl", "./cmd/sessionctl-admin", "./cmd/sessiond"}
+var binaries = []string{"./cmd/sessionctl", "./cmd/sessionctl-admin", "./cmd/sessiond", "./cmd/sessionlab"}
 
 // A pkg is what go list says about a package.
 type pkg struct {

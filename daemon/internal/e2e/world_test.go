@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		bin = dir
 		for _, p := range []struct{ name, race, cgo string }{
-			{"sessionctl", "-race=false", "0"}, {"sessionctl-admin", "-race=false", "0"}, {"sessiond", raceFlag, "0"},
+			{"sessionctl", "-race=false", "0"}, {"sessionctl-admin", "-race=false", "0"}, {"sessiond", raceFlag, "0"}, {"sessionlab", raceFlag, "0"},
 		} {
 			if p.race == "-race" {
 				p.cgo = "1" // which the race detector needs

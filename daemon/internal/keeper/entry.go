@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -42,6 +43,7 @@ type entry struct {
 // flight is one probe or login, with everybody who waits for it.
 type flight struct {
 	login bool // a login from the start, not a probe
+	moot  bool // its one caller's own, and it has failed
 	done  chan struct{}
 	err   *api.Error
 }
@@ -158,7 +160,9 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 			}
 			return Served{}, f.err
 		}
-		waited = f
+		if !f.moot {
+			waited = f
+		}
 	}
 }
 
@@ -266,7 +270,8 @@ func (e *entry) alone(ctx context.Context, do func() *api.Error) (Served, error)
 		err = e.safely(do)
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if err == nil {
+		f.moot = err != nil
+		if err == nil && e.session != nil { // without one it says nothing about logins
 			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
 		}
 		e.end(f)
@@ -343,6 +348,10 @@ func (e *entry) renew(offered *attempt) *api.Error {
 	e.k.logins.Add(1)
 	e.log.Info("logged in", "user", s.Identity, "generation", s.Generation, "took", time.Since(started).Round(time.Millisecond))
 	e.publish(s, nil)
+	if offered != nil && offered.unkept != nil {
+		return &api.Error{Code: api.StoreFailed, Detail: "logged in as " + s.Identity + ", but the password could not be stored: " + api.AsError(offered.unkept).Detail,
+			Remedy: "see that the store can be written: sessionctl status; then bring the password again", Err: offered.unkept}
+	}
 	return nil
 }
 
@@ -354,7 +363,7 @@ func (e *entry) remedied(err error) *api.Error {
 		ways = append(ways, f.Remedy)
 	}
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
-	if p := e.site.Password; p != nil && p.file == "" && (stands || f.Code == api.NoSecret) && f.Code != api.Captcha {
+	if p := e.site.Password; p != nil && p.file == "" && (stands || f.Code == api.NoSecret) && !errors.Is(err, &api.Error{Code: api.Captcha}) {
 		ways = append(ways, "sessionctl login "+e.site.Name+" --password-stdin")
 	}
 	if stands {
@@ -455,12 +464,9 @@ func (e *entry) adopt(jar *web.Jar) *api.Error {
 	return nil
 }
 
-// logout ends the session at the site. Neither an end nor a refusal: there is
-// no session, or the kind cannot.
-func (e *entry) logout() (ended bool, refusal *api.Error) {
-	e.mu.Lock()
-	s := e.session
-	e.mu.Unlock()
+// logout ends a session at the site. Neither an end nor a refusal: there is no
+// session, or the kind cannot.
+func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 	d, ok := e.site.Driver.(login.Logouter)
 	if s == nil || !ok {
 		return false, nil

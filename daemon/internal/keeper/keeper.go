@@ -256,8 +256,12 @@ func (k *Keeper) Delete(ctx context.Context, site string) (ended bool, refusal *
 		return false, nil, err
 	}
 	_, err = e.alone(ctx, func() *api.Error {
-		ended, refusal = e.logout()
-		return e.forget()
+		e.mu.Lock()
+		s := e.session
+		e.mu.Unlock()
+		err := e.forget() // first, so that nobody is served what is about to end
+		ended, refusal = e.logout(s)
+		return err
 	})
 	if err != nil {
 		return false, nil, err

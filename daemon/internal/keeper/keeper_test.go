@@ -72,6 +72,8 @@ func (r *records) Swap(_ context.Context, key string, revision uint64, record []
 }
 
 func (r *records) clone() *records {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return &records{data: maps.Clone(r.data), rev: maps.Clone(r.rev), last: r.last}
 }
 
@@ -88,6 +90,10 @@ type site struct {
 	probeE  error
 	ready   error  // what keeps the credential from being used
 	extra   string // a further Set-Cookie line of each login
+	probed  func() // what a probe does first
+
+	directory *directory                                  // judges passwords; nil: it logs in by ticket
+	taken     func(context.Context, login.Password) error // what happens to a password instead of a verdict
 
 	logins, probes int
 }
@@ -96,6 +102,12 @@ func (s *site) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+}
+
+func (s *site) tally() (logins, probes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logins, s.probes
 }
 
 func (s *site) issue(x *web.Exchange) {
@@ -119,7 +131,11 @@ func (s *site) wait(ctx context.Context) error {
 func (s *site) Takes() []login.Means { return []login.Means{login.Ticket} }
 
 func (s *site) Login(ctx context.Context, x *web.Exchange, p login.Password) error {
-	if err := s.wait(ctx); err != nil {
+	if p != nil {
+		if err := s.password(ctx, p); err != nil {
+			return err
+		}
+	} else if err := s.wait(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -139,6 +155,9 @@ func (s *site) Probe(ctx context.Context, x *web.Exchange) (login.Identity, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probes++
+	if s.probed != nil {
+		s.probed()
+	}
 	switch {
 	case s.probeE != nil:
 		return login.Identity{}, s.probeE
@@ -151,6 +170,21 @@ func (s *site) Probe(ctx context.Context, x *web.Exchange) (login.Identity, erro
 	return login.Identity{Name: s.user}, nil
 }
 
+// named is the site as a keeper sees it.
+func (s *site) named(name string) Site {
+	if s.user == "" {
+		s.user = "build"
+	}
+	return Site{
+		Name: name, Kind: "test", URL: siteURL, Account: "build@CORP.EXAMPLE",
+		Ready: func() error { return s.ready }, Forgive: func(context.Context) error { s.ready = nil; return nil },
+		Fingerprint: "f1", Expect: login.Expectation{Names: []string{"Build"}}, Recheck: 5 * time.Minute, Driver: s,
+		Exchange: func(jar *web.Jar, _ bool) *web.Exchange {
+			return web.NewExchange(web.Options{Base: siteURL}, jar)
+		},
+	}
+}
+
 var siteURL = &url.URL{Scheme: "https", Host: "app.corp.example", Path: "/"}
 
 // agent is a keeper with one site.
@@ -161,29 +195,23 @@ type agent struct {
 }
 
 func start(t *testing.T, s *site, r *records) *agent {
-	if s.user == "" {
-		s.user = "build"
-	}
+	return &agent{Keeper: keep(t, r, NewLatches(newRecords(), mac), s.named("app")), site: s, records: r}
+}
+
+// keep starts a keeper whose log holds no secret.
+func keep(t *testing.T, r *records, l *Latches, sites ...Site) *Keeper {
 	var log bytes.Buffer
-	a := &agent{site: s, records: r}
-	a.Keeper = New(Options{
-		Sites: []Site{{
-			Name: "app", Kind: "test", URL: siteURL, Account: "build@CORP.EXAMPLE",
-			Ready: func() error { return s.ready }, Forgive: func(context.Context) error { s.ready = nil; return nil },
-			Fingerprint: "f1", Expect: login.Expectation{Names: []string{"Build"}}, Recheck: 5 * time.Minute, Driver: s,
-			Exchange: func(jar *web.Jar, _ bool) *web.Exchange {
-				return web.NewExchange(web.Options{Base: siteURL}, jar)
-			},
-		}},
-		Records: r, Latches: NewLatches(newRecords(), mac), Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	k := New(Options{
+		Sites: sites, Records: r, Latches: l,
+		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	t.Cleanup(func() {
-		a.Close()
+		k.Close()
 		if strings.Contains(log.String(), "CANARY") {
-			t.Errorf("a cookie is in the log:\n%s", log.String())
+			t.Errorf("a secret is in the log:\n%s", log.String())
 		}
 	})
-	return a
+	return k
 }
 
 func mac(data ...[]byte) []byte {
@@ -218,10 +246,8 @@ func header(s Served) string {
 
 func (a *agent) count(t *testing.T, logins, probes int) {
 	t.Helper()
-	a.site.mu.Lock()
-	defer a.site.mu.Unlock()
-	if a.site.logins != logins || a.site.probes != probes {
-		t.Errorf("%d logins, %d probes; want %d, %d", a.site.logins, a.site.probes, logins, probes)
+	if l, p := a.site.tally(); l != logins || p != probes {
+		t.Errorf("%d logins, %d probes; want %d, %d", l, p, logins, probes)
 	}
 }
 

@@ -83,7 +83,8 @@ func NewLatches(records Records, mac func(data ...[]byte) []byte) *Latches {
 }
 
 // Check returns what stands against trying one of the secrets, as an
-// *api.Error: of code api.Latched if a person has to act, or nil.
+// *api.Error: of code api.Latched if a person has to act, and then of the code of
+// the refusal inside, or nil.
 func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +104,7 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 		switch {
 		case s.Code != "":
 			return &api.Error{Code: api.Latched,
-				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy}
+				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy, Err: &api.Error{Code: s.Code}}
 		case unknown > 0 && !s.Accepted:
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s%v", user, at, s.Loss)}

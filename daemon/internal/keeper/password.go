@@ -17,6 +17,10 @@ import (
 // maxPassword is the longest password, in bytes.
 const maxPassword = 1024
 
+// turnTimeout is how long a login waits for another one with the same password.
+// What is left of loginTimeout is for its own attempt.
+const turnTimeout = loginTimeout / 2
+
 // Password is the password of one credential, for all sites that name it. Its
 // verifier is the credential itself: a password that one site refuses is tried
 // at no other.
@@ -147,6 +151,8 @@ type attempt struct {
 	begun  bool
 	unseen bool
 	in     bool // the site has logged in with it
+	// unkept is why a new password that was accepted could not be stored.
+	unkept error
 }
 
 // User implements login.Password.
@@ -157,10 +163,12 @@ func (a *attempt) Take(ctx context.Context) (secret.String, error) {
 	if a.begun {
 		return secret.String{}, &api.Error{Code: api.Unknown, Detail: "a login asks for the password twice"}
 	}
+	wait, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
 	select {
 	case a.p.turn <- struct{}{}:
-	case <-ctx.Done():
-		return secret.String{}, ctx.Err()
+	case <-wait.Done():
+		return secret.String{}, &api.Error{Code: api.Timeout, Detail: "another login with the password of " + a.p.user + " is still under way", Remedy: "try again", Err: wait.Err()}
 	}
 	if err := a.begin(ctx); err != nil {
 		<-a.p.turn
@@ -176,6 +184,9 @@ func (a *attempt) forgive(ctx context.Context) error {
 }
 
 func (a *attempt) begin(ctx context.Context) (err error) {
+	if err := ctx.Err(); err != nil {
+		return api.AsError(err) // nobody would wait for the outcome
+	}
 	if !a.isNew {
 		if a.secret, err = a.p.load(); err != nil {
 			return err
@@ -201,7 +212,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	a.begun = false
 	pw := []byte(a.secret.Reveal())
 	switch code := api.CodeOf(verdict); {
-	case verdict == nil, code == api.Forbidden, a.in && code != api.LoginOKButProbeFailed:
+	case verdict == nil, code == api.Forbidden && !a.unseen, a.in && code != api.LoginOKButProbeFailed:
 		verdict = nil // the password was right, whatever else went wrong
 	case a.unseen, code.Refusal():
 	default:
@@ -210,7 +221,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	}
 	err := a.p.latches.End(ctx, a.p.verifier(), a.p.user, pw, verdict)
 	if verdict == nil && a.isNew {
-		err = errors.Join(err, a.p.store(ctx, a.secret))
+		a.unkept = a.p.store(ctx, a.secret)
 	}
 	return err
 }

@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sessionctl/sessionctl/daemon/internal/rig"
+)
+
+// TestJiraCodes produces every failure that Jira, its gates and what is around
+// it can make of a login, by ticket and by password.
+func TestJiraCodes(t *testing.T) {
+	const person, later = 5, 7
+	foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a foreign host was asked") }))
+	defer foreign.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	for _, c := range []struct {
+		name         string
+		code         string // of a login by ticket, "" for none
+		passwordCode string // and by password
+		status       int
+		modes        rig.JiraModes
+		setUp        func(*testing.T, *jiraWorld)
+		config       func(j *jiraWorld, text string) string
+		says         string // in both messages
+	}{
+		{name: "maintenance", code: "maintenance", passwordCode: "maintenance", status: later, modes: rig.JiraModes{Maintenance: true}},
+		{name: "server error", code: "server_5xx", passwordCode: "server_5xx", status: later, modes: rig.JiraModes{ServerError: true}},
+		{name: "rate limit", code: "rate_limited", passwordCode: "rate_limited", status: later, modes: rig.JiraModes{RetryAfter: 90 * time.Second}, says: "1m30s"},
+		{name: "stopped", code: "network_error", passwordCode: "network_error", status: later, setUp: func(_ *testing.T, j *jiraWorld) { j.Stop() }},
+		{name: "no such host", code: "dns_error", passwordCode: "dns_error", status: later, config: func(j *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, j.Jira.URL(), "http://jira.invalid/jira")
+		}},
+		{name: "no TLS", code: "tls_error", passwordCode: "tls_error", status: later, config: func(j *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, j.Jira.URL(), strings.Replace(j.Jira.URL(), "http:", "https:", 1))
+		}},
+		{name: "redirect to https", code: "insecure_redirect", passwordCode: "insecure_redirect", status: person, config: func(j *jiraWorld, text string) string {
+			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+				http.Redirect(w, r, "https://"+r.Host+r.URL.Path, http.StatusMovedPermanently)
+			})
+			return strings.ReplaceAll(text, j.Jira.URL(), front+"/jira")
+		}, says: "write https in the site's url"},
+		{name: "SSO", code: "sso_redirect", passwordCode: "sso_redirect", status: person, modes: rig.JiraModes{SSO: foreign.URL}, says: "login_hosts"},
+		{name: "everything is the login page", code: "no_challenge", passwordCode: "unexpected_status", status: person, modes: rig.JiraModes{LoginPage: true}},
+		{name: "another gate's rule", code: "no_challenge", status: person, config: func(_ *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nuser_agent = \"curl/8\"")
+		}, says: `User-Agent "curl/8"`},
+		{name: "no user of that name", code: "forbidden", status: person, setUp: func(t *testing.T, j *jiraWorld) {
+			other, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira", Keytab: j.kdc.Keytab("HTTP/localhost")})
+			must(t, err)
+			t.Cleanup(other.Stop)
+			other.AddUser("alice", alicePassword)
+			j.Jira = other
+		}},
+		{name: "no right", code: "forbidden", passwordCode: "forbidden", status: person, modes: rig.JiraModes{NoPermission: true}},
+		{name: "Basic disabled", passwordCode: "basic_disabled", status: person, modes: rig.JiraModes{BasicDisabled: true}, says: "Basic Authentication is disabled"},
+		{name: "a browser's User-Agent", passwordCode: "csrf_403", status: person, config: func(_ *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\"")
+		}},
+		{name: "wrong password", passwordCode: "bad_credentials", status: person, setUp: func(_ *testing.T, j *jiraWorld) { j.SetPassword("alice", "CANARY-another") }},
+		{name: "wrong password with status 200", passwordCode: "bad_credentials", status: person, modes: rig.JiraModes{EmptyRefusal: true},
+			setUp: func(_ *testing.T, j *jiraWorld) { j.SetPassword("alice", "CANARY-another") }},
+		{name: "no session", code: "login_ok_but_probe_failed", passwordCode: "no_session_cookie", status: person, modes: rig.JiraModes{NoSession: true}},
+		{name: "anonymous after the login", code: "login_ok_but_probe_failed", passwordCode: "login_ok_but_probe_failed", status: person, modes: rig.JiraModes{Anonymous: true}},
+		{name: "somebody else", code: "wrong_identity", passwordCode: "wrong_identity", status: person, config: func(_ *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nidentity = \"somebody\"")
+		}, says: "somebody"},
+		{name: "another path", code: "unexpected_status", passwordCode: "unexpected_status", status: person, config: func(j *jiraWorld, text string) string {
+			return strings.ReplaceAll(text, j.Jira.URL(), plain.URL+"/tracker")
+		}, says: "site's url"},
+		{name: "a gate before everything", passwordCode: "challenge_unsupported", status: person, config: func(j *jiraWorld, text string) string {
+			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+				w.Header().Set("WWW-Authenticate", "Negotiate")
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+			return strings.ReplaceAll(text, j.Jira.URL(), front+"/jira")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := newJira(t)
+			if c.setUp != nil {
+				c.setUp(t, j)
+			}
+			j.SetModes(c.modes)
+			h := j.home(t)
+			if c.config != nil {
+				text, err := os.ReadFile(h.config)
+				must(t, err)
+				write(t, h.config, c.config(j, string(text)))
+			}
+			a := h.start(t)
+			if c.code != "" {
+				r := h.fails(t, c.status, c.code, "raw", "jira")
+				if !strings.Contains(r.stderr, c.says) {
+					t.Errorf("%q is not said: %v", c.says, r)
+				}
+			}
+			if c.passwordCode != "" {
+				r := h.givePassword(t, alicePassword)
+				wantFailure(t, r, c.status, c.passwordCode)
+				if !strings.Contains(r.stderr, c.says) {
+					t.Errorf("%q is not said: %v", c.says, r)
+				}
+				if n := j.Counts(); n.Logins+n.Refused+n.Denied > 1 {
+					t.Errorf("more than one attempt: %+v", n)
+				}
+			}
+			a.stop(t)
+			noSecrets(t, a)
+		})
+	}
+}
+
+// TestNotSpent: a password that nobody has looked at is good for another
+// attempt; one of which nobody knows is not, if it was never accepted.
+func TestNotSpent(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		modes rig.JiraModes
+		spent bool
+	}{
+		{"maintenance", rig.JiraModes{Maintenance: true}, false},
+		{"rate limit", rig.JiraModes{RetryAfter: time.Second}, false},
+		{"Basic disabled", rig.JiraModes{BasicDisabled: true}, false},
+		{"no right", rig.JiraModes{NoPermission: true}, false},
+		{"the login page with status 200", rig.JiraModes{LoginPage: true}, true},
+		{"anonymous after the login", rig.JiraModes{Anonymous: true}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := newJira(t)
+			j.SetModes(c.modes)
+			h := j.home(t)
+			h.start(t)
+			if r := h.givePassword(t, alicePassword); r.status == 0 {
+				t.Fatalf("%v", r)
+			}
+			j.SetModes(rig.JiraModes{})
+			r := h.givePassword(t, alicePassword)
+			if !c.spent {
+				if r.status != 0 {
+					t.Errorf("%v", r)
+				}
+				return
+			}
+			wantFailure(t, r, 5, "latched")
+			if r := h.run(t, alicePassword, bin+"/sessionctl", "login", "tracker", "--password-stdin", "--retry"); r.status != 0 {
+				t.Errorf("the way out: %v", r)
+			}
+		})
+	}
+}
+
+// TestJiraOutages: what lives is served, flagged, and costs no login.
+func TestJiraOutages(t *testing.T) {
+	j := newJira(t)
+	h := j.home(t)
+	h.start(t)
+	if r := h.givePassword(t, alicePassword); r.status != 0 {
+		t.Fatalf("%v", r)
+	}
+	sites := []string{"jira", "tracker"}
+	first := map[string]string{}
+	for _, site := range sites {
+		first[site] = h.ok(t, "raw", site)
+	}
+	for name, modes := range map[string]rig.JiraModes{"maintenance": {Maintenance: true}, "500": {ServerError: true}, "429": {RetryAfter: time.Hour}} {
+		j.SetModes(modes)
+		for _, site := range sites {
+			if r := h.sessionctl(t, "get", site, "-o", "json"); r.status != 0 || !strings.Contains(r.stdout, `"stale": true`) {
+				t.Errorf("%s, %s: %v", name, site, r)
+			}
+		}
+	}
+	j.SetModes(rig.JiraModes{})
+	for _, site := range sites {
+		h.ok(t, "reject", site) // which asks Jira at once
+		if got := h.ok(t, "raw", site); got != first[site] {
+			t.Errorf("%s: another session", site)
+		}
+	}
+	if c := j.Counts(); c.KerberosLogins != 1 || c.Logins != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestStickyCookies: behind a load balancer the session comes with the cookie
+// that leads to its node.
+func TestStickyCookies(t *testing.T) {
+	j := newJira(t)
+	j.SetModes(rig.JiraModes{TwoNodes: true})
+	h := j.home(t)
+	h.start(t)
+	for i := range 4 {
+		if name := j.user(t, h, "jira"); name != "build" {
+			t.Errorf("call %d: Jira names %s", i, name)
+		}
+	}
+	if c := j.Counts(); c.KerberosLogins != 1 {
+		t.Errorf("%+v", c)
+	}
+	if !strings.Contains(h.ok(t, "raw", "jira"), "AWSALB=") {
+		t.Error("no sticky cookie")
+	}
+}

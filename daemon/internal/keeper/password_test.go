@@ -1,0 +1,929 @@
+package keeper
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
+)
+
+const (
+	rightPassword = "CANARY-password-right"
+	wrongPassword = "CANARY-password-wrong"
+	newPassword   = "CANARY-password-new"
+)
+
+// directory is where several sites look passwords up: it has one user.
+type directory struct {
+	mu       sync.Mutex
+	right    string
+	attempts []string // the passwords that sites were given, in order
+	underway int      // logins between Take and their end
+	most     int      // of them at a time
+}
+
+func (d *directory) tried() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.attempts)
+}
+
+func (d *directory) change(password string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.right = password
+}
+
+// password takes the password to the site, which takes its time and judges it.
+func (s *site) password(ctx context.Context, p login.Password) error {
+	pw, err := p.Take(ctx)
+	if err != nil {
+		return err
+	}
+	d := s.directory
+	d.mu.Lock()
+	d.attempts = append(d.attempts, pw.Reveal())
+	d.underway++
+	d.most = max(d.most, d.underway)
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.underway--
+	}()
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	taken := s.taken
+	s.mu.Unlock()
+	if taken != nil {
+		return taken(ctx, p)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if pw.Reveal() != d.right {
+		return &api.Error{Code: api.BadCredentials, Detail: "the site refuses the password of " + p.User()}
+	}
+	return nil
+}
+
+// team is an agent whose three sites log in with one password.
+type team struct {
+	*Keeper
+	directory                 *directory
+	sites                     map[string]*site
+	sessions, latches, stored *records
+	password                  *Password
+}
+
+var names = []string{"jira", "wiki", "ci"}
+
+// startTeam starts an agent that has a password stored, or none.
+func startTeam(t *testing.T, right, stored string) *team {
+	m := &team{directory: &directory{right: right}, sites: map[string]*site{}, sessions: newRecords(), latches: newRecords(), stored: newRecords()}
+	for _, name := range names {
+		m.sites[name] = &site{directory: m.directory}
+	}
+	m.start(t, "")
+	if stored != "" {
+		if err := m.password.store(t.Context(), secret.New(stored)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+func (m *team) start(t *testing.T, file string) {
+	l := NewLatches(m.latches, mac)
+	m.password = NewPassword("office", "build", file, m.stored, l)
+	var sites []Site
+	for _, name := range names {
+		s := m.sites[name].named(name)
+		s.Account, s.Password, s.Ready, s.Forgive = "build", m.password, m.password.Ready, m.password.Forgive
+		sites = append(sites, s)
+	}
+	m.Keeper = keep(t, m.sessions, l, sites...)
+	t.Cleanup(func() {
+		for kind, r := range map[string]*records{"latch": m.latches, "session": m.sessions} {
+			for _, record := range r.clone().data {
+				for _, pw := range []string{rightPassword, wrongPassword, newPassword} {
+					if bytes.Contains(record, []byte(pw)) || bytes.Contains(record, []byte(base64.StdEncoding.EncodeToString([]byte(pw)))) {
+						t.Errorf("a %s record holds a password: %s", kind, record)
+					}
+				}
+			}
+		}
+	})
+}
+
+// restarted is a new agent with what the store holds now, at the same sites. The
+// old one is as good as killed: what it does from now on is not seen.
+func (m *team) restarted(t *testing.T) *team {
+	n := *m
+	n.sessions, n.latches, n.stored = m.sessions.clone(), m.latches.clone(), m.stored.clone()
+	n.start(t, m.password.file)
+	return &n
+}
+
+// get asks for a session and returns the failure, which shows no secret.
+func (m *team) get(t *testing.T, name string) *api.Error {
+	t.Helper()
+	_, err := m.Get(t.Context(), name, GetOptions{})
+	return shown(t, err)
+}
+
+func (m *team) login(t *testing.T, name string, o LoginOptions) *api.Error {
+	t.Helper()
+	_, err := m.Login(t.Context(), name, o)
+	return shown(t, err)
+}
+
+func shown(t *testing.T, err error) *api.Error {
+	t.Helper()
+	e := api.AsError(err)
+	if e != nil && strings.Contains(e.Error()+e.Remedy, "CANARY") {
+		t.Errorf("an error shows a secret: %v, %s", e, e.Remedy)
+	}
+	return e
+}
+
+// want checks a failure's code, "" for none, and what its detail says.
+func (m *team) want(t *testing.T, err *api.Error, code api.Code, says ...string) {
+	t.Helper()
+	switch {
+	case err == nil && code == "":
+		return
+	case err == nil || err.Code != code:
+		t.Errorf("got %v, want code %q", err, code)
+		return
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Detail, s) {
+			t.Errorf("%q does not say %q", err.Detail, s)
+		}
+	}
+}
+
+func (m *team) tried(t *testing.T, attempts int) {
+	t.Helper()
+	if got := m.directory.tried(); got != attempts {
+		t.Errorf("%d attempts, want %d", got, attempts)
+	}
+}
+
+// everybody asks for the session of each site, ten times at once, and returns
+// how often which code came.
+func (m *team) everybody(t *testing.T) map[api.Code]int {
+	var mu sync.Mutex
+	codes := map[api.Code]int{}
+	var wg sync.WaitGroup
+	for range 10 {
+		for _, name := range names {
+			wg.Go(func() {
+				_, err := m.Get(t.Context(), name, GetOptions{})
+				shown(t, err)
+				mu.Lock()
+				defer mu.Unlock()
+				codes[api.CodeOf(err)]++
+			})
+		}
+	}
+	wg.Wait()
+	return codes
+}
+
+func (m *team) end(sessions ...string) {
+	for _, name := range sessions {
+		m.sites[name].set(func() { m.sites[name].current = "" })
+	}
+}
+
+func TestWrongPasswordIsTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, wrongPassword)
+		for _, name := range names {
+			m.sites[name].delay = time.Second
+		}
+		go m.Get(t.Context(), "jira", GetOptions{})
+		synctest.Wait()
+		m.tried(t, 1)
+		killed := m.restarted(t) // with the attempt under way
+
+		codes := m.everybody(t)
+		if codes[api.BadCredentials] != 10 || codes[api.Latched] != 20 {
+			t.Errorf("got %v", codes)
+		}
+		codes = m.everybody(t)
+		if codes[api.Latched] != 30 {
+			t.Errorf("later: %v", codes)
+		}
+		for _, sum := range m.List() {
+			if sum.State != Latched || !strings.HasSuffix(sum.Failure.Remedy, "sessionctl login "+sum.Site.Name+" --password-stdin, or: sessionctl login "+sum.Site.Name+" --retry") {
+				t.Errorf("%s: state %d, remedy %q", sum.Site.Name, sum.State, sum.Failure.Remedy)
+			}
+		}
+
+		for _, n := range []*team{m.restarted(t), killed, killed.restarted(t)} {
+			if codes := n.everybody(t); codes[api.Latched] != 30 {
+				t.Errorf("after a restart: %v", codes)
+			}
+		}
+		m.want(t, killed.get(t, "ci"), api.Latched, "nobody knows what became of the attempt of build")
+		pass(24 * time.Hour)
+		m.want(t, m.get(t, "jira"), api.Latched, "the site refuses the password of build (bad_credentials)")
+		m.want(t, killed.get(t, "jira"), api.Latched)
+		m.tried(t, 1)
+
+		// A person may have it tried, once.
+		m.want(t, m.login(t, "wiki", LoginOptions{}), api.Latched)
+		m.tried(t, 1)
+		m.want(t, m.login(t, "wiki", LoginOptions{Retry: true}), api.BadCredentials)
+		m.tried(t, 2)
+		m.want(t, m.login(t, "wiki", LoginOptions{}), api.Latched)
+		m.want(t, m.get(t, "jira"), api.Latched)
+		m.directory.change(wrongPassword) // it was the site's mistake
+		m.want(t, m.login(t, "ci", LoginOptions{Retry: true}), "")
+		m.want(t, m.get(t, "jira"), "")
+		m.tried(t, 4)
+	})
+}
+
+// TestPasswordChangedAtTheSite: one that was accepted is refused from now on.
+func TestPasswordChangedAtTheSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		if codes := m.everybody(t); codes[""] != 30 {
+			t.Fatalf("got %v", codes)
+		}
+		m.tried(t, 3) // one login per site
+
+		m.directory.change(newPassword)
+		m.end(names...)
+		pass(5 * time.Minute)
+		if codes := m.everybody(t); codes[api.BadCredentials]+codes[api.Latched] != 30 || codes[api.BadCredentials] == 0 {
+			t.Errorf("got %v", codes)
+		}
+		if codes := m.restarted(t).everybody(t); codes[api.Latched] != 30 {
+			t.Errorf("after a restart: %v", codes)
+		}
+		m.tried(t, 4)
+	})
+}
+
+func TestOfferedPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		before, err := m.Get(t.Context(), "jira", GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		// Wrong: only its caller sees that.
+		offer := LoginOptions{Password: []byte(wrongPassword)}
+		e := m.login(t, "jira", offer)
+		m.want(t, e, api.BadCredentials)
+		if e.Remedy != "sessionctl login jira --password-stdin, or: sessionctl login jira --retry" {
+			t.Errorf("remedy %q", e.Remedy)
+		}
+		m.tried(t, 2)
+		if now, err := m.Get(t.Context(), "jira", GetOptions{}); err != nil || now.Generation != before.Generation || now.Stale {
+			t.Errorf("the session that lives did not stay: %+v, %v", now, err)
+		}
+		if sum := m.List()[0]; sum.State != Live || sum.Failure != nil {
+			t.Errorf("state %d, %v", sum.State, sum.Failure)
+		}
+		m.want(t, m.get(t, "wiki"), "") // with the stored one
+		m.tried(t, 3)
+
+		// Again: known, also at the other sites, also after a restart.
+		for _, n := range []*team{m, m.restarted(t)} {
+			for _, name := range names {
+				m.want(t, n.login(t, name, offer), api.Latched, "bad_credentials")
+			}
+		}
+		m.tried(t, 3)
+		offer.Retry = true
+		m.want(t, m.login(t, "wiki", offer), api.BadCredentials)
+		m.tried(t, 4)
+		offer.Retry = false
+		m.want(t, m.login(t, "wiki", offer), api.Latched)
+		m.tried(t, 4)
+
+		// It was changed at the site, and everybody has seen the old one refused.
+		m.directory.change(newPassword)
+		m.end(names...)
+		pass(5 * time.Minute)
+		if codes := m.everybody(t); codes[""] != 0 {
+			t.Errorf("got %v", codes)
+		}
+		m.tried(t, 5)
+		// Right: stored, and all sites go on with it.
+		m.want(t, m.login(t, "ci", LoginOptions{Password: []byte(newPassword)}), "")
+		m.tried(t, 6)
+		if codes := m.everybody(t); codes[""] != 30 {
+			t.Errorf("got %v", codes)
+		}
+		m.tried(t, 8)
+		m.end(names...)
+		n := m.restarted(t)
+		pass(5 * time.Minute)
+		if codes := n.everybody(t); codes[""] != 30 {
+			t.Errorf("after a restart: %v", codes)
+		}
+		m.tried(t, 11)
+		if slices.Contains(m.directory.attempts[5:], rightPassword) {
+			t.Error("the old one was tried again")
+		}
+	})
+}
+
+// TestOfferedPasswordIsTriedOnce: the same wrong one, typed at three sites.
+func TestOfferedPasswordIsTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, "")
+		var wg sync.WaitGroup
+		for _, name := range names {
+			m.sites[name].delay = time.Second
+			for range 3 {
+				wg.Go(func() {
+					_, err := m.Login(t.Context(), name, LoginOptions{Password: []byte(wrongPassword)})
+					if code := api.CodeOf(err); code != api.BadCredentials && code != api.Latched {
+						t.Errorf("got %v", err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		m.tried(t, 1)
+		if len(m.stored.data) != 0 {
+			t.Error("a password that was refused is stored")
+		}
+	})
+}
+
+// TestRefusedOfferProvesNothing: who waits beside a login with a password that
+// is refused is not served, for that, a session that was due for a proof.
+func TestRefusedOfferProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		m.want(t, m.get(t, "jira"), "")
+		s := m.sites["jira"]
+		s.delay = time.Second
+		m.end("jira")
+		pass(5 * time.Minute)
+		go m.Login(t.Context(), "jira", LoginOptions{Password: []byte(wrongPassword)})
+		synctest.Wait()
+		served, err := m.Get(t.Context(), "jira", GetOptions{})
+		if err != nil || header(served) != "session="+s.current {
+			t.Errorf("served what the site does not honour: %v", err)
+		}
+		if s.probes != 3 { // of the first login, of the dead session, of the second login
+			t.Errorf("%d probes", s.probes)
+		}
+	})
+}
+
+var silence = &api.Error{Code: api.Timeout, Detail: "no answer from the site"}
+
+// lost is a login that ends without anybody knowing what the site thought.
+func lost(context.Context, login.Password) error { return silence }
+
+func TestOutcomeUnknown(t *testing.T) {
+	t.Run("never accepted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, rightPassword)
+			m.sites["jira"].taken = lost
+			m.want(t, m.get(t, "jira"), api.Timeout)
+			pass(time.Hour)
+			for _, name := range names {
+				m.want(t, m.get(t, name), api.Latched, "nobody knows what became of the attempt of build", "no answer from the site (timeout)")
+			}
+			m.want(t, m.restarted(t).get(t, "wiki"), api.Latched, "nobody knows")
+			m.tried(t, 1)
+			m.want(t, m.login(t, "wiki", LoginOptions{Retry: true}), "")
+			m.want(t, m.get(t, "ci"), "")
+			m.tried(t, 3)
+		})
+	})
+	t.Run("accepted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, rightPassword)
+			m.want(t, m.get(t, "jira"), "")
+			s := m.sites["jira"]
+			s.set(func() { s.taken = lost })
+			m.end("jira")
+			pass(5 * time.Minute)
+			m.want(t, m.get(t, "jira"), api.Timeout)
+			pass(2 * time.Second) // of the back-off
+			m.want(t, m.get(t, "jira"), api.Timeout)
+			m.tried(t, 3)
+			// Now slowly, as with everything that may count as a failure there.
+			pass(5 * time.Minute)
+			for _, n := range []*team{m, m.restarted(t)} {
+				m.want(t, n.get(t, "wiki"), api.Timeout, "nobody knows what became of the last 2 attempts of build", "no answer")
+			}
+			m.tried(t, 3)
+			begin := time.Now()
+			for time.Since(begin) < time.Hour {
+				if m.get(t, "jira") == nil {
+					t.Fatal("a session without a login")
+				}
+				pass(10 * time.Second)
+			}
+			if n := m.directory.tried() - 3; n < 3 || n > 6 {
+				t.Errorf("%d attempts in an hour", n)
+			}
+			// The site is back: nothing was latched.
+			s.set(func() { s.taken = nil })
+			pass(unknownPause + 5*time.Minute)
+			m.want(t, m.get(t, "jira"), "")
+			m.want(t, m.get(t, "wiki"), "")
+		})
+	})
+}
+
+// TestGivenBack: a site that has not looked at the password costs nothing.
+func TestGivenBack(t *testing.T) {
+	for _, code := range []api.Code{api.Maintenance, api.RateLimited, api.BasicDisabled, api.Forbidden} {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, newPassword, rightPassword)
+			s := m.sites["jira"]
+			s.taken = func(_ context.Context, p login.Password) error {
+				p.GiveBack()
+				return &api.Error{Code: code}
+			}
+			begin := time.Now()
+			for time.Since(begin) < time.Hour {
+				m.want(t, m.get(t, "jira"), code)
+				pass(time.Second)
+			}
+			if n := m.directory.tried(); n < 10 || n > 80 {
+				t.Errorf("%s: %d attempts in an hour", code, n)
+			}
+			// Neither refused nor accepted: the next attempt counts, and it alone.
+			if code == api.Forbidden {
+				m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(wrongPassword)}), code)
+				if pw, err := m.password.load(); err != nil || pw.Reveal() != rightPassword {
+					t.Errorf("a password that nobody looked at was stored: %v", err)
+				}
+			}
+			before := m.directory.tried()
+			m.sites["wiki"].taken = lost
+			m.want(t, m.get(t, "wiki"), api.Timeout)
+			m.want(t, m.get(t, "wiki"), api.Latched)
+			m.tried(t, before+1)
+		})
+	}
+}
+
+// TestVerdictOfTheProof: what a login that looked good says about the password.
+func TestVerdictOfTheProof(t *testing.T) {
+	for name, c := range map[string]struct {
+		site     func(*site)
+		code     api.Code
+		accepted bool
+	}{
+		"outage":       {func(s *site) { s.probeE = &api.Error{Code: api.Maintenance, Detail: "503"} }, api.Maintenance, true},
+		"another user": {func(s *site) { s.user = "somebody" }, api.WrongIdentity, true},
+		"no right":     {func(s *site) { s.probeE = &api.Error{Code: api.Forbidden, Detail: "403"} }, api.Forbidden, true},
+		"no right, said by the login": {func(s *site) {
+			s.taken = func(context.Context, login.Password) error { return &api.Error{Code: api.Forbidden, Detail: "403"} }
+		}, api.Forbidden, true},
+		"nobody": {func(s *site) { s.probeE = &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				m.sites["jira"].set(func() { c.site(m.sites["jira"]) })
+				m.want(t, m.get(t, "jira"), c.code)
+				m.tried(t, 1)
+				if !c.accepted {
+					m.want(t, m.get(t, "wiki"), api.Latched, "login_ok_but_probe_failed")
+					m.tried(t, 1)
+					return
+				}
+				// What was accepted may be lost once and is tried again.
+				wiki := m.sites["wiki"]
+				wiki.taken = lost
+				m.want(t, m.get(t, "wiki"), api.Timeout)
+				wiki.set(func() { wiki.taken = nil })
+				m.want(t, m.get(t, "wiki"), "")
+				m.tried(t, 3)
+			})
+		})
+	}
+}
+
+func TestPanicWithAPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		m.want(t, m.get(t, "jira"), "") // accepted
+		bug := func(context.Context, login.Password) error { panic("a bug") }
+		m.sites["wiki"].taken = bug
+		m.want(t, m.get(t, "wiki"), api.Unknown)
+		m.want(t, m.get(t, "ci"), "") // the turn is free
+		m.tried(t, 3)
+
+		n := startTeam(t, rightPassword, rightPassword)
+		n.sites["wiki"].taken = bug
+		m.want(t, n.get(t, "wiki"), api.Unknown)
+		m.want(t, n.get(t, "ci"), api.Latched, "the login broke off (unknown)")
+		m.want(t, n.login(t, "ci", LoginOptions{Retry: true}), "")
+		n.tried(t, 2)
+		m.want(t, n.login(t, "wiki", LoginOptions{Password: []byte(newPassword)}), api.Unknown)
+		m.want(t, n.login(t, "ci", LoginOptions{Password: []byte(newPassword)}), api.Latched)
+		n.tried(t, 3)
+	})
+}
+
+func TestOneAttemptAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		for _, name := range names {
+			m.sites[name].delay = 2 * time.Second
+		}
+		// A caller that leaves cancels nothing.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begin := time.Now()
+		if _, err := m.Get(ctx, "jira", GetOptions{}); api.CodeOf(err) != api.Deadline {
+			t.Errorf("got %v", err)
+		}
+		if codes := m.everybody(t); codes[""] != 30 {
+			t.Errorf("got %v", codes)
+		}
+		if took := time.Since(begin); took != 12*time.Second { // three logins with their probes
+			t.Errorf("it took %v", took)
+		}
+		m.tried(t, 3)
+		if m.directory.most != 1 {
+			t.Errorf("%d attempts at a time", m.directory.most)
+		}
+	})
+}
+
+// TestSilentSiteAndItsNeighbours: a site that never answers a password keeps the
+// others waiting, but neither for ever nor until their own attempt has no time
+// left; and it costs them none of theirs.
+func TestSilentSiteAndItsNeighbours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		m.want(t, m.get(t, "ci"), "") // accepted
+		m.tried(t, 1)
+		m.sites["jira"].delay = time.Hour
+		begin := time.Now()
+		hung := make(chan error, 1)
+		go func() {
+			_, err := m.Get(t.Context(), "jira", GetOptions{})
+			hung <- err
+		}()
+		synctest.Wait()
+		m.tried(t, 2)
+		m.want(t, m.get(t, "wiki"), api.Timeout, "another login with the password of build")
+		if took := time.Since(begin); took >= loginTimeout {
+			t.Errorf("a neighbour waited %v", took)
+		}
+		m.tried(t, 2)
+		for m.get(t, "wiki") != nil {
+			if time.Since(begin) > loginTimeout+5*time.Second {
+				t.Fatal("the neighbour never had its turn")
+			}
+			pass(time.Second)
+		}
+		if err := <-hung; api.CodeOf(err) != api.Timeout || time.Since(begin) < loginTimeout {
+			t.Errorf("the silent site: %v after %v", err, time.Since(begin))
+		}
+		m.tried(t, 3)
+	})
+}
+
+// TestAttemptsNeedTime: a login whose time ends while it waits for its turn does
+// not begin an attempt of which nobody would learn the outcome.
+func TestAttemptsNeedTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 50 { // a select with two ways open takes either
+			a := &attempt{p: m.password}
+			if _, err := a.Take(over); err == nil {
+				t.Fatal("an attempt began after its time")
+			}
+		}
+		m.want(t, m.get(t, "jira"), "")
+		m.tried(t, 1)
+	})
+}
+
+// TestTakenTwice: a driver cannot make two attempts of one.
+func TestTakenTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		m.sites["jira"].taken = func(ctx context.Context, p login.Password) error {
+			_, err := p.Take(ctx)
+			return err
+		}
+		m.want(t, m.get(t, "jira"), api.Unknown, "asks for the password twice")
+		m.want(t, m.get(t, "wiki"), api.Latched)
+		m.tried(t, 1)
+	})
+}
+
+func TestNoPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, "")
+		for range 5 {
+			for _, name := range names {
+				e := m.get(t, name)
+				m.want(t, e, api.NoSecret, "no password of build is stored for the credential office")
+				if e.Remedy != "sessionctl login "+name+" --password-stdin" {
+					t.Errorf("remedy %q", e.Remedy)
+				}
+			}
+		}
+		m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), api.NoSecret)
+		m.tried(t, 0)
+		// No back-off stands in the way of what comes next.
+		begin := time.Now()
+		m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)}), "")
+		if codes := m.everybody(t); codes[""] != 30 || time.Since(begin) != 0 {
+			t.Errorf("got %v after %v", codes, time.Since(begin))
+		}
+
+		for k := range m.stored.data {
+			for _, record := range []string{"{", `{"v":99,"password":"Q0FOQVJZ"}`} {
+				m.stored.data[k] = []byte(record)
+				m.end("jira")
+				pass(5 * time.Minute)
+				m.want(t, m.get(t, "jira"), api.NoSecret, "unknown form")
+			}
+		}
+		m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)}), "")
+	})
+}
+
+// damagedRecords cannot be read until they are replaced.
+type damagedRecords struct{ *records }
+
+func (r damagedRecords) Load(key string) ([]byte, uint64, error) {
+	if r.rev[key] == 0 {
+		return nil, 0, &api.Error{Code: api.StoreDamaged, Detail: "it was changed"}
+	}
+	return r.records.Load(key)
+}
+
+func TestDamagedPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, "")
+		m.password.records = damagedRecords{m.stored}
+		e := m.get(t, "jira")
+		m.want(t, e, api.StoreDamaged, "the password of build cannot be read: it was changed")
+		if !strings.HasPrefix(e.Remedy, "sessionctl login jira --password-stdin") {
+			t.Errorf("remedy %q", e.Remedy)
+		}
+		m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), api.StoreDamaged)
+		m.tried(t, 0)
+		m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)}), "")
+		m.want(t, m.get(t, "wiki"), "")
+	})
+}
+
+var unusablePasswords = map[string]string{
+	"empty":              "",
+	"too long":           "CANARY-" + strings.Repeat("a", maxPassword),
+	"not UTF-8":          "CANARY-\xff",
+	"more than one line": "CANARY-1\nCANARY-2",
+}
+
+func TestCheckPassword(t *testing.T) {
+	for what, p := range unusablePasswords {
+		e := shown(t, CheckPassword([]byte(p)))
+		if e == nil || e.Code != api.InvalidRequest || !strings.HasSuffix(e.Detail, what) || e.Remedy == "" {
+			t.Errorf("%s: got %+v", what, e)
+		}
+	}
+	for _, p := range []string{"CANARY\r", "CANARY\x00", "\n"} {
+		if CheckPassword([]byte(p)) == nil {
+			t.Errorf("%q is taken", p)
+		}
+	}
+	for _, p := range []string{"x", " CANARY ", "CANARY\t", "CANARY-ä€𝄞", strings.Repeat("a", maxPassword)} {
+		if err := CheckPassword([]byte(p)); err != nil {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		m.want(t, m.get(t, "jira"), "")
+		for what, p := range unusablePasswords {
+			m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(p)}), api.InvalidRequest, what)
+		}
+		m.tried(t, 1)
+	})
+}
+
+// FuzzPassword: what passes the check is stored and comes back as it is.
+func FuzzPassword(f *testing.F) {
+	for _, p := range unusablePasswords {
+		f.Add([]byte(p))
+	}
+	f.Add([]byte("CANARY-ä€𝄞\ufffd\u2028"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if CheckPassword(b) != nil {
+			return
+		}
+		p := NewPassword("office", "build", "", newRecords(), nil)
+		if err := p.store(t.Context(), secret.New(string(b))); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.load(); err != nil || got.Reveal() != string(b) {
+			t.Errorf("%q came back as %q, %v", b, got.Reveal(), err)
+		}
+	})
+}
+
+func TestPasswordFromAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "password.office")
+		write := func(p string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(p), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := startTeam(t, rightPassword, newPassword)
+		m.start(t, file)
+
+		e := m.get(t, "jira")
+		m.want(t, e, api.NoSecret, file+": no such file or directory")
+		if !strings.Contains(e.Remedy, "LoadCredential=") || strings.Contains(e.Remedy, "--password-stdin") {
+			t.Errorf("remedy %q", e.Remedy)
+		}
+		for what, p := range unusablePasswords {
+			write(p + "\n")
+			m.want(t, m.get(t, "jira"), api.NoSecret, file+": the password is "+what)
+		}
+		m.tried(t, 0)
+
+		// Read anew at each login.
+		write(wrongPassword)
+		e = m.get(t, "jira")
+		m.want(t, e, api.BadCredentials)
+		if e.Remedy != "sessionctl login jira --retry" {
+			t.Errorf("remedy %q", e.Remedy)
+		}
+		m.want(t, m.get(t, "wiki"), api.Latched)
+		m.tried(t, 1)
+		for i, end := range []string{"", "\n", "\r\n"} {
+			write(rightPassword + end)
+			m.want(t, m.get(t, "jira"), "")
+			m.end("jira")
+			pass(5 * time.Minute)
+			m.tried(t, i+2)
+		}
+		if slices.ContainsFunc(m.directory.attempts[1:], func(p string) bool { return p != rightPassword }) {
+			t.Errorf("%q", m.directory.attempts)
+		}
+
+		// No second way in.
+		m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(newPassword)}), api.InvalidRequest, "the password stands in "+file)
+		m.tried(t, 4)
+		if m.stored.writes != 1 {
+			t.Error("a password was stored")
+		}
+	})
+}
+
+func TestPasswordForATicketSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{}, newRecords())
+		before := a.get(t)
+		_, err := a.Login(t.Context(), "app", LoginOptions{Password: []byte(rightPassword)})
+		if e := shown(t, err); api.CodeOf(err) != api.InvalidRequest || e.Remedy == "" {
+			t.Errorf("got %v", err)
+		}
+		if a.get(t).Generation != before.Generation {
+			t.Error("it logged in")
+		}
+		a.count(t, 1, 1)
+	})
+}
+
+func TestPasswordAndAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := func(m *team, err error) {
+			for _, r := range []*records{m.latches, m.sessions, m.stored} {
+				r.mu.Lock()
+				r.failing = err
+				r.mu.Unlock()
+			}
+		}
+		m := startTeam(t, rightPassword, rightPassword)
+		full(m, errors.New("no space left on device"))
+		m.want(t, m.get(t, "jira"), api.StoreFailed, "not tried", "no space left on device")
+		m.want(t, m.login(t, "wiki", LoginOptions{Password: []byte(newPassword)}), api.StoreFailed)
+		m.tried(t, 0)
+		full(m, nil)
+		m.want(t, m.get(t, "jira"), "") // it was not the password's fault
+		full(m, errors.New("no space left on device"))
+		s, err := m.Get(t.Context(), "wiki", GetOptions{})
+		if err != nil || !s.NotDurable {
+			t.Errorf("one that was accepted: %+v, %v", s, err)
+		}
+		m.tried(t, 2)
+		// A refusal holds for as long as the agent runs.
+		m.directory.change(newPassword)
+		m.want(t, m.get(t, "ci"), api.BadCredentials)
+		m.end("jira")
+		pass(5 * time.Minute)
+		m.want(t, m.get(t, "jira"), api.Latched)
+		m.tried(t, 3)
+	})
+}
+
+// TestPasswordNotKept: the site accepts a password that the store then does not
+// take: the session is there, and the person who brought it learns the rest.
+func TestPasswordNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, "")
+		m.stored.failing = errors.New("no space left on device")
+		err := m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)})
+		m.want(t, err, api.StoreFailed, "logged in as", "could not be stored")
+		m.want(t, m.get(t, "jira"), "")
+		m.want(t, m.get(t, "wiki"), api.NoSecret)
+		m.tried(t, 1)
+	})
+}
+
+func TestCaptcha(t *testing.T) {
+	picture := &api.Error{Code: api.Captcha, Detail: "the site wants a CAPTCHA solved", Remedy: "solve it"}
+	t.Run("ticket", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			jira, wiki := &site{loginE: picture}, &site{}
+			sessions, latches := newRecords(), newRecords()
+			k := keep(t, sessions, NewLatches(latches, mac), jira.named("jira"), wiki.named("wiki"))
+			refused := func(k *Keeper, code api.Code, remedy string) {
+				t.Helper()
+				_, err := k.Get(t.Context(), "jira", GetOptions{})
+				if e := api.AsError(err); e == nil || e.Code != code || e.Remedy != remedy {
+					t.Errorf("got %+v, want %s", e, code)
+				}
+			}
+			const remedy = "solve it, or: sessionctl login jira --retry"
+			refused(k, api.Captcha, remedy)
+			jira.set(func() { jira.loginE = nil })
+			pass(24 * time.Hour)
+			refused(k, api.Latched, remedy)
+			refused(keep(t, sessions.clone(), NewLatches(latches.clone(), mac), jira.named("jira")), api.Latched, remedy)
+			if _, err := k.Login(t.Context(), "jira", LoginOptions{}); api.CodeOf(err) != api.Latched {
+				t.Errorf("without retry: %v", err)
+			}
+			if jira.logins != 1 {
+				t.Errorf("%d logins", jira.logins)
+			}
+			if _, err := k.Get(t.Context(), "wiki", GetOptions{}); err != nil {
+				t.Errorf("another site of the same account: %v", err)
+			}
+			if _, err := k.Login(t.Context(), "jira", LoginOptions{Retry: true}); err != nil {
+				t.Errorf("with retry: %v", err)
+			}
+			if jira.logins != 2 {
+				t.Errorf("%d logins", jira.logins)
+			}
+		})
+	})
+	t.Run("password", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, rightPassword)
+			m.want(t, m.get(t, "wiki"), "")
+			m.sites["jira"].taken = func(context.Context, login.Password) error { return picture }
+			e := m.get(t, "jira")
+			m.want(t, e, api.Captcha)
+			if e.Remedy != "solve it, or: sessionctl login jira --retry" { // another password solves nothing
+				t.Errorf("remedy %q", e.Remedy)
+			}
+			m.sites["jira"].set(func() { m.sites["jira"].taken = nil })
+			for _, n := range []*team{m, m.restarted(t)} {
+				m.want(t, n.get(t, "jira"), api.Latched, "(captcha)")
+				m.want(t, n.get(t, "ci"), api.Latched, "(captcha)") // its verifier is the credential
+			}
+			m.tried(t, 2)
+			m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
+			m.want(t, m.get(t, "ci"), "")
+			m.tried(t, 4)
+		})
+	})
+}
