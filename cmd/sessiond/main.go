@@ -49,6 +49,9 @@ A configuration:
   probe_url       = "api/me"      # refused without a session
   identity_json   = "user.name"   # where its answer names the user
 
+A site that takes passwords has a credential with a username instead; its
+password comes in by: sessionctl login SITE --password-stdin
+
 Kerberos is set up by /etc/krb5.conf, or the files that $KRB5_CONFIG lists.
 `
 

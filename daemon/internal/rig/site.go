@@ -4,11 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 )
 
 // Site is a web site behind Negotiate in this process, on a free port of
@@ -16,19 +14,11 @@ import (
 // is a model: what mod_auth_gssapi 1.6.4 does there was measured with the real
 // one, and the tests of the agent run against both.
 type Site struct {
+	webServer
 	acceptor *Acceptor
-	addr     string
-	serving  sync.WaitGroup
 
 	mu       sync.Mutex
-	server   *http.Server // nil while stopped
 	sessions map[string]string
-	hits     []hit
-}
-
-type hit struct {
-	path              string
-	negotiate, cookie bool
 }
 
 // StartSite starts a site whose service is HTTP/localhost with the keys of a
@@ -38,42 +28,15 @@ func StartSite(keytabFile []byte) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{acceptor: a, addr: "127.0.0.1:0", sessions: map[string]string{}}
+	s := &Site{acceptor: a, sessions: map[string]string{}}
 	return s, s.Start()
 }
 
 // URL returns http://localhost:port, without a slash at its end.
-func (s *Site) URL() string {
-	_, port, _ := net.SplitHostPort(s.addr)
-	return "http://localhost:" + port
-}
+func (s *Site) URL() string { return s.origin() }
 
 // Start starts the site after Stop, on the same port, with its sessions.
-func (s *Site) Start() error {
-	ln, err := net.Listen("tcp", s.addr)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.addr = ln.Addr().String()
-	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
-	s.server = server
-	s.serving.Go(func() { server.Serve(ln) })
-	return nil
-}
-
-// Stop ends the site: connections are refused until Start.
-func (s *Site) Stop() {
-	s.mu.Lock()
-	server := s.server
-	s.server = nil
-	s.mu.Unlock()
-	if server != nil {
-		server.Close()
-		s.serving.Wait()
-	}
-}
+func (s *Site) Start() error { return s.start(s) }
 
 // ForgetSessions makes the site refuse every session it gave out before, as
 // Apache does after a restart with another GssapiSessionKey.
@@ -83,34 +46,12 @@ func (s *Site) ForgetSessions() {
 	clear(s.sessions)
 }
 
-// Hits returns how many requests have arrived whose path begins with prefix.
-func (s *Site) Hits(prefix string) Hits {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var n Hits
-	for _, h := range s.hits {
-		if !strings.HasPrefix(h.path, prefix) {
-			continue
-		}
-		n.Total++
-		if h.negotiate {
-			n.Negotiate++
-		}
-		if h.cookie {
-			n.Cookie++
-		}
-	}
-	return n
-}
-
 const sessionCookie = "gssapi_session"
 
 // ServeHTTP implements http.Handler.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.count(r)
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	s.mu.Lock()
-	s.hits = append(s.hits, hit{r.URL.Path, scheme == "Negotiate", r.Header.Get("Cookie") != ""})
-	s.mu.Unlock()
 	page, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch page {
 	case "plain":
@@ -118,8 +59,8 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "spnego", "nosess", "deny":
 		s.protected(w, r, page, scheme, token)
 	case "redir":
-		_, port, _ := net.SplitHostPort(s.addr)
-		to := map[string]string{"/redir/1": "/spnego/", "/redir/foreign": "http://127.0.0.1:" + port + "/spnego/"}[r.URL.Path]
+		foreign := strings.Replace(s.URL(), "localhost", "127.0.0.1", 1)
+		to := map[string]string{"/redir/1": "/spnego/", "/redir/foreign": foreign + "/spnego/"}[r.URL.Path]
 		if to == "" {
 			http.NotFound(w, r)
 			return
