@@ -515,3 +515,31 @@ func TestWatch(t *testing.T) {
 	h.ok(t, "reject", "jira")
 	next(second)
 }
+
+// TestPasswordFromSystemd: a unit's LoadCredential=password.NAME is the
+// credential's password, read again at each login.
+func TestPasswordFromSystemd(t *testing.T) {
+	j := newJira(t)
+	h := j.home(t)
+	credentials := t.TempDir()
+	file := write(t, filepath.Join(credentials, "password.alice"), "CANARY-wrong\n")
+	h.extraEnv = []string{"CREDENTIALS_DIRECTORY=" + credentials}
+	a := h.start(t)
+	r := h.fails(t, 5, "bad_credentials", "raw", "tracker")
+	if strings.Contains(r.stderr, "--password-stdin") || !strings.Contains(r.stderr, "--retry") {
+		t.Errorf("%v", r)
+	}
+	wantFailure(t, h.givePassword(t, alicePassword), 2, "invalid_request")
+	write(t, file, alicePassword+"\n")
+	if name := j.user(t, h, "tracker"); name != "alice" {
+		t.Errorf("Jira names %s", name)
+	}
+	must(t, os.Remove(file))
+	j.DropSessions()
+	h.fails(t, 5, "no_secret", "raw", "tracker")
+	if c := j.Counts(); c.Refused != 1 || c.Logins != 1 {
+		t.Errorf("%+v", c)
+	}
+	a.stop(t)
+	noSecrets(t, a)
+}

@@ -422,7 +422,7 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 			}
 		}()
 	}
-	s, err = e.newSession(ctx, a, lent)
+	s, err = e.newSession(ctx, lent)
 	if a == nil && api.CodeOf(err) == api.Captcha {
 		if err := e.k.o.Latches.End(context.WithoutCancel(ctx), e.verifier(), e.site.Account, nil, err); err != nil {
 			e.log.Error("a latch is not stored", "err", err)
@@ -431,15 +431,12 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 	return s, err
 }
 
-func (e *entry) newSession(ctx context.Context, a *attempt, lent login.Password) (*Session, error) {
+func (e *entry) newSession(ctx context.Context, lent login.Password) (*Session, error) {
 	x := e.site.Exchange(new(web.Jar), true)
 	err := e.site.Driver.Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
 		return nil, err
-	}
-	if a != nil {
-		a.in = true
 	}
 	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: x.Jar()})
 	if api.CodeOf(err) == api.Expired {

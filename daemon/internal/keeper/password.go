@@ -146,11 +146,11 @@ type attempt struct {
 	p *Password
 	// secret is what is lent; unset until Take unless it is a new one, to be
 	// stored after it was accepted.
-	secret secret.String
-	isNew  bool
-	begun  bool
-	unseen bool
-	in     bool // the site has logged in with it
+	secret   secret.String
+	isNew    bool
+	begun    bool
+	unseen   bool
+	accepted bool
 	// unkept is why a new password that was accepted could not be stored.
 	unkept error
 }
@@ -202,6 +202,9 @@ func (a *attempt) begin(ctx context.Context) (err error) {
 // GiveBack implements login.Password.
 func (a *attempt) GiveBack() { a.unseen = true }
 
+// Accepted implements login.Password.
+func (a *attempt) Accepted() { a.accepted = true }
+
 // end says what became of the login, its proof included. The error is of the
 // store, and says what is not remembered.
 func (a *attempt) end(ctx context.Context, verdict error) error {
@@ -212,7 +215,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	a.begun = false
 	pw := []byte(a.secret.Reveal())
 	switch code := api.CodeOf(verdict); {
-	case verdict == nil, code == api.Forbidden && !a.unseen, a.in && code != api.LoginOKButProbeFailed:
+	case verdict == nil, a.accepted && code != api.LoginOKButProbeFailed:
 		verdict = nil // the password was right, whatever else went wrong
 	case a.unseen, code.Refusal():
 	default:

@@ -32,6 +32,7 @@ type directory struct {
 	attempts []string // the passwords that sites were given, in order
 	underway int      // logins between Take and their end
 	most     int      // of them at a time
+	silent   bool     // its sites do not say that they accept a password
 }
 
 func (d *directory) tried() int {
@@ -76,6 +77,9 @@ func (s *site) password(ctx context.Context, p login.Password) error {
 	defer d.mu.Unlock()
 	if pw.Reveal() != d.right {
 		return &api.Error{Code: api.BadCredentials, Detail: "the site refuses the password of " + p.User()}
+	}
+	if !d.silent {
+		p.Accepted()
 	}
 	return nil
 }
@@ -500,9 +504,16 @@ func TestVerdictOfTheProof(t *testing.T) {
 		"another user": {func(s *site) { s.user = "somebody" }, api.WrongIdentity, true},
 		"no right":     {func(s *site) { s.probeE = &api.Error{Code: api.Forbidden, Detail: "403"} }, api.Forbidden, true},
 		"no right, said by the login": {func(s *site) {
-			s.taken = func(context.Context, login.Password) error { return &api.Error{Code: api.Forbidden, Detail: "403"} }
+			s.taken = func(_ context.Context, p login.Password) error {
+				p.Accepted()
+				return &api.Error{Code: api.Forbidden, Detail: "403"}
+			}
 		}, api.Forbidden, true},
-		"nobody": {func(s *site) { s.probeE = &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, false},
+		// A site that only seems to accept passwords, as login forms do.
+		"outage, nothing said":       {func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Maintenance, Detail: "503"} }, api.Maintenance, false},
+		"another user, nothing said": {func(s *site) { s.directory.silent, s.user = true, "somebody" }, api.WrongIdentity, false},
+		"no right, nothing said":     {func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Forbidden, Detail: "403"} }, api.Forbidden, false},
+		"nobody":                     {func(s *site) { s.probeE = &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -511,7 +522,7 @@ func TestVerdictOfTheProof(t *testing.T) {
 				m.want(t, m.get(t, "jira"), c.code)
 				m.tried(t, 1)
 				if !c.accepted {
-					m.want(t, m.get(t, "wiki"), api.Latched, "login_ok_but_probe_failed")
+					m.want(t, m.get(t, "wiki"), api.Latched, string(c.code))
 					m.tried(t, 1)
 					return
 				}

@@ -2,17 +2,13 @@ package login
 
 import (
 	"context"
-	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
-	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -49,7 +45,7 @@ var kindTests = []struct {
 }{
 	{
 		kind: "spnego", means: Ticket,
-		driver: &spnego{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"},
+		driver: &spnego{proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
 		site:   negotiateSite,
 		codes: map[behaviour]api.Code{
 			good: "", refused: api.NegotiateRejected, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
@@ -69,6 +65,15 @@ var kindTests = []struct {
 			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
 			// A POST is a login whether or not there is a gate.
 			unchallenged: "", toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "form", means: Secret,
+		driver: &form{proof: proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   formSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			unchallenged: api.UnexpectedStatus, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
 }
@@ -116,10 +121,39 @@ func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 	}
 }
 
+// formSite is an application with a login form, which form_test.go has more of.
+func formSite(b behaviour, foreign string) http.HandlerFunc {
+	negotiate := negotiateSite(b, foreign)
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, err := r.Cookie("s")
+		switch {
+		case b == down, b == limited:
+			negotiate(w, r)
+		case r.URL.Path == "/app/me" && err != nil:
+			http.Redirect(w, r, "/app/login", http.StatusFound)
+		case r.URL.Path == "/app/me" && b == forbidden:
+			w.WriteHeader(http.StatusForbidden)
+		case r.URL.Path == "/app/me":
+			negotiate(w, r)
+		case r.URL.Path == "/app/home", b == unchallenged:
+			w.Write([]byte("please log in"))
+		case b == toForeignHost:
+			http.Redirect(w, r, foreign, http.StatusFound)
+		case r.Method == http.MethodGet, b == refused:
+			w.Write([]byte(`<form method=post><input name=u><input type=password name=p><button>Log in</button></form>`))
+		default:
+			if b != keepsNothing {
+				w.Header().Set("Set-Cookie", "s=CANARY-session; Path=/app")
+			}
+			http.Redirect(w, r, "/app/home", http.StatusSeeOther)
+		}
+	}
+}
+
 // lent is a password as a login gets it.
 type lent struct {
-	taken, back bool
-	err         error
+	taken, back, accepted bool
+	err                   error
 }
 
 func (*lent) User() string { return "build" }
@@ -128,6 +162,7 @@ func (l *lent) Take(context.Context) (secret.String, error) {
 	return secret.New("CANARY-password"), l.err
 }
 func (l *lent) GiveBack() { l.back = true }
+func (l *lent) Accepted() { l.accepted = true }
 
 // negotiateSite answers the Negotiate scheme as RFC 4559 has it and, after a
 // login, sets a cookie as mod_auth_gssapi does with GssapiUseSessions.
@@ -264,135 +299,4 @@ func TestExpectation(t *testing.T) {
 	if !u.Met(Identity{Unproven: true}) || u.Met(Identity{Name: "somebody"}) {
 		t.Error("unproven")
 	}
-}
-
-// TestSpnegoIdentity is about the three ways to find the user's name, and
-// about pages that name nobody.
-func TestSpnegoIdentity(t *testing.T) {
-	for name, c := range map[string]struct {
-		s            spnego
-		header, body string
-		status       int
-		want         string
-		code         api.Code
-	}{
-		"json":             {spnego{IdentityJSON: "$.user.0.name"}, "", `{"user":[{"name":"build"}]}`, 200, "build", ""},
-		"json number":      {spnego{IdentityJSON: "id"}, "", `{"id":12345678901234567890}`, 200, "12345678901234567890", ""},
-		"json absent":      {spnego{IdentityJSON: "user"}, "", `{"users":"x"}`, 200, "", api.Expired},
-		"json object":      {spnego{IdentityJSON: "user"}, "", `{"user":{}}`, 200, "", api.Expired},
-		"login page":       {spnego{IdentityJSON: "user"}, "", `<html>log in</html>`, 200, "", api.Expired},
-		"header":           {spnego{IdentityHeader: "x-remote-user"}, " build ", "", 200, "build", ""},
-		"header absent":    {spnego{IdentityHeader: "X-Other"}, "build", "", 200, "", api.Expired},
-		"regexp":           {spnego{IdentityRegexp: `Logged in as <b>(\w+)</b>`}, "", "<p>Logged in as <b>build</b>", 200, "build", ""},
-		"regexp no match":  {spnego{IdentityRegexp: `as (\w+)`}, "", "please log in", 200, "", api.Expired},
-		"401":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 401, "", api.Expired},
-		"302":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 302, "", api.Expired},
-		"403":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 403, "", api.Forbidden},
-		"404":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 404, "", api.UnexpectedStatus},
-		"500":              {spnego{IdentityJSON: "user"}, "", `{"user":"build"}`, 500, "", api.Server5xx},
-		"json, then more":  {spnego{IdentityJSON: "user"}, "", `{"user":"build"} <html>log in</html>`, 200, "", api.Expired},
-		"two documents":    {spnego{IdentityJSON: "user"}, "", `{"user":"build"}{"user":"root"}`, 200, "", api.Expired},
-		"cut off":          {spnego{IdentityJSON: "user"}, "", `{"user":"build"`, 200, "", api.Expired},
-		"twice":            {spnego{IdentityJSON: "user"}, "", `{"user":"root","user":"build"}`, 200, "", api.WrongIdentity},
-		"twice, escaped":   {spnego{IdentityJSON: "user"}, "", `{"user":"root","\u0075ser":"build"}`, 200, "", api.WrongIdentity},
-		"twice above":      {spnego{IdentityJSON: "a.user"}, "", `{"a":{"user":"root"},"a":{"user":"build"}}`, 200, "", api.WrongIdentity},
-		"twice, elsewhere": {spnego{IdentityJSON: "user"}, "", `{"x":1,"x":2,"user":"build","y":{"user":"x","user":"y"}}`, 200, "build", ""},
-		"null":             {spnego{IdentityJSON: "user"}, "", `{"user":null}`, 200, "", api.Expired},
-		"204":              {spnego{IdentityHeader: "X-Remote-User"}, "build", "", 204, "", api.UnexpectedStatus},
-	} {
-		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("X-Remote-User", c.header)
-			w.Header().Set("Location", "/login")
-			w.WriteHeader(c.status)
-			w.Write([]byte(c.body))
-		}), new(web.Jar), nil)
-		id, err := c.s.Probe(t.Context(), x)
-		if id.Name != c.want || api.CodeOf(err) != c.code {
-			t.Errorf("%s: %q %v, want %q %q", name, id.Name, err, c.want, c.code)
-		}
-	}
-}
-
-// TestSpnegoIdentityHeaderTwice: a proxy that adds its own value to the one of
-// the request behind it names two people.
-func TestSpnegoIdentityHeaderTwice(t *testing.T) {
-	x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header()["X-Remote-User"] = []string{"build", "root"}
-	}), new(web.Jar), nil)
-	if id, err := (&spnego{IdentityHeader: "X-Remote-User"}).Probe(t.Context(), x); api.CodeOf(err) != api.WrongIdentity {
-		t.Errorf("%+v %v", id, err)
-	}
-}
-
-// TestSpnegoUnproven: without a name, only the difference between with and
-// without cookies proves anything.
-func TestSpnegoUnproven(t *testing.T) {
-	for name, c := range map[string]struct {
-		without int
-		code    api.Code
-	}{"refused without": {401, ""}, "redirected without": {302, ""}, "the same without": {200, api.LoginOKButProbeFailed}, "down without": {503, api.Maintenance}} {
-		jar := new(web.Jar)
-		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Cookie") == "" {
-				w.WriteHeader(c.without)
-			}
-		}), jar, nil)
-		base, err := x.URL("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		jar.Set(base, []string{"s=CANARY-session; Path=/"}, time.Now())
-		id, err := new(spnego).Probe(t.Context(), x)
-		if api.CodeOf(err) != c.code || err == nil && !id.Unproven {
-			t.Errorf("%s: %+v %v, want %q", name, id, err, c.code)
-		}
-	}
-}
-
-func TestSpnegoCheck(t *testing.T) {
-	base := &url.URL{Scheme: "https", Host: "app.corp.example"}
-	o := web.Options{Base: base, LoginHosts: []web.Origin{{Scheme: "https", Host: "login.corp.example", Port: "443"}}}
-	json := func(login, probe string) spnego {
-		return spnego{IdentityJSON: "user", LoginURL: login, ProbeURL: probe}
-	}
-	for name, c := range map[string]struct {
-		s        spnego
-		identity string
-		want     string // in the message, "" if it is right
-	}{
-		"json": {json("", ""), "", ""}, "unproven": {spnego{}, Unproven, ""}, "nothing": {spnego{}, "", "identity_json"},
-		"name without a way": {spnego{}, "build", "identity_json"}, "two ways": {spnego{IdentityJSON: "a", IdentityHeader: "b"}, "", "only one"},
-		"unproven and a way": {spnego{IdentityJSON: "a"}, Unproven, "contradicts"}, "bad regexp": {spnego{IdentityRegexp: "("}, "", "identity_regexp"},
-		"no group":      {spnego{IdentityRegexp: "x"}, "", "group"},
-		"bad url":       {json("", "https://u:CANARY-password@x y/"), "", "probe_url"},
-		"login host":    {json("https://login.corp.example/sso", "https://app.corp.example:443/me"), "", ""},
-		"foreign login": {json("https://sso.corp.example/", ""), "", "login_url leads to https://sso.corp.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
-		"foreign probe": {json("", "https://app.corp.example.evil.example/me"), "", "probe_url leads to https://app.corp.example.evil.example"},
-		"http":          {json("", "http://app.corp.example/me"), "", "insecure_http"},
-		"user in url":   {json("https://u:CANARY-password@app.corp.example/", ""), "", "user name"},
-		"another kind":  {json("file:///etc/passwd", ""), "", "login_url leads to what is not a web address"},
-	} {
-		err := c.s.Check(o, c.identity)
-		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "CANARY")) {
-			t.Errorf("%s: %v, want %q", name, err, c.want)
-		}
-	}
-}
-
-func FuzzJSONPath(f *testing.F) {
-	f.Add([]byte(`{"user":[{"name":"build"}]}`), "$.user.0.name")
-	f.Add([]byte(`[1,[2,[3]]]`), "1.1.0")
-	f.Fuzz(func(t *testing.T, doc []byte, path string) {
-		name, err := jsonPath(doc, path)
-		if err != nil && name != "" {
-			t.Errorf("%q at %q gave %q and %v", doc, path, name, err)
-		}
-		// A name that is there is found, whatever it is called.
-		member, _ := json.Marshal(map[string]string{path: "build"})
-		if valid := utf8.ValidString(path) && !strings.ContainsAny(path, ".$"); valid {
-			if name, err := jsonPath(member, path); err != nil || name != "build" {
-				t.Errorf("%s at %q gave %q, %v", member, path, name, err)
-			}
-		}
-	})
 }

@@ -76,8 +76,11 @@ func (j *jira) ticket(ctx context.Context, x *web.Exchange) error {
 	case r.Negotiated && (s.says(authenticatedFailed) || s.says(authorisationFailed)):
 		return &api.Error{Code: api.Forbidden, Detail: r.Shown() + " accepts the ticket, but Jira does not let its user in",
 			Remedy: "see that Jira has a user of the principal's name, with the right to use it"}
-	case r.Negotiated && r.Status != http.StatusUnauthorized && x.Jar().Len() > 0:
+	case r.Negotiated && x.Jar().Len() > 0:
 		return nil // whatever the page is that a user lands on
+	case r.Negotiated:
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
+			Remedy: "see that no proxy on the way takes cookies away"}
 	}
 	if err := web.StatusError(r); err != nil {
 		return err
@@ -137,6 +140,7 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 		p.GiveBack()
 		return forged(r)
 	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
+		p.Accepted()
 		return noRight(r)
 	case s.says(authenticatedFailed): // also with 200 and an empty body: JRA-41559
 		return passwordRefused(r, p)
@@ -159,6 +163,7 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 		return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers a password with 200, but not with a session",
 			Remedy: "check session_url, and the context path in the site's url"}
 	}
+	p.Accepted()
 	// The answer repeats the cookie. Only the one that was set counts, and it has
 	// to be that session.
 	if !slices.ContainsFunc(x.Jar().Cookies(r.URL, x.Now()), func(c *web.Cookie) bool {
@@ -187,7 +192,7 @@ func (j *jira) running(ctx context.Context, x *web.Exchange) error {
 	if _, err := x.Follows(r); err != nil {
 		return err
 	}
-	if r.Status == http.StatusUnauthorized {
+	if r.Status == http.StatusUnauthorized && len(r.Challenges) > 0 {
 		return gated(r)
 	}
 	var status struct{ State string }

@@ -78,10 +78,13 @@ type Password interface {
 	// Take returns the password. After an error, an *api.Error, there must be
 	// no attempt.
 	Take(ctx context.Context) (secret.String, error)
-	// GiveBack says that nobody has looked at the password. If a login that
-	// took it fails in any other way than by a refusal, and does not give it
-	// back, nobody knows; that may count as an attempt at the site.
+	// GiveBack says that nobody has looked at the password.
 	GiveBack()
+	// Accepted says that the site has accepted the password, whatever becomes of
+	// the login.
+	Accepted()
+	// If a login that took the password does neither, and fails in any other way
+	// than by a refusal, nobody knows: that may count as an attempt at the site.
 }
 
 // Identity is what a probe learnt.

@@ -1,16 +1,9 @@
 package login
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"regexp"
-	"strconv"
-	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -19,61 +12,9 @@ import (
 var _ = register("spnego", func() Driver { return &spnego{} })
 
 // spnego is any site that answers the Negotiate scheme with a session cookie
-// (RFC 4559), such as Apache's mod_auth_gssapi with GssapiUseSessions.
-type spnego struct {
-	// LoginURL asks for Negotiate. Absolute, or relative to the site's url.
-	LoginURL string `toml:"login_url"`
-	// ProbeURL is refused without a session and cheap with one.
-	ProbeURL string `toml:"probe_url"`
-	// One of these says where the probe's answer names the user.
-	IdentityJSON   string `toml:"identity_json"`   // a path such as "user.name" or "users.0.name"
-	IdentityHeader string `toml:"identity_header"` // a response header
-	IdentityRegexp string `toml:"identity_regexp"` // applied to the body, the first group is the name
-}
-
-// Check implements Checker.
-func (s *spnego) Check(o web.Options, identity string) error {
-	if err := errors.Join(permitted(o, "login_url", s.LoginURL), permitted(o, "probe_url", s.ProbeURL)); err != nil {
-		return err
-	}
-	given := 0
-	for _, v := range []string{s.IdentityJSON, s.IdentityHeader, s.IdentityRegexp} {
-		if v != "" {
-			given++
-		}
-	}
-	switch {
-	case given > 1:
-		return errors.New("only one of identity_json, identity_header and identity_regexp can say who the user is")
-	case given == 0 && identity != Unproven:
-		return fmt.Errorf("nothing says how the site names the user: set identity_json, identity_header or identity_regexp; if it never does, set identity = %q", Unproven)
-	case given == 1 && identity == Unproven:
-		return fmt.Errorf("identity = %q contradicts the option that says how the site names the user", Unproven)
-	}
-	if s.IdentityRegexp != "" {
-		re, err := regexp.Compile(s.IdentityRegexp)
-		if err != nil {
-			return fmt.Errorf("identity_regexp: %w", err)
-		}
-		if re.NumSubexp() < 1 {
-			return errors.New("identity_regexp has no group (…) around the user's name")
-		}
-	}
-	return nil
-}
-
-// permitted returns what is wrong with an option that holds a URL.
-func permitted(o web.Options, option, ref string) error {
-	u, err := web.Resolve(o.Base, ref)
-	if err != nil {
-		return errors.New(option + " is not a URL") // err would quote it
-	}
-	if err := o.Permit(u); err != nil {
-		e := api.AsError(err)
-		return errors.New(option + " " + e.Detail + "; " + e.Remedy)
-	}
-	return nil
-}
+// (RFC 4559), such as Apache's mod_auth_gssapi with GssapiUseSessions. Its
+// login_url asks for Negotiate.
+type spnego struct{ proof }
 
 // Takes implements Driver.
 func (*spnego) Takes() []Means { return []Means{Ticket} }
@@ -113,150 +54,4 @@ func negotiated(x *web.Exchange, r *web.Response) error {
 			Remedy: "point login_url at a page that starts a session"}
 	}
 	return nil
-}
-
-// Probe implements Driver.
-func (s *spnego) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
-	ref := s.ProbeURL
-	if ref == "" {
-		ref = s.LoginURL
-	}
-	u, err := x.URL(ref)
-	if err != nil {
-		return Identity{}, err
-	}
-	r, err := x.Send(ctx, web.Request{URL: u})
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := web.StatusError(r); err != nil {
-		return Identity{}, err
-	}
-	switch {
-	case r.Status == http.StatusForbidden:
-		return Identity{}, &api.Error{Code: api.Forbidden, Detail: r.Shown() + " answers 403 to the session",
-			Remedy: "point probe_url at a page that this user may read"}
-	case r.Status == http.StatusUnauthorized, 300 <= r.Status && r.Status < 400:
-		return Identity{}, &api.Error{Code: api.Expired, Detail: fmt.Sprintf("%s answers %d to the session's cookies", r.Shown(), r.Status)}
-	case r.Status != http.StatusOK:
-		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
-			Remedy: "check probe_url"}
-	}
-	if s.IdentityJSON == "" && s.IdentityHeader == "" && s.IdentityRegexp == "" {
-		return s.unproven(ctx, x, u)
-	}
-	name, err := s.identity(r)
-	if err != nil {
-		return Identity{}, err
-	}
-	if name == "" {
-		return Identity{}, &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200 without naming a user"}
-	}
-	return Identity{Name: name}, nil
-}
-
-// unproven asks the same page without cookies: only if that is refused does
-// the answer with cookies prove anything.
-func (s *spnego) unproven(ctx context.Context, x *web.Exchange, u *url.URL) (Identity, error) {
-	bare := x.Bare()
-	defer bare.Close()
-	r, err := bare.Send(ctx, web.Request{URL: u})
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := web.StatusError(r); err != nil {
-		return Identity{}, err
-	}
-	if r.Status < 300 {
-		return Identity{}, &api.Error{Code: api.LoginOKButProbeFailed, Detail: r.Shown() + " answers the same without any session",
-			Remedy: "point probe_url at a page that needs a session"}
-	}
-	return Identity{Unproven: true}, nil
-}
-
-// errTwice: which of two names counts is for nobody to guess.
-var errTwice = errors.New("the same member twice")
-
-// identity finds the user's name in the probe's answer. Empty: nobody.
-func (s *spnego) identity(r *web.Response) (string, error) {
-	ambiguous := func(option string) error {
-		return &api.Error{Code: api.WrongIdentity, Detail: r.Shown() + " has more than one value where " + option + " points",
-			Remedy: "ask whoever runs the site why, or find the name elsewhere with another probe_url"}
-	}
-	switch {
-	case s.IdentityHeader != "":
-		values := r.Header.Values(s.IdentityHeader)
-		if len(values) > 1 {
-			return "", ambiguous("identity_header")
-		}
-		return strings.TrimSpace(strings.Join(values, "")), nil
-	case s.IdentityRegexp != "":
-		if m := regexp.MustCompile(s.IdentityRegexp).FindSubmatch(r.Body); m != nil {
-			return string(m[1]), nil
-		}
-		return "", nil
-	}
-	name, err := jsonPath(r.Body, s.IdentityJSON)
-	switch {
-	case errors.Is(err, errTwice):
-		return "", ambiguous("identity_json")
-	case err != nil:
-		// A login page instead of JSON is how many sites say "who are you?".
-		return "", &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200, but not with JSON", Err: err}
-	}
-	return name, nil
-}
-
-// jsonPath returns the string or number at a dotted path in a JSON document:
-// names of members and indexes of elements, with "$." allowed in front. What
-// is not there, or null, is "". The error is errTwice for a member on the path
-// that occurs twice, another for what is not one document (RFC 8259).
-func jsonPath(doc json.RawMessage, path string) (string, error) {
-	if !json.Valid(doc) {
-		return "", errors.New("not JSON")
-	}
-	var err error
-	for step := range strings.SplitSeq(strings.TrimPrefix(strings.TrimPrefix(path, "$"), "."), ".") {
-		if doc, err = jsonStep(doc, step); err != nil || doc == nil {
-			return "", err
-		}
-	}
-	d := json.NewDecoder(bytes.NewReader(doc))
-	d.UseNumber()
-	switch t, err := d.Token(); v := t.(type) {
-	case string:
-		return v, err
-	case json.Number:
-		return v.String(), err
-	default:
-		return "", err
-	}
-}
-
-// jsonStep returns the member or element of that name, nil if there is none.
-func jsonStep(doc json.RawMessage, step string) (found json.RawMessage, err error) {
-	d := json.NewDecoder(bytes.NewReader(doc))
-	open, err := d.Token()
-	if open != json.Delim('{') && open != json.Delim('[') {
-		return nil, err
-	}
-	for i := 0; d.More(); i++ {
-		var name any = strconv.Itoa(i)
-		if open == json.Delim('{') {
-			if name, err = d.Token(); err != nil {
-				return nil, err
-			}
-		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return nil, err
-		}
-		if name == step {
-			if found != nil {
-				return nil, errTwice
-			}
-			found = v
-		}
-	}
-	return found, nil
 }

@@ -201,6 +201,10 @@ func (x *Exchange) Send(ctx context.Context, r Request) (*Response, error) {
 	return x.send(ctx, r)
 }
 
+// Permit judges a step that a page at from leads to, the action of its form for
+// one, as Follows judges a redirect.
+func (x *Exchange) Permit(from, to *url.URL) error { return x.allow(from, to) }
+
 // Follows returns where a response redirects to, nil if nowhere; an error if
 // the exchange may not go there.
 func (x *Exchange) Follows(r *Response) (*url.URL, error) {
@@ -230,13 +234,13 @@ func redirect(r *Response) *url.URL {
 	return u
 }
 
-// allow judges one request before it is made; from redirects there, or is nil.
+// allow judges one request before it is made; from leads there, or is nil.
 func (x *Exchange) allow(from, u *url.URL) error {
 	if from == nil {
 		return x.o.Permit(u)
 	}
 	if from.Scheme == secureScheme && u.Scheme == "http" {
-		return &api.Error{Code: api.InsecureRedirect, Detail: Shown(from) + " redirects from https to " + OriginOf(u).String(),
+		return &api.Error{Code: api.InsecureRedirect, Detail: Shown(from) + " leads from https to " + OriginOf(u).String(),
 			Remedy: "point url or login_url at a page that stays on https"}
 	}
 	if err := x.o.Permit(u); err != nil {
