@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -26,7 +27,7 @@ import (
 // Client talks to an agent. The zero value works: it finds the agent as
 // sessionctl does and connects at the first call. Fields must not be changed
 // afterwards. It is safe for concurrent use. Errors of all calls are
-// *api.Error.
+// *api.Error; one of code api.Deadline wraps the context's error.
 type Client struct {
 	// Socket is the path of the agent's socket. Empty: api.FindSocket decides.
 	Socket string
@@ -219,7 +220,24 @@ func (c channel) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 		return nil, err
 	}
 	s, err := conn.NewStream(ctx, desc, method, opts...)
-	return s, c.fromStatus(ctx, err)
+	if err != nil {
+		return nil, c.fromStatus(ctx, err)
+	}
+	return stream{s, c.Client}, nil
+}
+
+// stream is a streaming call whose errors are *api.Error, too, all but io.EOF.
+type stream struct {
+	grpc.ClientStream
+	client *Client
+}
+
+func (s stream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err == io.EOF {
+		return err
+	}
+	return s.client.fromStatus(s.Context(), err)
 }
 
 func (c *Client) wait(ctx context.Context, d time.Duration) {
@@ -260,9 +278,9 @@ func (c *Client) fromStatus(ctx context.Context, err error) error {
 	switch code {
 	case codes.DeadlineExceeded:
 		return &api.Error{Code: api.Deadline, Detail: "the caller's time is over; what was begun goes on in the agent",
-			Remedy: "ask again, or allow more time", Err: err}
+			Remedy: "ask again, or allow more time", Err: fmt.Errorf("%w: %w", context.DeadlineExceeded, err)}
 	case codes.Canceled:
-		return &api.Error{Code: api.Deadline, Detail: "cancelled by the caller", Remedy: "ask again", Err: err}
+		return &api.Error{Code: api.Deadline, Detail: "cancelled by the caller", Remedy: "ask again", Err: fmt.Errorf("%w: %w", context.Canceled, err)}
 	case codes.Unavailable:
 		if e := c.refusal.Load(); e != nil {
 			return e

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -93,6 +95,20 @@ func socketPath(t *testing.T) string {
 
 func (a *agent) serve(t *testing.T, path string) *grpc.Server {
 	t.Helper()
+	return serveOn(t, path, a)
+}
+
+// services are what a fake answers; base is the agent in it.
+type services interface {
+	pb.AgentServiceServer
+	pb.SessionServiceServer
+	base() *agent
+}
+
+func (a *agent) base() *agent { return a }
+
+func serveOn(t *testing.T, path string, a services) *grpc.Server {
+	t.Helper()
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +119,7 @@ func (a *agent) serve(t *testing.T, path string) *grpc.Server {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Serve(listener{l, a})
+		s.Serve(listener{l, a.base()})
 	}()
 	t.Cleanup(func() {
 		s.Stop()
@@ -179,6 +195,65 @@ func TestErrors(t *testing.T) {
 	}
 	if err := ask(t, c); api.CodeOf(err) != api.Unknown {
 		t.Errorf("another domain: %v", err)
+	}
+}
+
+func (a *agent) WatchSession(_ *pb.WatchSessionRequest, stream grpc.ServerStreamingServer[pb.WatchSessionResponse]) error {
+	return a.answer(stream.Context())
+}
+
+// TestStreamErrors: they have the same form; only the end of a stream is io.EOF.
+func TestStreamErrors(t *testing.T) {
+	receive := func(ctx context.Context, fail func(*agent, context.Context) error) error {
+		a := &agent{}
+		a.fail = func(ctx context.Context) error { return fail(a, ctx) }
+		path := socketPath(t)
+		a.serve(t, path)
+		c := &Client{Socket: path}
+		defer c.Close()
+		s, err := c.Sessions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := s.WatchSession(ctx, &pb.WatchSessionRequest{})
+		if err != nil {
+			return err
+		}
+		_, err = stream.Recv()
+		return err
+	}
+	if err := receive(t.Context(), func(*agent, context.Context) error { return nil }); err != io.EOF {
+		t.Errorf("the end: %v", err)
+	}
+	err := receive(t.Context(), func(*agent, context.Context) error { return coded(api.Latched, "do this") })
+	if e := api.AsError(err); e.Code != api.Latched || e.Detail != "detail of it" || e.Remedy != "do this" {
+		t.Errorf("%+v", e)
+	}
+	err = receive(t.Context(), func(*agent, context.Context) error {
+		return status.Error(codes.Unavailable, "the agent is stopping")
+	})
+	if api.CodeOf(err) != api.NoAgent {
+		t.Errorf("the agent stops: %v", err)
+	}
+	err = receive(t.Context(), func(a *agent, ctx context.Context) error {
+		(*a.conn.Load()).Close()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if api.CodeOf(err) != api.NoAgent {
+		t.Errorf("the connection breaks: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, when := range []string{"under way", "before it began"} {
+		err = receive(ctx, func(_ *agent, ctx context.Context) error {
+			cancel()
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if api.CodeOf(err) != api.Deadline || !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled %s: %v", when, err)
+		}
 	}
 }
 

@@ -2,66 +2,87 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 )
 
-// TestReadme: what the README shows works, and what it names is there.
+// TestReadme: what the README says of the agent is so. Its examples are tried
+// with those of the other pages.
 func TestReadme(t *testing.T) {
-	b, err := os.ReadFile("../../../README.md")
-	must(t, err)
-	readme := string(b)
+	readme := readPage(t, "README.md")
 	w := inProcess(t)
 	h := newHome(t, w)
 
-	t.Run("configuration", func(t *testing.T) {
-		_, example, ok := strings.Cut(readme, "```toml\n")
-		example, _, _ = strings.Cut(example, "```")
-		if !ok {
-			t.Fatal("no example")
+	t.Run("first screen", func(t *testing.T) {
+		const columns, lines = 120, 40
+		screen, _, _ := strings.Cut(readme, "\n## ")
+		n := 0
+		for line := range strings.Lines(screen) {
+			n += max(1, (len([]rune(line))-1+columns-1)/columns)
 		}
-		example = regexp.MustCompile(`(?m)^   `).ReplaceAllString(example, "")
-		h := newHome(t, w)
-		write(t, h.config, strings.NewReplacer("/home/build/build.keytab", w.keytab, "svc-build@", "build@").Replace(example))
-		if out := h.ok(t, "check-config", h.config); !strings.Contains(out, "ok: 1 sites") {
-			t.Error(out)
+		if n > lines {
+			t.Errorf("the first heading comes after %d lines of %d columns", n, columns)
 		}
-		// The same with every option of the tables.
-		all := ""
-		for _, m := range regexp.MustCompile("(?m)^\\| (`[a-z_]+`(?: · `[a-z_]+`)*) \\|").FindAllStringSubmatch(readme, -1) {
-			for _, o := range strings.Split(m[1], " · ") {
-				all += " " + strings.Trim(o, "`")
+		for _, command := range []string{"make demo", "make test"} {
+			if !strings.Contains(screen, "\n    "+command) {
+				t.Errorf("%s does not stand there", command)
 			}
 		}
-		if len(strings.Fields(all)) < 15 {
-			t.Errorf("only the options%s were found", all)
-		}
-		unknown := func(table, option string) bool {
-			r := h.sessionctl(t, "check-config", write(t, filepath.Join(t.TempDir(), "x.toml"), table+option+" = {}\n"))
-			return strings.Contains(r.stderr, "unknown key")
-		}
-		for _, option := range strings.Fields(all) {
-			if unknown("[site.app]\nkind = \"spnego\"\n", option) && unknown("[credential.x]\n", option) {
-				t.Errorf("there is no option %s", option)
-			}
+		// Its table is the one that list prints.
+		head, _, _ := strings.Cut(strings.TrimPrefix(blocks(t, "README.md", "")[0].text, "$ sessionctl list\n"), "\n")
+		h.start(t)
+		if got := h.ok(t, "list"); !slices.Equal(strings.Fields(head), strings.Fields(got[:strings.Index(got, "\n")])) {
+			t.Errorf("list prints another table than %q:\n%s", head, got)
 		}
 	})
 
-	t.Run("verbs", func(t *testing.T) {
-		help := h.ok(t, "help") + h.run(t, "", filepath.Join(bin, "sessionctl-admin"), "help").stdout
-		seen := 0
-		for _, m := range regexp.MustCompile("sessionctl ([a-z-]+)").FindAllStringSubmatch(readme, -1) {
-			if seen++; !strings.Contains(help, "  "+m[1]+" ") {
-				t.Errorf("there is no verb %s", m[1])
+	t.Run("options", func(t *testing.T) {
+		documented := optionTables(readme)
+		for table, want := range optionsInCode(t) {
+			slices.Sort(want)
+			got := documented[table]
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: documented are %s, there are %s", table, got, want)
+			}
+			delete(documented, table)
+		}
+		for table := range documented {
+			t.Errorf("there is no kind %s", table)
+		}
+		kinds := regexp.MustCompile("(?m)^\\| `kind` \\| (.*) \\|$").FindStringSubmatch(readme)
+		for _, kind := range login.Kinds() {
+			if kinds == nil || !strings.Contains(kinds[1], "`"+kind+"`") {
+				t.Errorf("kind %s is not listed: %s", kind, kinds)
+			}
+			// What its credential may be.
+			for means, words := range map[login.Means]string{login.Ticket: "`" + kind + "` takes a principal", login.Secret: "`" + kind + "` a username"} {
+				takes := login.New(kind).Takes()
+				if len(takes) == 2 {
+					words = "`" + kind + "` either"
+				}
+				if slices.Contains(takes, means) && !strings.Contains(readme, words) {
+					t.Errorf("%q is not said", words)
+				}
 			}
 		}
-		if seen < 10 {
-			t.Errorf("only %d verbs found", seen)
+		// The defaults that have a value.
+		for _, kind := range login.Kinds() {
+			for option, value := range options(login.New(kind)) {
+				if value != "" && !regexp.MustCompile("(?m)^\\| `"+option+"` \\|.*default "+regexp.QuoteMeta("`"+strconv.Quote(value)+"`")).MatchString(readme) {
+					t.Errorf("the default of %s for kind %s is %q", option, kind, value)
+				}
+			}
 		}
 	})
 
@@ -83,14 +104,70 @@ func TestReadme(t *testing.T) {
 			t.Errorf("the README shows another message than:\n%s", r.stderr)
 		}
 	})
+}
 
-	t.Run("make targets", func(t *testing.T) {
-		mk, err := os.ReadFile("../../../Makefile")
-		must(t, err)
-		for _, m := range regexp.MustCompile("(?:`|=require |    )make ([a-z]+)").FindAllStringSubmatch(readme, -1) {
-			if !regexp.MustCompile(`(?m)^(\.PHONY: .*\b` + m[1] + `\b)`).Match(mk) {
-				t.Errorf("there is no target %s", m[1])
+// optionTables returns the options of the README's tables, by kind; those of all
+// sites under "site", those of credentials under "credential".
+func optionTables(readme string) map[string][]string {
+	all := map[string][]string{}
+	head := regexp.MustCompile("^\\| (?:kinds? ([^|]*)|`\\[([a-z]+)\\.NAME\\]`) \\|")
+	row := regexp.MustCompile("^\\| (`[a-z_]+`(?: · `[a-z_]+`)*) \\|")
+	var tables []string
+	for line := range strings.Lines(readme) {
+		if m := head.FindStringSubmatch(line); m != nil {
+			tables = strings.Split(strings.ReplaceAll(m[1]+m[2], "`", ""), ", ")
+		} else if !strings.HasPrefix(line, "|") {
+			tables = nil
+		} else if m := row.FindStringSubmatch(line); m != nil {
+			for _, table := range tables {
+				all[table] = append(all[table], strings.Split(strings.ReplaceAll(m[1], "`", ""), " · ")...)
 			}
 		}
+	}
+	return all
+}
+
+// optionsInCode returns the same from the structs that the configuration is
+// decoded into.
+func optionsInCode(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	file, err := parser.ParseFile(token.NewFileSet(), "../../configfile.go", nil, 0)
+	must(t, err)
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		if table, ok := strings.CutSuffix(spec.Name.Name, "Table"); ok {
+			for _, field := range spec.Type.(*ast.StructType).Fields.List {
+				tag, err := strconv.Unquote(field.Tag.Value)
+				must(t, err)
+				all[table] = append(all[table], reflect.StructTag(tag).Get("toml"))
+			}
+		}
+		return true
 	})
+	if len(all) != 2 {
+		t.Fatalf("configfile.go has the tables %v", all)
+	}
+	for _, kind := range login.Kinds() {
+		all[kind] = nil
+		for option := range options(login.New(kind)) {
+			all[kind] = append(all[kind], option)
+		}
+	}
+	return all
+}
+
+// options returns a driver's options with what they are now.
+func options(d login.Driver) map[string]string {
+	all := map[string]string{}
+	v := reflect.ValueOf(d).Elem()
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if name := f.Tag.Get("toml"); name != "" {
+			all[name] = fmt.Sprint(v.FieldByIndex(f.Index))
+		}
+	}
+	return all
 }

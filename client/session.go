@@ -1,0 +1,216 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+)
+
+// Query names a session: by site, by URL, or by both.
+type Query struct {
+	// Site is the site's name in the agent's configuration. Empty: the site is
+	// found by URL, among those this process may use.
+	Site string
+	// URL is the absolute URL that the session is for; it decides which cookies
+	// there are. Empty: the site's own URL.
+	URL string
+	// Method is the HTTP method of the requests to come. Empty: any.
+	Method string
+	// MinValidity is how long the session should still live. One that is known
+	// to end sooner is made anew first, unless the site's sessions never live
+	// that long. Only for Client.Session: what a Source holds, the agent renews.
+	MinValidity time.Duration
+}
+
+// Session is a session of a user at a site, proven by the agent before it was
+// first served. It never changes and may be shared.
+//
+// Its secrets are only in what Header returns and Apply sets: a Session that is
+// printed, logged with slog or encoded as JSON shows none.
+type Session struct {
+	// Site is the site's name.
+	Site string
+	// User is whose session it is, as the site names the user.
+	User string
+	// Generation is an opaque label of the session, to be compared for equality
+	// only.
+	Generation string
+	// URL is the absolute URL, and Method the HTTP method or "" for any, of the
+	// requests that the session was computed for.
+	URL, Method string
+	// LoginTime is when the login that made the session ended.
+	LoginTime time.Time
+	// ProveTime is when the site last proved the session alive.
+	ProveTime time.Time
+	// ExpireTime is when the first of the cookies for the site's own URL ends;
+	// zero if none says.
+	ExpireTime time.Time
+	// Stale: the site could not be reached for a fresh proof; the session still
+	// lives as far as the agent knows.
+	Stale bool
+	// NotDurable: the session will not survive a restart of the agent.
+	NotDurable bool
+	// IdentityUnproven: the site cannot say whose session it is.
+	IdentityUnproven bool
+
+	// A function, so that whatever prints structures field by field, unexported
+	// ones and by any verb, shows an address.
+	header func() http.Header
+}
+
+// Session returns a proven session; the agent logs in first when there is none.
+// While the agent restarts, it is waited for up to five seconds. The codes of
+// failures are those of package api; to tell what to do about one:
+//
+//	switch code := api.CodeOf(err); {
+//	case code == api.NoAgent, code.Exit() == api.ExitLater: // try again later
+//	case code.Exit() == api.ExitPerson: // a person must act; api.AsError(err).Remedy says how
+//	}
+func (c *Client) Session(ctx context.Context, q Query) (*Session, error) {
+	s, err := c.Sessions()
+	if err != nil {
+		return nil, err
+	}
+	r := &pb.GetSessionRequest{Site: q.Site, Url: q.URL, Method: q.Method}
+	if q.MinValidity != 0 {
+		r.MinValidity = durationpb.New(q.MinValidity)
+	}
+	resp, err := s.GetSession(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return newSession(resp.GetSession(), q.Method)
+}
+
+// Refresh reports that the site refused a session, and returns the one that is
+// good now. The agent asks the site before it believes the report: if the
+// session lives, it is returned again, with the same Generation; if it is dead,
+// there is one login, however many report it. If another session has taken its
+// place already, that is the answer.
+//
+// A report is made once: it is not repeated while the agent restarts.
+func (c *Client) Refresh(ctx context.Context, dead *Session) (*Session, error) {
+	s, err := c.Sessions()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: dead.Site, Url: dead.URL, Method: dead.Method, Generation: dead.Generation})
+	if err != nil {
+		return nil, err
+	}
+	return newSession(resp.GetSession(), dead.Method)
+}
+
+func newSession(m *pb.Session, method string) (*Session, error) {
+	header, secrets := http.Header{}, 0
+	for _, h := range m.GetHeaders() {
+		header.Add(h.GetName(), string(h.GetValue()))
+		if h.GetSecret() {
+			secrets++
+		}
+	}
+	if secrets == 0 {
+		// It would be used, and make anonymous requests.
+		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the agent's answer has no cookie or other secret for that URL",
+			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
+	}
+	return &Session{
+		Site: m.GetSite(), User: m.GetUser(), Generation: m.GetGeneration(), URL: m.GetUrl(), Method: method,
+		LoginTime: moment(m.GetLoginTime()), ProveTime: moment(m.GetProveTime()), ExpireTime: moment(m.GetExpireTime()),
+		Stale: m.GetStale(), NotDurable: m.GetNotDurable(), IdentityUnproven: m.GetIdentityUnproven(),
+		header: header.Clone,
+	}, nil
+}
+
+func moment(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+// Header returns what a request to URL must carry: the Cookie header, and where
+// the site needs them others, such as User-Agent and X-Atlassian-Token. It holds
+// secrets. The caller may change it.
+//
+// The Cookie header is as the site wants it, byte for byte. There is no
+// []*http.Cookie: net/http drops or quotes bytes that sites do use. Who needs
+// the cookies' attributes calls GetSession of Client.Sessions.
+func (s *Session) Header() http.Header {
+	if s.header == nil {
+		return http.Header{}
+	}
+	return s.header()
+}
+
+// Apply sets the session's headers on a request, in place of the request's own
+// of the same names. Cookie and Authorization are removed in any case: a site
+// may refuse good credentials that come beside others.
+//
+// A request to another origin than that of URL is left as it is, and the error
+// has the code api.InvalidRequest. The cookies are those for the path of URL.
+func (s *Session) Apply(r *http.Request) error {
+	u, err := url.Parse(s.URL)
+	if err != nil || u.Host == "" {
+		return &api.Error{Code: api.InvalidRequest, Detail: "the session is for no absolute URL", Remedy: "take it from the agent"}
+	}
+	for _, to := range destinations(r) {
+		if originOf(to) != originOf(u) {
+			return &api.Error{Code: api.InvalidRequest, Detail: "the session is for " + originOf(u) + ", the request goes to " + originOf(to),
+				Remedy: "ask for a session of that site"}
+		}
+	}
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	// atlassian.com, "REST and os_authType": an invalid cookie is refused
+	// although the Authorization header beside it is good.
+	r.Header.Del("Cookie")
+	r.Header.Del("Authorization")
+	maps.Copy(r.Header, s.Header())
+	return nil
+}
+
+// destinations are the URLs that a request goes to: where it is sent, and as
+// whose the server there takes it.
+func destinations(r *http.Request) []*url.URL {
+	to := []*url.URL{r.URL}
+	if r.Host != "" {
+		to = append(to, &url.URL{Scheme: r.URL.Scheme, Host: r.Host})
+	}
+	return to
+}
+
+// originOf returns scheme, host and port of a URL (RFC 6454).
+func originOf(u *url.URL) string {
+	scheme, port := strings.ToLower(u.Scheme), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[scheme]
+	}
+	return scheme + "://" + net.JoinHostPort(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
+}
+
+// String names the session without its secrets.
+func (s Session) String() string {
+	return fmt.Sprintf("session %s of %s at %s", s.Generation, s.User, s.Site)
+}
+
+// GoString is String: %#v shows no secrets either.
+func (s Session) GoString() string { return s.String() }
+
+// LogValue implements slog.LogValuer.
+func (s Session) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("site", s.Site), slog.String("user", s.User), slog.String("generation", s.Generation), slog.Bool("stale", s.Stale))
+}

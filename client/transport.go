@@ -1,0 +1,201 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+
+	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+)
+
+// Transport is an http.RoundTripper that makes requests with the session of a
+// site, and heals itself when the session has died:
+//
+//	h := &http.Client{Transport: &client.Transport{Site: "jira"}}
+//
+// Only requests to the site's origin (scheme, host and port) get the session's
+// headers; they replace Cookie and Authorization headers of the request. Others,
+// such as those that a redirect leads elsewhere, are sent as they are. The
+// caller's request is not changed, and the session's headers are not in the
+// response's Request either.
+//
+// If the answer looks like that to a dead session, the session is reported to
+// the agent. The signs are status 401; a redirect to a known login page; that
+// Atlassian's products say who asked (X-Seraph-LoginReason, X-AUSERNAME); and an
+// HTML page with a login form, of which up to 64 KiB are read for this before
+// the answer is returned. The agent asks the site before it believes. Then
+//
+//   - if the session lives after all, the answer is returned as it came;
+//   - if there is a new one, the request is sent once more, never a third time,
+//     and the second answer is returned, whatever it is. A request with a body
+//     needs its GetBody, as http.NewRequest makes it. One whose method is not
+//     safe (RFC 9110, 9.2.1) is sent again only after a 401 or a redirect to a
+//     login page, which show that nothing was done. What cannot be sent again
+//     gets the answer as it came;
+//   - if there is none to be had, or the agent cannot be asked, the error says
+//     why, and the answer, a login page or what the site shows to anybody, is
+//     dropped. Only an answer to a request that may have been carried out, as
+//     above, is returned.
+//
+// Errors of its own are *api.Error, which http.Client wraps in *url.Error:
+// api.CodeOf finds the code. There is no session, and so an error, for a URL
+// at the site's origin that none of its cookies is for.
+//
+// It is safe for concurrent use. Fields must not be changed after the first
+// request.
+type Transport struct {
+	// Site is the site's name in the agent's configuration.
+	Site string
+	// Base makes the requests. nil: http.DefaultTransport.
+	Base http.RoundTripper
+	// Client talks to the agent. nil: the Transport has a zero Client of its own.
+	Client *Client
+
+	own Client
+	// busy is held for reading while own is in use.
+	busy sync.RWMutex
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	session, err := t.session(r)
+	if err != nil {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, err
+	}
+	if session == nil {
+		return t.base().RoundTrip(r)
+	}
+	resp, err := t.send(r, r.Body, session)
+	if err != nil {
+		return nil, err
+	}
+	seen := judge(resp)
+	if seen == accepted {
+		return resp, nil
+	}
+	fresh, err := t.refresh(r.Context(), session)
+	switch {
+	case seen != refused && !safe(r.Method):
+		return resp, nil // the report is made; more could do harm
+	case err != nil:
+		resp.Body.Close()
+		return nil, err
+	case fresh.Generation == session.Generation:
+		return resp, nil
+	}
+	body := r.Body
+	if body != nil && body != http.NoBody {
+		if r.GetBody == nil {
+			return resp, nil
+		}
+		if body, err = r.GetBody(); err != nil {
+			return resp, nil
+		}
+	}
+	drain(resp.Body)
+	return t.send(r, body, fresh)
+}
+
+// session returns the session for a request, nil for one that goes to another
+// origin than the site's.
+func (t *Transport) session(r *http.Request) (*Session, error) {
+	switch {
+	case t.Site == "":
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the transport has no site", Remedy: "set its Site to a name from sessionctl list"}
+	case r.URL == nil:
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the request has no URL", Remedy: "make it with http.NewRequest"}
+	}
+	c, done := t.client()
+	defer done()
+	// The agent has no need of the rest, which may hold secrets.
+	u := &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	s, err := c.Session(r.Context(), Query{Site: t.Site, URL: u.String(), Method: cmp.Or(r.Method, http.MethodGet)})
+	if api.CodeOf(err) != api.InvalidRequest {
+		return s, err
+	}
+	// The agent takes no URL of another origin. It is the one to ask which the
+	// site's is, each time: its configuration may change.
+	sessions, e := c.Sessions()
+	if e != nil {
+		return nil, e
+	}
+	list, e := sessions.ListSessions(r.Context(), &pb.ListSessionsRequest{})
+	if e != nil {
+		return nil, e
+	}
+	for _, site := range list.GetSessions() {
+		if own, e := url.Parse(site.GetUrl()); e == nil && site.GetSite() == t.Site && originOf(own) != originOf(u) {
+			return nil, nil
+		}
+	}
+	return nil, err
+}
+
+func (t *Transport) refresh(ctx context.Context, dead *Session) (*Session, error) {
+	c, done := t.client()
+	defer done()
+	return c.Refresh(ctx, dead)
+}
+
+// send makes the request with that body and session. The answer's Request is
+// the caller's, without the session.
+func (t *Transport) send(r *http.Request, body io.ReadCloser, s *Session) (*http.Response, error) {
+	clone := r.Clone(r.Context())
+	clone.Body = body
+	if err := s.Apply(clone); err != nil {
+		if body != nil {
+			body.Close()
+		}
+		return nil, err
+	}
+	resp, err := t.base().RoundTrip(clone)
+	if err != nil {
+		return nil, err
+	}
+	resp.Request = r
+	return resp, nil
+}
+
+// CloseIdleConnections closes those of Base, if it can, and the connection to
+// the agent if that is the Transport's own and no call is under way.
+func (t *Transport) CloseIdleConnections() {
+	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
+	if t.busy.TryLock() {
+		t.own.Close()
+		t.busy.Unlock()
+	}
+}
+
+func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
+
+// client returns what asks the agent, until done is called.
+func (t *Transport) client() (c *Client, done func()) {
+	if t.Client != nil {
+		return t.Client, func() {}
+	}
+	t.busy.RLock()
+	return &t.own, t.busy.RUnlock
+}
+
+// safe reports whether a method asks for nothing to be done (RFC 9110, 9.2.1).
+// "" is GET, as in net/http.
+func safe(method string) bool {
+	return slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, method)
+}
+
+// drain reads what little is left, so that the connection can be used again, and
+// closes the body.
+func drain(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, maxPage)
+	body.Close()
+}

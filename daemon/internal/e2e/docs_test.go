@@ -1,0 +1,671 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/rig"
+)
+
+// The pages are tried out as they stand. How a fenced block is tried is said by
+// its language: toml is a configuration of the agent, ini a krb5.conf; sh is
+// commands for a shell; js, python and go are programs; console and text are not
+// run. If the line before a block begins with a file's name, `name.sh`, the block
+// is that file.
+const (
+	repository = "../../.."
+	siteURL    = "https://jira.corp.example/jira" // on the pages
+	keytabFile = "/home/build/build.keytab"
+)
+
+var pages = []string{"README.md", "docs/jira.md", "docs/clients.md"}
+
+// block is a fenced block of a page.
+type block struct{ page, language, file, text string }
+
+func readPage(t *testing.T, page string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(repository, page))
+	must(t, err)
+	return string(b)
+}
+
+// blocks returns the blocks of a page that are in a language; "": all.
+func blocks(t *testing.T, page, language string) []block {
+	t.Helper()
+	var found []block
+	var b *block
+	name, last := regexp.MustCompile("^`([a-z]+\\.[a-z]+)`"), ""
+	for line := range strings.Lines(readPage(t, page)) {
+		fence, fenced := strings.CutPrefix(line, "```")
+		switch {
+		case fenced && b == nil:
+			b = &block{page: page, language: strings.TrimSpace(fence)}
+			if m := name.FindStringSubmatch(last); m != nil {
+				b.file = m[1]
+			}
+		case fenced:
+			if language == "" || b.language == language {
+				found = append(found, *b)
+			}
+			b = nil
+		case b != nil:
+			b.text += line
+		}
+		if strings.TrimSpace(line) != "" {
+			last = line
+		}
+	}
+	if b != nil {
+		t.Errorf("%s: a block does not end", page)
+	}
+	return found
+}
+
+// program returns the block that is a file.
+func program(t *testing.T, file string) block {
+	t.Helper()
+	for _, page := range pages {
+		for _, b := range blocks(t, page, "") {
+			if b.file == file {
+				return b
+			}
+		}
+	}
+	t.Fatalf("no page has %s", file)
+	return block{}
+}
+
+// tried are the blocks that TestExamples and TestWatchExample run.
+var tried = []string{"issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go"}
+
+// TestBlocks: no block goes untried, unless its language says so.
+func TestBlocks(t *testing.T) {
+	var files []string
+	for _, page := range pages {
+		for _, b := range blocks(t, page, "") {
+			switch b.language {
+			case "toml", "ini", "sh", "console", "text", "":
+			case "js", "python", "go":
+				if b.file == "" {
+					t.Errorf("%s: a program without a name:\n%s", page, b.text)
+				}
+			default:
+				t.Errorf("%s: a block in %q, of which nobody knows how to try it", page, b.language)
+			}
+			if b.file != "" {
+				files = append(files, b.file)
+			}
+		}
+	}
+	slices.Sort(files)
+	if !slices.Equal(files, slices.Sorted(slices.Values(tried))) {
+		t.Errorf("the pages have %s; tried are %s", files, tried)
+	}
+}
+
+// reader is somebody who does what the pages say, with a Jira in this process
+// behind a front that counts and can get in the way.
+type reader struct {
+	*jiraWorld
+	*home
+	front    string       // its URL
+	keytab   string       // of svc-build
+	spy      string       // a directory, first in PATH
+	requests atomic.Int32 // to the REST API, that the agent does not make
+	drop     atomic.Int32 // before so many more of them all sessions end
+	refuse   atomic.Bool  // all of them get 401
+
+	mu       sync.Mutex
+	windows  map[string]bool // paths asked for by a "Windows NT"
+	ordinary map[string]bool // and by others
+}
+
+func newReader(t *testing.T) *reader {
+	r := &reader{jiraWorld: newJira(t), spy: t.TempDir(), windows: map[string]bool{}, ordinary: map[string]bool{}}
+	r.kdc.AddPrincipal("svc-build", "CANARY-svc-build")
+	r.AddUser("svc-build", "")
+	r.keytab = write(t, filepath.Join(t.TempDir(), "svc-build.keytab"), string(r.kdc.Keytab("svc-build")))
+	r.front = frontOf(t, r.jiraWorld, func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		r.mu.Lock()
+		seen := r.ordinary
+		if strings.Contains(req.UserAgent(), "Windows NT") {
+			seen = r.windows
+		}
+		seen[req.URL.Path] = true
+		r.mu.Unlock()
+		if strings.HasPrefix(req.URL.Path, "/jira/rest/api/") {
+			r.requests.Add(1)
+			if r.drop.Add(-1) == 0 {
+				r.DropSessions()
+			}
+			if r.refuse.Load() {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+		}
+		next.ServeHTTP(w, req)
+	})
+	r.home = newHome(t, r.world)
+	return r
+}
+
+// here is a text of the pages for the reader's own place.
+func (r *reader) here(text string) string {
+	return strings.NewReplacer(siteURL, r.front+"/jira", keytabFile, r.keytab).Replace(text)
+}
+
+// configure writes the configuration of a page; n says which of them, from 0.
+func (r *reader) configure(t *testing.T, page string, n int) {
+	t.Helper()
+	text := blocks(t, page, "toml")[n].text
+	write(t, r.config, regexp.MustCompile(`(?m)^url .*$`).ReplaceAllString(r.here(text), "$0\ninsecure_http = true"))
+}
+
+func (r *reader) logins() int {
+	c := r.Counts()
+	return c.KerberosLogins + c.Logins
+}
+
+// command is one that the reader calls in a directory.
+func (r *reader) command(t *testing.T, dir string, argv ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"SESSIONCTL_SOCKET=" + r.socket, "PATH=" + r.spy + ":" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + r.krb5Conf,
+		// Where localhost is ::1 first, Node.js 18 tries nothing else.
+		"NODE_OPTIONS=--dns-result-order=ipv4first",
+	}
+	return cmd
+}
+
+// spyOn puts a program in front of one that writes down how it was called.
+func (r *reader) spyOn(t *testing.T, program string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(r.spy, program), fmt.Appendf(nil, `#!/bin/sh
+printf '%%s\n' "$0" "$@" >>'%[1]s/arguments'
+env >>'%[1]s/environment'
+exec '%[2]s' "$@"
+`, r.spy, path), 0o700))
+}
+
+// spied returns what was written down: "arguments" or "environment".
+func (r *reader) spied(t *testing.T, what string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(r.spy, what))
+	must(t, err)
+	return string(b)
+}
+
+// TestConfigurations: check-config has nothing to say against any example, nor
+// against the krb5.conf.
+func TestConfigurations(t *testing.T) {
+	r := newReader(t)
+	seen := 0
+	for _, page := range pages {
+		for _, b := range blocks(t, page, "toml") {
+			seen++
+			file := write(t, filepath.Join(t.TempDir(), "sessiond.toml"), strings.ReplaceAll(b.text, keytabFile, r.keytab))
+			want := fmt.Sprintf("ok: %d sites", strings.Count(b.text, "[site."))
+			if out := r.ok(t, "check-config", file); !strings.Contains(out, want) {
+				t.Errorf("%s:\n%s\n%s", page, b.text, out)
+			}
+		}
+	}
+	if seen < 3 {
+		t.Errorf("only %d configurations found", seen)
+	}
+	r.configure(t, "docs/jira.md", 0)
+	conf := blocks(t, "docs/jira.md", "ini")
+	if len(conf) != 1 {
+		t.Fatalf("%d krb5.conf found", len(conf))
+	}
+	r.krb5Conf = write(t, filepath.Join(t.TempDir(), "krb5.conf"), conf[0].text)
+	r.ok(t, "check-config", r.config)
+	write(t, r.krb5Conf, strings.ReplaceAll(conf[0].text, "kdc =", "no ="))
+	if got := r.sessionctl(t, "check-config", r.config); got.status != 5 || !strings.Contains(got.stderr, "(krb5conf_invalid)") {
+		t.Errorf("without a KDC: %v", got)
+	}
+}
+
+// TestShellExamples runs the commands that a page has for a shell.
+func TestShellExamples(t *testing.T) {
+	want := map[string][]string{
+		"docs/jira.md":    {`"name":"svc-build"`, `"key":"LAB-2"`, `(?s)"key":"LAB-[0-9]+".*"filename":"build.log"`},
+		"docs/clients.md": {`"key":"LAB-2"`},
+	}
+	for _, shell := range []string{"dash", "bash"} {
+		t.Run(shell, func(t *testing.T) {
+			rig.Require(t, shell, "curl")
+			r := newReader(t)
+			r.spyOn(t, "curl")
+			r.configure(t, "docs/jira.md", 0)
+			a := r.start(t)
+			for _, page := range pages {
+				i := 0
+				for _, b := range blocks(t, page, "sh") {
+					if b.file != "" {
+						continue
+					}
+					if i == len(want[page]) {
+						t.Fatalf("%s: nobody knows what is to come of:\n%s", page, b.text)
+					}
+					got := finish(t, r.command(t, t.TempDir(), shell, "-c", r.here(b.text)), "")
+					if got.status != 0 || got.stderr != "" || !regexp.MustCompile(want[page][i]).MatchString(got.stdout) {
+						t.Errorf("%s: %v\n%s", page, got, b.text)
+					}
+					i++
+				}
+				if i != len(want[page]) {
+					t.Errorf("%s: %d examples", page, i)
+				}
+			}
+			if n := r.logins(); n != 1 {
+				t.Errorf("%d logins", n)
+			}
+			if args := r.spied(t, "arguments"); strings.Contains(args, "CANARY") || !strings.Contains(args, "\n@-\n") {
+				t.Errorf("curl was called with\n%s", args)
+			}
+			// While it logs in, and only then, the agent calls itself so.
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if got := slices.Sorted(maps.Keys(r.windows)); !slices.Equal(got, []string{"/jira/login.jsp", "/jira/secure/Dashboard.jspa"}) || r.ordinary["/jira/login.jsp"] {
+				t.Errorf("a Windows NT asked for %s", got)
+			}
+			a.stop(t)
+			noSecrets(t, a)
+		})
+	}
+}
+
+// TestExamples runs the programs: they do their job, survive that Jira drops all
+// sessions in the middle of it, by one login, do not go on as nobody, and take
+// the second refusal for an answer.
+func TestExamples(t *testing.T) {
+	const summaries = "LAB-1 An issue that everybody may read\nLAB-2 An issue for users\nLAB-3 Another issue for users\n"
+	keys := []string{"LAB-1", "LAB-2", "LAB-3"}
+	issues := func(shell string) func(*testing.T) []string {
+		return func(t *testing.T) []string { return []string{shell, "issues.sh"} }
+	}
+	for _, c := range []struct {
+		name, file string
+		needs      []string
+		argv       func(*testing.T) []string
+		stdin      string
+		drop       int32 // before this request
+		want       string
+	}{
+		{name: "dash", file: "issues.sh", needs: []string{"dash", "curl"}, argv: issues("dash"), stdin: strings.Join(keys, "\n") + "\n", drop: 2, want: "LAB-1 200\nLAB-2 200\nLAB-3 200\n"},
+		{name: "bash", file: "issues.sh", needs: []string{"bash", "curl"}, argv: issues("bash"), stdin: strings.Join(keys, "\n") + "\n", drop: 2, want: "LAB-1 200\nLAB-2 200\nLAB-3 200\n"},
+		{name: "Node.js", file: "search.mjs", needs: []string{"node"}, drop: 1, want: summaries,
+			argv: func(*testing.T) []string { return []string{"node", "search.mjs", "type = Bug and status = Closed"} }},
+		{name: "Python", file: "issue.py", needs: []string{"python3"}, drop: 2, want: summaries,
+			argv: func(*testing.T) []string { return append([]string{"python3", "issue.py"}, keys...) }},
+		{name: "python-jira", file: "report.py", needs: []string{"jirashell"}, drop: 3, want: summaries,
+			argv: func(t *testing.T) []string {
+				return []string{interpreter(t, "jirashell"), "report.py", "project = LAB"}
+			}},
+		{name: "python-jira, dropped before it begins", file: "report.py", needs: []string{"jirashell"}, drop: 1, want: summaries,
+			argv: func(t *testing.T) []string {
+				return []string{interpreter(t, "jirashell"), "report.py", "project = LAB"}
+			}},
+		{name: "Go", file: "issue.go", drop: 2, want: summaries,
+			argv: func(*testing.T) []string { return append([]string{"./issue"}, keys...) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rig.Require(t, c.needs...)
+			r := newReader(t)
+			r.configure(t, "docs/jira.md", 0)
+			a := r.start(t)
+			dir := t.TempDir()
+			r.save(t, dir, c.file)
+			if slices.Contains(c.needs, "curl") {
+				r.spyOn(t, "curl")
+			}
+			run := func() result {
+				t.Helper()
+				got := finish(t, r.command(t, dir, c.argv(t)...), c.stdin)
+				if strings.Contains(got.stdout+got.stderr, "CANARY") {
+					t.Errorf("a secret shows: %v", got)
+				}
+				return got
+			}
+			for _, step := range []struct {
+				name   string
+				drop   int32
+				logins int
+			}{{"cold", 0, 1}, {"again", 0, 0}, {"dropped", c.drop, 1}} {
+				before := r.logins()
+				r.drop.Store(step.drop)
+				if got := run(); got.status != 0 || got.stdout != c.want {
+					t.Errorf("%s: %v", step.name, got)
+				}
+				if n := r.logins() - before; n != step.logins {
+					t.Errorf("%s: %d logins", step.name, n)
+				}
+				if step.drop > 0 && r.drop.Load() >= 0 {
+					t.Errorf("%s: the sessions were not dropped", step.name)
+				}
+			}
+
+			before := r.requests.Load()
+			r.refuse.Store(true)
+			if got := run(); got.status == 0 {
+				t.Errorf("refused: %v", got)
+			}
+			r.refuse.Store(false)
+			if n := r.requests.Load() - before; n < 1 || n > 2 {
+				t.Errorf("refused: %d requests", n)
+			}
+
+			a.stop(t)
+			noSecrets(t, a)
+			before = r.requests.Load()
+			if got := run(); got.status == 0 {
+				t.Errorf("without an agent: %v", got)
+			}
+			if n := r.requests.Load() - before; n != 0 {
+				t.Errorf("without an agent: %d requests", n)
+			}
+			if n := r.logins(); n != 2 {
+				t.Errorf("%d logins in all", n)
+			}
+			if slices.Contains(c.needs, "curl") {
+				for _, what := range []string{"arguments", "environment"} {
+					if strings.Contains(r.spied(t, what), "CANARY") {
+						t.Errorf("a secret is in curl's %s", what)
+					}
+				}
+			}
+		})
+	}
+}
+
+// save writes a file of the pages into a directory; one in Go it builds.
+func (r *reader) save(t *testing.T, dir, file string) {
+	t.Helper()
+	path := write(t, filepath.Join(dir, file), r.here(program(t, file).text))
+	if filepath.Ext(file) != ".go" {
+		return
+	}
+	// As a package of this module that is nowhere but in the overlay.
+	root, err := filepath.Abs(repository)
+	must(t, err)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, "docs", file): path}})
+	must(t, err)
+	over := write(t, filepath.Join(dir, "overlay.json"), string(overlay))
+	for _, args := range [][]string{{"vet", "-overlay", over}, {"build", "-overlay", over, "-o", strings.TrimSuffix(path, ".go")}} {
+		cmd := exec.CommandContext(t.Context(), "go", append(args, "./docs")...)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: go %s: %v\n%s", file, args[0], err, out)
+		}
+	}
+}
+
+// interpreter returns what runs a script, as its first line says: the one that
+// has the script's libraries.
+func interpreter(t *testing.T, script string) string {
+	t.Helper()
+	path, err := exec.LookPath(script)
+	must(t, err)
+	b, err := os.ReadFile(path)
+	must(t, err)
+	line, _, _ := strings.Cut(string(b), "\n")
+	name, ok := strings.CutPrefix(line, "#!")
+	if !ok || !filepath.IsAbs(name) {
+		t.Fatalf("%s begins with %q", path, line)
+	}
+	return name
+}
+
+// TestWatchExample: the service is told of the next session.
+func TestWatchExample(t *testing.T) {
+	r := newReader(t)
+	r.configure(t, "docs/jira.md", 0)
+	r.start(t)
+	dir := t.TempDir()
+	r.save(t, dir, "watch.go")
+	cmd := r.command(t, dir, "./watch")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	for i := range 2 {
+		if !lines.Scan() || lines.Text() != "svc-build has a session, with 2 headers for each request" {
+			t.Fatalf("%q", lines.Text())
+		}
+		if i == 0 {
+			r.DropSessions()
+			r.ok(t, "reject", "jira")
+		}
+	}
+	must(t, cmd.Process.Kill())
+	lines.Scan()
+	_ = cmd.Wait() // it was killed
+	if n := r.logins(); n != 2 {
+		t.Errorf("%d logins", n)
+	}
+}
+
+// TestKeytabExample: the keytab that docs/jira.md makes from a password is good,
+// also for an account whose salt is not made of its name.
+func TestKeytabExample(t *testing.T) {
+	rig.Require(t, "krb5kdc", "kdb5_util", "kadmin.local", "ktutil", "kinit")
+	dir := t.TempDir()
+	k, err := rig.StartMIT(t.Context(), filepath.Join(dir, "kdc"), realm)
+	must(t, err)
+	t.Cleanup(k.Stop)
+	must(t, k.AddPrincipal(t.Context(), "svc-build", password, "-e aes256-cts-hmac-sha1-96:norealm"))
+	keytab := filepath.Join(dir, "build.keytab")
+	var typed strings.Builder
+	for _, b := range blocks(t, "docs/jira.md", "console") {
+		for line := range strings.Lines(b.text) {
+			if command, ok := strings.CutPrefix(line, "ktutil:  "); ok {
+				typed.WriteString(strings.ReplaceAll(command, keytabFile, keytab))
+			} else if strings.HasPrefix(line, "Password for svc-build@") {
+				typed.WriteString(password + "\n")
+			}
+		}
+	}
+	call := func(stdin string, argv ...string) result {
+		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, k.Env()...)
+		return finish(t, cmd, stdin)
+	}
+	if r := call(typed.String(), "ktutil"); r.status != 0 || r.stderr != "" {
+		t.Fatalf("%v", r)
+	}
+	if r := call("", "kinit", "-kt", keytab, "svc-build@"+realm); r.status != 0 {
+		t.Errorf("%v", r)
+	}
+}
+
+// TestBrowserExample: what docs/jira.md says of a session from a browser, and of
+// its end.
+func TestBrowserExample(t *testing.T) {
+	r := newReader(t)
+	r.configure(t, "docs/jira.md", 1)
+	r.start(t)
+	r.SetPassword("alice", "CANARY-simple")
+	resp, err := http.Post(r.front+"/jira/rest/auth/1/session", "application/json", strings.NewReader(`{"username":"alice","password":"CANARY-simple"}`))
+	must(t, err)
+	resp.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	var pairs []string
+	for _, c := range resp.Cookies() {
+		pairs = append(pairs, c.Name+"="+c.Value)
+	}
+	got := r.run(t, strings.Join(pairs, "; ")+"\n", filepath.Join(bin, "sessionctl"), "login", "jira", "--cookie-stdin")
+	if got.status != 0 || got.stderr != "sessionctl: jira: logged in as alice\n" {
+		t.Errorf("%v", got)
+	}
+	r.ok(t, "raw", "jira")
+	r.DropSessions()
+	r.fails(t, 5, "no_secret", "reject", "jira")
+}
+
+// TestCodesTable: the codes that docs/jira.md explains are there, with their exit
+// statuses, and none that a login at Jira can end with is missing.
+func TestCodesTable(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join(repository, "api", "code.go"))
+	must(t, err)
+	names := map[string]string{} // of the constant → code
+	for _, m := range regexp.MustCompile(`(?m)^\t(\w+) +Code = "([a-z0-9_]+)"`).FindAllStringSubmatch(string(source), -1) {
+		names[m[1]] = m[2]
+	}
+	explained := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z0-9_]+`(?: · `[a-z0-9_]+`)*) \\| ([0-9]) \\|").FindAllStringSubmatch(readPage(t, "docs/jira.md"), -1) {
+		for code := range strings.SplitSeq(row[1], " · ") {
+			code = strings.Trim(code, "`")
+			if explained[code] {
+				t.Errorf("%s stands there twice", code)
+			}
+			explained[code] = true
+			if !slices.Contains(slices.Collect(maps.Values(names)), code) {
+				t.Errorf("there is no code %s", code)
+			} else if status := strconv.Itoa(api.Code(code).Exit()); status != row[2] {
+				t.Errorf("the exit status of %s is %s", code, status)
+			}
+		}
+	}
+	// What is not about a login, but about calls, the store and files of the agent.
+	elsewhere := []string{"invalid_request", "config_invalid", "store_damaged", "store_failed", "deadline", "not_cached", "unknown_site"}
+	var files []string
+	for _, pattern := range []string{"login/jira.go", "login/spnego.go", "keeper/*.go", "web/*.go", "krb/*.go"} {
+		found, err := filepath.Glob(filepath.Join("..", pattern))
+		must(t, err)
+		files = append(files, found...)
+	}
+	used := map[string]bool{}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(file)
+		must(t, err)
+		for _, m := range regexp.MustCompile(`\bapi\.([A-Z]\w*)\b`).FindAllStringSubmatch(string(b), -1) {
+			if code := names[m[1]]; code != "" {
+				used[code] = true
+			}
+		}
+	}
+	for _, code := range slices.Sorted(maps.Keys(used)) {
+		if !explained[code] && !slices.Contains(elsewhere, code) {
+			t.Errorf("%s is not explained", code)
+		}
+	}
+	if len(explained) < 20 || len(used) < 20 {
+		t.Errorf("only %d codes explained and %d used", len(explained), len(used))
+	}
+}
+
+// TestLinks: links between the pages lead somewhere, and each page can be reached
+// from the README.
+func TestLinks(t *testing.T) {
+	seen := 0
+	reached := map[string]bool{"README.md": true}
+	for _, page := range pages {
+		for _, m := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(readPage(t, page), -1) {
+			seen++
+			file, anchor, _ := strings.Cut(m[1], "#")
+			to := page
+			if file != "" {
+				to = filepath.Join(filepath.Dir(page), file)
+			}
+			if page == "README.md" {
+				reached[to] = true
+			}
+			if !slices.Contains(pages, to) {
+				t.Errorf("%s: there is no page %s", page, m[1])
+			} else if anchor != "" && !slices.Contains(anchors(t, to), anchor) {
+				t.Errorf("%s: there is no heading %s", page, m[1])
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d links found", seen)
+	}
+	here, err := filepath.Glob(filepath.Join(repository, "docs", "*"))
+	must(t, err)
+	for _, file := range here {
+		if page := "docs/" + filepath.Base(file); !reached[page] {
+			t.Errorf("the README does not lead to %s", page)
+		}
+	}
+}
+
+// anchors returns what a page's headings are called in links, as GitHub makes it.
+func anchors(t *testing.T, page string) []string {
+	t.Helper()
+	text := readPage(t, page)
+	for _, b := range blocks(t, page, "") {
+		text = strings.Replace(text, b.text, "", 1) // a # in there is a comment
+	}
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		name := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
+}
+
+// TestCommandsNamed: the verbs and flags that the pages name are there.
+func TestCommandsNamed(t *testing.T) {
+	h := newHome(t, inProcess(t))
+	help := h.ok(t, "help") + h.run(t, "", filepath.Join(bin, "sessionctl-admin"), "help").stdout
+	verbs := map[string]string{} // with their own help
+	flags := 0
+	flag := regexp.MustCompile(`--[a-z-]+`)
+	for _, page := range pages {
+		text := readPage(t, page)
+		for _, m := range regexp.MustCompile("\\bsessionctl ([a-z-]+)([^`\n|&;]*)").FindAllStringSubmatch(text, -1) {
+			verb := m[1]
+			if _, known := verbs[verb]; !known {
+				if !strings.Contains(help, "  "+verb+" ") {
+					t.Errorf("%s: there is no verb %s", page, verb)
+				}
+				r := h.sessionctl(t, verb, "--help")
+				verbs[verb] = r.stdout + r.stderr
+			}
+			for _, f := range flag.FindAllString(m[2], -1) {
+				if flags++; !strings.Contains(verbs[verb], f) {
+					t.Errorf("%s: %s has no flag %s", page, verb, f)
+				}
+			}
+		}
+		agent := h.run(t, "", filepath.Join(bin, "sessiond"), "--help").stdout
+		for _, m := range regexp.MustCompile(`\bsessiond (--[a-z-]+)`).FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(agent, m[1]) {
+				t.Errorf("%s: sessiond has no flag %s", page, m[1])
+			}
+		}
+		makefile := readPage(t, "Makefile")
+		for _, m := range regexp.MustCompile("(?:`|=require |    )make ([a-z]+)").FindAllStringSubmatch(text, -1) {
+			if !regexp.MustCompile(`(?m)^\.PHONY: .*\b` + m[1] + `\b`).MatchString(makefile) {
+				t.Errorf("%s: there is no target %s", page, m[1])
+			}
+		}
+	}
+	if len(verbs) < 10 || flags < 5 {
+		t.Errorf("only %d verbs and %d flags found", len(verbs), flags)
+	}
+}
