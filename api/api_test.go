@@ -55,6 +55,11 @@ func TestEveryCodeHasAClass(t *testing.T) {
 			t.Errorf("%s is not in snake case", c)
 		}
 	}
+	for c, temporary := range map[Code]bool{NoAgent: true, Timeout: true, Quota: true, Deadline: true, UntrustedSocket: false, Latched: false, UnknownSite: false, Unknown: false} {
+		if c.Temporary() != temporary {
+			t.Errorf("%s: temporary %v", c, !temporary)
+		}
+	}
 	if Code("new_one").Exit() != ExitOther {
 		t.Error("a code of the future")
 	}

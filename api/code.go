@@ -188,6 +188,10 @@ func (c Code) Refusal() bool {
 	return false
 }
 
+// Temporary reports whether the failure may pass without anybody doing
+// something, so that trying again later can help.
+func (c Code) Temporary() bool { return c == NoAgent || c.Exit() == ExitLater }
+
 // Reason returns the code as the reason of a google.rpc.ErrorInfo.
 func (c Code) Reason() string { return strings.ToUpper(string(c)) }
 

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -100,6 +101,9 @@ func (c *Client) connection() (*grpc.ClientConn, error) {
 		grpc.WithAuthority("localhost"),
 		grpc.WithUserAgent("sessionctl/"+api.Version),
 		grpc.WithDisableServiceConfig(),
+		// An agent that hangs is noticed by those who wait for a stream, too. It
+		// takes pings every 10 s and more.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxPause},
 			MinConnectTimeout: 2 * time.Second,

@@ -147,7 +147,7 @@ func ExampleClient_Session_errors() {
 		fmt.Println("go on")
 	case code == api.UnknownSite:
 		fmt.Println("the site is not configured, or not for this user")
-	case code == api.NoAgent, code.Exit() == api.ExitLater:
+	case code.Temporary():
 		fmt.Println("try again later:", err)
 	case code.Exit() == api.ExitPerson:
 		fmt.Println("ask a person:", err)

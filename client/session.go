@@ -75,7 +75,7 @@ type Session struct {
 // failures are those of package api; to tell what to do about one:
 //
 //	switch code := api.CodeOf(err); {
-//	case code == api.NoAgent, code.Exit() == api.ExitLater: // try again later
+//	case code.Temporary(): // try again later
 //	case code.Exit() == api.ExitPerson: // a person must act; api.AsError(err).Remedy says how
 //	}
 func (c *Client) Session(ctx context.Context, q Query) (*Session, error) {

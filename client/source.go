@@ -60,9 +60,9 @@ type receiver interface {
 // Watch returns a Source after its first session has come. ctx is for this
 // wait alone; the Source works until Close.
 //
-// An agent that is not there (api.NoAgent) and failures that pass by themselves
-// (those of exit status api.ExitLater) are waited out; if one lasts until ctx
-// ends, it is the error. Others, such as api.Latched, are returned at once.
+// Failures that may pass by themselves (api.Code.Temporary) are waited out; if one
+// lasts until ctx ends, it is the error. Others, such as api.Latched, are
+// returned at once.
 func (c *Client) Watch(ctx context.Context, q Query) (*Source, error) {
 	if q.MinValidity != 0 {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "a watched session has no min validity", Remedy: "leave it out: the agent renews what is watched"}
@@ -88,7 +88,7 @@ func newSource(ctx context.Context, method string, watch func(context.Context) (
 		switch {
 		case now.session != nil:
 			return s, nil
-		case code != "" && code != api.NoAgent && code.Exit() != api.ExitLater:
+		case code != "" && !code.Temporary():
 			s.Close()
 			return nil, now.err
 		}

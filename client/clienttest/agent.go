@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
@@ -117,7 +118,8 @@ func (a *Agent) Restart() error {
 	if err != nil {
 		return err
 	}
-	a.server = grpc.NewServer(grpc.WaitForHandlers(true), grpc.UnaryInterceptor(a.unary), grpc.StreamInterceptor(a.stream))
+	a.server = grpc.NewServer(grpc.WaitForHandlers(true), grpc.UnaryInterceptor(a.unary), grpc.StreamInterceptor(a.stream),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second})) // as the agent
 	pb.RegisterSessionServiceServer(a.server, &service{agent: a})
 	a.served = make(chan struct{})
 	go func(server *grpc.Server, served chan struct{}) {
