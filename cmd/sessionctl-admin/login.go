@@ -98,6 +98,8 @@ func (a *app) readSecret(ctx context.Context, prompt string) ([]byte, error) {
 	case r := <-done:
 		b := bytes.TrimSuffix(bytes.TrimSuffix(r.b, []byte("\n")), []byte("\r"))
 		switch {
+		case api.CodeOf(r.err) == api.InvalidRequest:
+			return nil, r.err
 		case r.err != nil:
 			return nil, &api.Error{Code: api.InvalidRequest, Detail: "standard input cannot be read", Remedy: "sessionctl login --help", Err: r.err}
 		case len(b) == 0:
@@ -110,6 +112,10 @@ func (a *app) readSecret(ctx context.Context, prompt string) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 }
+
+// maxLine is the longest line that a terminal gives, without its end; it drops
+// the rest (termios(3), canonical mode).
+const maxLine = 4095
 
 // line reads a terminal's next line.
 func line(f *os.File) ([]byte, error) {
@@ -127,6 +133,9 @@ func line(f *os.File) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	if len(bytes.TrimSuffix(b, []byte("\n"))) >= maxLine {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "a terminal cuts lines that long", Remedy: "give it by a pipe instead"}
 	}
 	return b, nil
 }
