@@ -85,7 +85,7 @@ const (
 	SocketInUse     Code = "socket_in_use"     // another agent listens there
 	SocketFailed    Code = "socket_failed"     // the socket cannot be made
 	ConfigInvalid   Code = "config_invalid"    // the configuration is wrong
-	Quota           Code = "quota"             // too many connections or requests of this uid
+	Quota           Code = "quota"             // too many connections, requests or logins
 	VersionSkew     Code = "version_skew"      // sessionctl, sessionctl-admin, sessiond differ
 	Deadline        Code = "deadline"          // the caller's own time is over
 	Unprintable     Code = "unprintable"       // a cookie holds bytes that cannot be printed safely

@@ -166,9 +166,7 @@ func (s *Site) forKeeper(engine *krb.Engine, password *keeper.Password) keeper.S
 			return web.NewExchange(o, jar)
 		},
 	}
-	if password != nil {
-		k.Ready, k.Forgive = password.Ready, password.Forgive
-	} else {
+	if password == nil {
 		k.Ready = func() error { return engine.Ready(s.Credential.Credential) }
 		k.Forgive = func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) }
 	}

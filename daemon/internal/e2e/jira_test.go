@@ -268,44 +268,59 @@ func wantPersonToAct(t *testing.T, r result) {
 }
 
 // TestKilledInTheAttempt: the agent dies while Jira looks at a password. It
-// cannot know what came of it, so one that was never accepted counts as refused.
+// cannot know what came of it, so that counts as a refusal, also of a password
+// that was right before.
 func TestKilledInTheAttempt(t *testing.T) {
-	j := newJira(t)
-	arrived, hold := make(chan struct{}), make(chan struct{})
-	var posts atomic.Int32
-	front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if r.Method == http.MethodPost {
-			if posts.Add(1) == 1 {
+	for _, accepted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("accepted before %v", accepted), func(t *testing.T) {
+			j := newJira(t)
+			arrived, hold := make(chan struct{}), make(chan struct{})
+			var posts atomic.Int32
+			var die atomic.Bool
+			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				next.ServeHTTP(w, r)
-				close(arrived)
-				<-hold
-				return
+				if r.Method == http.MethodPost {
+					posts.Add(1)
+					if die.Swap(false) {
+						close(arrived)
+						<-hold
+					}
+				}
+			})
+			defer close(hold)
+			h := j.home(t)
+			text, err := os.ReadFile(h.config)
+			must(t, err)
+			write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+			a := h.start(t)
+			login := func() result { return h.givePassword(t, "CANARY-wrong") }
+			if accepted {
+				if r := h.givePassword(t, alicePassword); r.status != 0 {
+					t.Fatalf("%v", r)
+				}
+				j.SetPassword("alice", "CANARY-new")
+				login = func() result { return h.sessionctl(t, "raw", "tracker") }
 			}
-		}
-		next.ServeHTTP(w, r)
-	})
-	defer close(hold)
-	h := j.home(t)
-	text, err := os.ReadFile(h.config)
-	must(t, err)
-	write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
-	a := h.start(t)
-	lost := make(chan result, 1)
-	go func() { lost <- h.givePassword(t, "CANARY-wrong") }()
-	<-arrived
-	must(t, a.cmd.Process.Signal(syscall.SIGKILL))
-	<-a.done
-	<-lost
-	a = h.start(t)
-	r := h.givePassword(t, "CANARY-wrong")
-	wantFailure(t, r, 5, "latched")
-	if posts.Load() != 1 {
-		t.Errorf("%d attempts", posts.Load())
+			posts.Store(0)
+			die.Store(true)
+			lost := make(chan result, 1)
+			go func() { lost <- login() }()
+			<-arrived
+			must(t, a.cmd.Process.Signal(syscall.SIGKILL))
+			<-a.done
+			a = h.start(t)
+			<-lost // a script's call waits for the agent's return
+			wantFailure(t, login(), 5, "latched")
+			if posts.Load() != 1 {
+				t.Errorf("%d attempts", posts.Load())
+			}
+			j.SetPassword("alice", alicePassword)
+			if r := h.run(t, alicePassword+"\n", filepath.Join(bin, "sessionctl"), "login", "tracker", "--password-stdin", "--retry"); r.status != 0 {
+				t.Errorf("the way out: %v", r)
+			}
+			a.stop(t)
+		})
 	}
-	if r := h.givePassword(t, alicePassword); r.status != 0 {
-		t.Errorf("another password: %v", r)
-	}
-	a.stop(t)
 }
 
 // frontOf starts a proxy in front of Jira.

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,7 +130,7 @@ func TestNotSpent(t *testing.T) {
 		{"Basic disabled", rig.JiraModes{BasicDisabled: true}, false},
 		{"no right", rig.JiraModes{NoPermission: true}, false},
 		{"the login page with status 200", rig.JiraModes{LoginPage: true}, true},
-		{"anonymous after the login", rig.JiraModes{Anonymous: true}, true},
+		{"anonymous after the login", rig.JiraModes{Anonymous: true}, false}, // it was right
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := newJira(t)
@@ -148,10 +149,90 @@ func TestNotSpent(t *testing.T) {
 				return
 			}
 			wantFailure(t, r, 5, "latched")
+			if !strings.Contains(r.stderr, "sessionctl login tracker --password-stdin --retry") {
+				t.Errorf("%v", r)
+			}
 			if r := h.run(t, alicePassword, bin+"/sessionctl", "login", "tracker", "--password-stdin", "--retry"); r.status != 0 {
 				t.Errorf("the way out: %v", r)
 			}
 		})
+	}
+}
+
+// TestRefusedWithMore: a refusal is one, whatever else the answer says.
+func TestRefusedWithMore(t *testing.T) {
+	for name, add := range map[string]func(http.ResponseWriter) int{
+		"a challenge": func(w http.ResponseWriter) int {
+			w.Header().Add("WWW-Authenticate", "Negotiate")
+			return http.StatusUnauthorized
+		},
+		"too many requests": func(w http.ResponseWriter) int {
+			w.Header().Set("X-Seraph-LoginReason", "AUTHENTICATED_FAILED")
+			return http.StatusTooManyRequests
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := newJira(t)
+			posts := 0
+			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if r.Method != http.MethodPost {
+					next.ServeHTTP(w, r)
+					return
+				}
+				posts++
+				w.WriteHeader(add(w))
+			})
+			h := j.home(t)
+			text, err := os.ReadFile(h.config)
+			must(t, err)
+			write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+			a := h.start(t)
+			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "bad_credentials")
+			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "latched")
+			a.stop(t)
+			if posts != 1 {
+				t.Errorf("%d attempts", posts)
+			}
+		})
+	}
+}
+
+// TestBackSoon: a page with status 200 in front of everything is no word of
+// Jira's: it ends no session and gets no password.
+func TestBackSoon(t *testing.T) {
+	j := newJira(t)
+	var soon atomic.Bool
+	var posts atomic.Int32
+	front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch {
+		case !soon.Load():
+			next.ServeHTTP(w, r)
+		case r.Method == http.MethodPost:
+			posts.Add(1)
+		default:
+			w.Header().Set("Content-Type", "text/html")
+			w.Write([]byte("<h1>Back soon</h1>"))
+		}
+	})
+	h := j.home(t)
+	text, err := os.ReadFile(h.config)
+	must(t, err)
+	write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+	h.start(t)
+	if r := h.givePassword(t, alicePassword); r.status != 0 {
+		t.Fatalf("%v", r)
+	}
+	first := h.ok(t, "raw", "tracker")
+	soon.Store(true)
+	if r := h.sessionctl(t, "raw", "tracker"); r.status != 0 || r.stdout != first || !strings.Contains(r.stderr, "stale") {
+		t.Errorf("%v", r)
+	}
+	h.ok(t, "logout", "tracker")
+	h.fails(t, 7, "maintenance", "raw", "tracker")
+	soon.Store(false)
+	h.ok(t, "login", "tracker")
+	if posts.Load() != 0 {
+		t.Error("the page was given the password")
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +39,7 @@ type entry struct {
 	failures   int        // in a row
 	retryAt    time.Time  // the end of the back-off
 	flight     *flight
+	recent     []time.Time   // automatic logins that succeeded, the last maxLogins
 	changed    chan struct{} // closed at the end of each flight
 }
 
@@ -133,7 +136,7 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 				}
 				continue
 			}
-			f = e.launch(n)
+			f = e.launch(n, w.force)
 		}
 		known := e.stale
 		e.mu.Unlock()
@@ -211,12 +214,13 @@ func (e *entry) held(wait time.Duration) error {
 }
 
 // launch starts the work. The caller holds the lock.
-func (e *entry) launch(n need) *flight {
+func (e *entry) launch(n need, force bool) *flight {
 	f := &flight{login: n == aLogin, done: make(chan struct{})}
 	e.flight = f
 	session := e.session
 	e.k.flights.Go(func() {
-		err := e.safely(func() *api.Error { return e.work(f.login, session) })
+		err := e.safely(func() *api.Error { return e.work(f.login, force, session) })
+		guarded := err != nil && e.guarded(err.Code)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		f.err = err
@@ -224,7 +228,7 @@ func (e *entry) launch(n need) *flight {
 			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
 		} else {
 			e.failure, e.failures = err, e.failures+1
-			if guarded(err.Code) {
+			if guarded {
 				e.retryAt = time.Time{}
 			} else {
 				e.retryAt = time.Now().Add(backOff(e.failures))
@@ -303,16 +307,18 @@ func (e *entry) safely(work func() *api.Error) (err *api.Error) {
 // guarded reports whether a failure needs no back-off, because the next
 // attempt costs nobody anything: a latch answers, or a local file is read.
 // So a mended file or a new key counts at once.
-func guarded(c api.Code) bool {
+func (e *entry) guarded(c api.Code) bool {
 	switch c {
 	case api.Latched, api.NoSecret, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
 		return true
 	}
-	return c.Refusal()
+	return c.Refusal() && e.ready(e.attempt(nil)) != nil
 }
 
-// work proves the session, or makes a new one, and publishes it.
-func (e *entry) work(makeNew bool, old *Session) *api.Error {
+// work proves the session, or makes a new one, and publishes it. Unless it is
+// forced, there is no end of logins that a site undoes, or somebody who may use
+// the session.
+func (e *entry) work(makeNew, force bool, old *Session) *api.Error {
 	if !makeNew {
 		s, err := e.prove(old)
 		switch code := api.CodeOf(err); {
@@ -331,7 +337,19 @@ func (e *entry) work(makeNew bool, old *Session) *api.Error {
 			e.forget()
 		}
 	}
-	return e.renew(nil)
+	if force {
+		return e.renew(nil)
+	}
+	now := time.Now()
+	if len(e.recent) == maxLogins && now.Sub(e.recent[0]) < loginWindow {
+		return &api.Error{Code: api.Quota, Detail: fmt.Sprintf("%d sessions have died within %v of their login", maxLogins, loginWindow),
+			Remedy: "find out who ends them: the site, or a caller that logs out there"}
+	}
+	if err := e.renew(nil); err != nil {
+		return err
+	}
+	e.recent = append(e.recent[max(0, len(e.recent)-maxLogins+1):], now)
+	return nil
 }
 
 // renew logs in and publishes the new session. A password that is offered takes
@@ -341,7 +359,7 @@ func (e *entry) renew(offered *attempt) *api.Error {
 	s, err := e.login(offered)
 	if err != nil {
 		e.k.failures.Add(1)
-		f := e.remedied(err)
+		f := e.remedied(err, offered)
 		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)
 		return f
 	}
@@ -355,65 +373,82 @@ func (e *entry) renew(offered *attempt) *api.Error {
 	return nil
 }
 
-// remedied adds the ways out that only a person has.
-func (e *entry) remedied(err error) *api.Error {
+// remedied adds the ways out that only a person has. A password that was offered
+// and refused is not at hand for the next attempt.
+func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	f := *api.AsError(err)
-	var ways []string
-	if f.Remedy != "" {
-		ways = append(ways, f.Remedy)
-	}
+	login := "sessionctl login " + e.site.Name
+	p := e.site.Password
+	bring := p != nil && p.file == ""
+	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
-	if p := e.site.Password; p != nil && p.file == "" && (stands || f.Code == api.NoSecret) && !errors.Is(err, &api.Error{Code: api.Captcha}) {
-		ways = append(ways, "sessionctl login "+e.site.Name+" --password-stdin")
+	var ways []string
+	if bring && f.Code == api.NoSecret {
+		ways = append(ways, login+" --password-stdin", login+" --cookie-stdin")
 	}
-	if stands {
-		ways = append(ways, "sessionctl login "+e.site.Name+" --retry")
+	if bring && stands && !captcha {
+		ways = append(ways, login+" --password-stdin")
 	}
-	f.Remedy = strings.Join(ways, ", or: ")
+	switch {
+	case !stands:
+	case offered != nil:
+		ways = append(ways, login+" --password-stdin --retry")
+	default:
+		ways = append(ways, login+" --retry")
+	}
+	way := strings.Join(ways, ", or: ")
+	switch {
+	case f.Remedy == "" || way == "":
+		f.Remedy += way
+	case captcha:
+		f.Remedy += ", then: " + way
+	default:
+		f.Remedy += ", or: " + way
+	}
 	return &f
 }
 
-// ready returns what keeps the site's credential from being used.
-func (e *entry) ready(offered *attempt) error {
-	if offered != nil {
-		return nil // it is looked at when it is taken
+// ready returns what keeps the site's credential from being used. a is nil
+// unless that is a password.
+func (e *entry) ready(a *attempt) error {
+	if a != nil {
+		return a.ready()
 	}
 	if err := e.site.Ready(); err != nil {
 		return err
 	}
-	return e.k.o.Latches.Check(e.verifier(), e.site.Account, nil)
+	return e.k.o.Latches.Check(e.site.verifier(), e.site.Account, nil)
 }
 
-// verifier is the site as one that judges an account, whatever its tickets: it
-// wants a CAPTCHA solved.
-func (e *entry) verifier() string { return "[site." + e.site.Name + "]" }
-
-// forgive lifts the refusals that stand against the credential, or the password
-// that is offered in its stead.
+// forgive lifts the refusals that stand against the credential.
 func (e *entry) forgive(ctx context.Context, offered *attempt) error {
-	if offered != nil {
-		return offered.forgive(ctx)
+	if a := e.attempt(offered); a != nil {
+		return a.forgive(ctx)
 	}
 	if err := e.site.Forgive(ctx); err != nil {
 		return err
 	}
-	return e.k.o.Latches.Clear(ctx, e.verifier(), e.site.Account, nil)
+	return e.k.o.Latches.Clear(ctx, e.site.verifier(), e.site.Account, nil)
+}
+
+// attempt returns what lends a login its password: what is offered, else the
+// stored one; nil if the credential is none.
+func (e *entry) attempt(offered *attempt) *attempt {
+	if offered == nil && e.site.Password != nil {
+		return &attempt{p: e.site.Password, site: &e.site}
+	}
+	return offered
 }
 
 // login makes a new session and proves it.
 func (e *entry) login(offered *attempt) (s *Session, err error) {
-	if err := e.ready(offered); err != nil {
+	a := e.attempt(offered)
+	if err := e.ready(a); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
-	var lent login.Password // a nil *attempt in it would not be nil
-	a := offered
-	if a == nil && e.site.Password != nil {
-		a = &attempt{p: e.site.Password}
-	}
 	if a != nil {
-		lent = a
 		// Also after a panic, which is no verdict.
 		err = &api.Error{Code: api.Unknown, Detail: "the login broke off"}
 		defer func() {
@@ -422,26 +457,35 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 			}
 		}()
 	}
-	s, err = e.newSession(ctx, lent)
+	s, err = e.newSession(ctx, a)
 	if a == nil && api.CodeOf(err) == api.Captcha {
-		if err := e.k.o.Latches.End(context.WithoutCancel(ctx), e.verifier(), e.site.Account, nil, err); err != nil {
+		if err := e.k.o.Latches.refuse(context.WithoutCancel(ctx), e.site.verifier(), e.site.Account, nil, api.AsError(err)); err != nil {
 			e.log.Error("a latch is not stored", "err", err)
 		}
 	}
 	return s, err
 }
 
-func (e *entry) newSession(ctx context.Context, lent login.Password) (*Session, error) {
+// newSession logs in and proves the session. a is nil unless a password is lent.
+func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
+	var lent login.Password // a nil *attempt in it would not be nil
+	if a != nil {
+		lent = a
+	}
 	x := e.site.Exchange(new(web.Jar), true)
 	err := e.site.Driver.Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
 		return nil, err
 	}
-	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: x.Jar()})
+	var secrets []string
+	if a != nil {
+		secrets = []string{a.secret.Reveal()}
+	}
+	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: time.Now(), jar: x.Jar()}, secrets...)
 	if api.CodeOf(err) == api.Expired {
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail,
-			Remedy: "check how the site is set up: url, kind, and what it is asked as a proof", Err: err}
+			Remedy: "check the site's url, and its probe_url and identity_… if it has them", Err: err}
 	}
 	return s, err
 }
@@ -487,8 +531,9 @@ func (e *entry) prove(s *Session) (*Session, error) {
 }
 
 // probe returns the session as it is after a probe that proved it: Set-Cookie
-// lines of the probe replace older values.
-func (e *entry) probe(ctx context.Context, s *Session) (*Session, error) {
+// lines of the probe replace older values. Whatever of the secrets and cookies a
+// site sends back as a name is not shown.
+func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Session, error) {
 	x := e.site.Exchange(s.jar.Clone(), false)
 	defer x.Close()
 	id, err := e.site.Driver.Probe(ctx, x)
@@ -496,7 +541,15 @@ func (e *entry) probe(ctx context.Context, s *Session) (*Session, error) {
 		return nil, err
 	}
 	if !e.site.Expect.Met(id) {
+		for _, v := range slices.Concat(secrets, s.jar.Values(), x.Jar().Values()) {
+			if len(v) >= 4 && strings.Contains(id.Name, v) { // a shorter one is in many a name
+				id.Name = "[redacted]"
+			}
+		}
 		return nil, e.wrongIdentity(id)
+	}
+	if x.Jar().Living(time.Now()) == 0 {
+		return nil, &api.Error{Code: api.Expired, Detail: "the site answered the proof by taking the cookies away"}
 	}
 	p := *s
 	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, time.Now(), x.Jar()

@@ -48,14 +48,12 @@ type Site struct {
 	Expect login.Expectation
 	// Recheck is how long a proof is good for.
 	Recheck time.Duration
-	// Ready says what keeps the credential from being used, before anybody is
-	// asked: a file that cannot be read, or a refusal that stands.
-	Ready func() error
-	// Forgive lifts a refusal that stands against the credential, for one
-	// attempt.
-	Forgive func(context.Context) error
-	// Password is the credential, if it is one; Ready and Forgive are its.
+	// Password is the credential, if it is one. If not, Ready says what keeps it
+	// from being used, before anybody is asked: a file that cannot be read, or a
+	// refusal that stands; and Forgive lifts that refusal, for one attempt.
 	Password *Password
+	Ready    func() error
+	Forgive  func(context.Context) error
 	// Driver logs in.
 	Driver login.Driver
 	// Exchange starts a dialogue with the site. Without credentials it must
@@ -78,6 +76,13 @@ const (
 	// logoutTimeout bounds what is asked of a site about a session that is dropped
 	// in any case.
 	logoutTimeout = 5 * time.Second
+)
+
+// More than maxLogins automatic logins of a site within loginWindow do not help:
+// its sessions die at once.
+const (
+	maxLogins   = 10
+	loginWindow = time.Minute
 )
 
 // watchRecheck is how often a watched session is proven at most.
@@ -197,11 +202,11 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 		if err := CheckPassword(o.Password); err != nil {
 			return Served{}, err
 		}
-		offered = &attempt{p: p, secret: secret.New(string(o.Password)), isNew: true}
+		offered = &attempt{p: p, site: &e.site, secret: secret.New(string(o.Password)), offered: true}
 	}
 	if o.Retry {
 		if err := e.forgive(ctx, offered); err != nil {
-			return Served{}, e.remedied(err)
+			return Served{}, e.remedied(err, offered)
 		}
 	}
 	switch {

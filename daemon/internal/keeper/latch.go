@@ -86,6 +86,12 @@ func NewLatches(records Records, mac func(data ...[]byte) []byte) *Latches {
 // *api.Error: of code api.Latched if a person has to act, and then of the code of
 // the refusal inside, or nil.
 func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
+	return l.check(false, verifier, user, secrets...)
+}
+
+// check is Check. If it is strict, an attempt of unknown outcome counts as
+// refused even of a secret that was accepted before.
+func (l *Latches) check(strict bool, verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, err := l.load(verifier, user)
@@ -105,7 +111,7 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 		case s.Code != "":
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy, Err: &api.Error{Code: s.Code}}
-		case unknown > 0 && !s.Accepted:
+		case unknown > 0 && (strict || !s.Accepted):
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s%v", user, at, s.Loss)}
 		case unknown >= unknownTries && time.Since(s.Time).Abs() < unknownPause:
@@ -157,11 +163,40 @@ func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte,
 		case verdict == nil:
 			s.Pending, s.Accepted, s.Code, s.Loss = 0, true, "", nil
 		case refused != nil && refused.Code.Refusal():
-			s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = 0, refused.Code, refused.Detail, refused.Remedy, nil
+			s.refuse(refused)
 		default:
 			s.Pending = max(s.Pending-1, 0)
 		}
 	})
+}
+
+// refuse latches a secret whatever the code of the failure is.
+func (l *Latches) refuse(ctx context.Context, verifier, user string, secret []byte, failure *api.Error) error {
+	return l.change(ctx, verifier, user, secret, func(s *secretState) { s.refuse(failure) })
+}
+
+func (s *secretState) refuse(e *api.Error) {
+	s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = 0, e.Code, e.Detail, e.Remedy, nil
+}
+
+// doubt writes down an attempt of which nobody will know what became.
+func (l *Latches) doubt(ctx context.Context, verifier, user string, secret []byte, accepted bool, because error) error {
+	e := api.AsError(because)
+	return l.change(ctx, verifier, user, secret, func(s *secretState) {
+		s.Pending, s.Accepted, s.Loss = s.Pending+1, s.Accepted || accepted, &loss{e.Code, e.Detail}
+	})
+}
+
+// accepted reports whether a secret was accepted at some time.
+func (l *Latches) accepted(verifier, user string, secret []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, err := l.load(verifier, user)
+	if err != nil {
+		return false
+	}
+	s := a.find(l.hash(verifier, user, secret))
+	return s != nil && s.Accepted
 }
 
 // Lost ends an attempt of which nobody will know what became, because of an

@@ -23,7 +23,8 @@ const turnTimeout = loginTimeout / 2
 
 // Password is the password of one credential, for all sites that name it. Its
 // verifier is the credential itself: a password that one site refuses is tried
-// at no other.
+// at no other. What one site only may have refused, because its answer was lost,
+// or made no sense, or wants a CAPTCHA solved, is remembered for that site alone.
 type Password struct {
 	credential, user string
 	file             string // holds the password; "": the store does
@@ -68,22 +69,29 @@ func CheckPassword(p []byte) error {
 func (p *Password) key() string      { return p.credential + "\x00" + p.user }
 func (p *Password) verifier() string { return "[credential." + p.credential + "]" }
 
-// Ready returns what keeps the password from being used, or nil.
-func (p *Password) Ready() error {
-	pw, err := p.load()
-	if err != nil {
+// check returns what stands against trying a password at a site, or nil.
+func (p *Password) check(site *Site, pw secret.String) error {
+	// With no verdict at all the agent has died in the middle of an attempt.
+	if err := p.latches.check(true, p.verifier(), p.user, []byte(pw.Reveal())); err != nil {
 		return err
 	}
-	return p.latches.Check(p.verifier(), p.user, []byte(pw.Reveal()))
+	return p.latches.Check(site.verifier(), p.user, site.secret(pw))
 }
 
-// Forgive lifts a refusal that stands against the password, for one attempt.
-func (p *Password) Forgive(ctx context.Context) error {
-	pw, err := p.load()
-	if err != nil {
-		return err
-	}
-	return p.latches.Clear(ctx, p.verifier(), p.user, []byte(pw.Reveal()))
+// forgive lifts what stands against trying a password at a site, for one attempt.
+func (p *Password) forgive(ctx context.Context, site *Site, pw secret.String) error {
+	return errors.Join(
+		p.latches.Clear(ctx, p.verifier(), p.user, []byte(pw.Reveal())),
+		p.latches.Clear(ctx, site.verifier(), p.user, site.secret(pw)))
+}
+
+// verifier is the site as one that judges an account by itself.
+func (s *Site) verifier() string { return "[site." + s.Name + "]" }
+
+// secret is a password at the site as it is set up: another set-up is worth
+// another attempt.
+func (s *Site) secret(pw secret.String) []byte {
+	return []byte(s.Fingerprint + "\x00" + pw.Reveal())
 }
 
 // load returns the password.
@@ -143,16 +151,43 @@ func (p *Password) store(ctx context.Context, pw secret.String) error {
 // attempt lends a password to one login (login.Password), and remembers what
 // became of it.
 type attempt struct {
-	p *Password
-	// secret is what is lent; unset until Take unless it is a new one, to be
-	// stored after it was accepted.
+	p    *Password
+	site *Site
+	// secret is what is lent; unset until it is asked for, unless it is offered:
+	// to be stored after it was accepted.
 	secret   secret.String
-	isNew    bool
+	offered  bool
 	begun    bool
 	unseen   bool
 	accepted bool
-	// unkept is why a new password that was accepted could not be stored.
+	// unkept is why an offered password that was accepted could not be stored.
 	unkept error
+}
+
+// password returns what is lent.
+func (a *attempt) password() (pw secret.String, err error) {
+	if !a.offered {
+		a.secret, err = a.p.load()
+	}
+	return a.secret, err
+}
+
+// ready returns what keeps the password from being tried.
+func (a *attempt) ready() error {
+	pw, err := a.password()
+	if err != nil {
+		return err
+	}
+	return a.p.check(a.site, pw)
+}
+
+// forgive lifts what stands against the password.
+func (a *attempt) forgive(ctx context.Context) error {
+	pw, err := a.password()
+	if err != nil {
+		return err
+	}
+	return a.p.forgive(ctx, a.site, pw)
 }
 
 // User implements login.Password.
@@ -178,25 +213,14 @@ func (a *attempt) Take(ctx context.Context) (secret.String, error) {
 	return a.secret, nil
 }
 
-// forgive lifts a refusal of the password that is offered.
-func (a *attempt) forgive(ctx context.Context) error {
-	return a.p.latches.Clear(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
-}
-
-func (a *attempt) begin(ctx context.Context) (err error) {
+func (a *attempt) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return api.AsError(err) // nobody would wait for the outcome
 	}
-	if !a.isNew {
-		if a.secret, err = a.p.load(); err != nil {
-			return err
-		}
-	}
-	pw := []byte(a.secret.Reveal())
-	if err := a.p.latches.Check(a.p.verifier(), a.p.user, pw); err != nil {
+	if err := a.ready(); err != nil {
 		return err
 	}
-	return a.p.latches.Begin(ctx, a.p.verifier(), a.p.user, pw)
+	return a.p.latches.Begin(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
 }
 
 // GiveBack implements login.Password.
@@ -208,23 +232,58 @@ func (a *attempt) Accepted() { a.accepted = true }
 // end says what became of the login, its proof included. The error is of the
 // store, and says what is not remembered.
 func (a *attempt) end(ctx context.Context, verdict error) error {
+	captcha := api.CodeOf(verdict) == api.Captcha
 	if !a.begun {
-		return nil
+		if !captcha {
+			return nil
+		}
+		// The login page has said so already.
+		pw, err := a.password()
+		if err != nil {
+			return err
+		}
+		return a.p.latches.refuse(ctx, a.site.verifier(), a.p.user, a.site.secret(pw), api.AsError(verdict))
 	}
 	defer func() { <-a.p.turn }()
 	a.begun = false
-	pw := []byte(a.secret.Reveal())
-	switch code := api.CodeOf(verdict); {
-	case verdict == nil, a.accepted && code != api.LoginOKButProbeFailed:
-		verdict = nil // the password was right, whatever else went wrong
-	case a.unseen, code.Refusal():
-	default:
-		a.p.latches.Lost(a.p.verifier(), a.p.user, pw, verdict)
-		return nil
+	l, pw, here := a.p.latches, []byte(a.secret.Reveal()), a.site.secret(a.secret)
+	e := api.AsError(verdict)
+	var alone error // for this site
+	switch {
+	case verdict == nil, a.accepted: // the password was right, whatever else went wrong
+		e, alone = nil, l.End(ctx, a.site.verifier(), a.p.user, here, nil)
+	case captcha:
+		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
+	case e.Code.Refusal():
+		// Callers at the credential's other sites may not know this one.
+		e = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
+	case a.unseen:
+	case unanswered(e.Code):
+		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.accepted(a.p.verifier(), a.p.user, pw), e)
+	default: // an answer, and not that of a login
+		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	}
-	err := a.p.latches.End(ctx, a.p.verifier(), a.p.user, pw, verdict)
-	if verdict == nil && a.isNew {
+	if e != nil && (captcha || !e.Code.Refusal()) {
+		e = &api.Error{Code: api.Unknown} // no verdict for the others
+	}
+	var err error
+	if e == nil {
+		err = l.End(ctx, a.p.verifier(), a.p.user, pw, nil)
+	} else {
+		err = l.End(ctx, a.p.verifier(), a.p.user, pw, e)
+	}
+	if e == nil && a.offered {
 		a.unkept = a.p.store(ctx, a.secret)
 	}
-	return err
+	return errors.Join(err, alone)
+}
+
+// unanswered reports whether a failure leaves open what the site makes of a password:
+// there was no answer, or that of a server in trouble.
+func unanswered(c api.Code) bool {
+	switch c {
+	case api.DNSError, api.NetworkError, api.Timeout, api.TLSError, api.RateLimited, api.Maintenance, api.Server5xx, api.Deadline, api.Unknown:
+		return true
+	}
+	return false
 }

@@ -116,7 +116,7 @@ func (m *team) start(t *testing.T, file string) {
 	var sites []Site
 	for _, name := range names {
 		s := m.sites[name].named(name)
-		s.Account, s.Password, s.Ready, s.Forgive = "build", m.password, m.password.Ready, m.password.Forgive
+		s.Account, s.Password = "build", m.password
 		sites = append(sites, s)
 	}
 	m.Keeper = keep(t, m.sessions, l, sites...)

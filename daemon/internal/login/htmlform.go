@@ -166,6 +166,14 @@ func (o *option) value() string {
 	return strings.Join(strings.FieldsFunc(o.text.String(), func(r rune) bool { return strings.ContainsRune(" \t\n\f\r", r) }), " ")
 }
 
+// asksForPassword reports whether a page shows a field for a password.
+func asksForPassword(page *web.Response) bool {
+	forms, _ := readForms(page)
+	return slices.ContainsFunc(forms, func(h *htmlForm) bool {
+		return slices.ContainsFunc(h.controls, func(c *control) bool { return c.kind == "password" })
+	})
+}
+
 // maxControls is the most controls of a page. One with more shows no forms: some
 // could be incomplete.
 const maxControls = 1000

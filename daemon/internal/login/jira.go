@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -115,8 +116,16 @@ func (j *jira) password(ctx context.Context, x *web.Exchange, p Password) error 
 	return j.answer(x, r, p)
 }
 
-// answer judges what Jira says to a password.
+// answer judges what Jira says to a password. What its login framework says
+// counts before the status: it has looked at the password, or will not.
 func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
+	s := seraph(r)
+	switch {
+	case s.captcha():
+		return j.captcha(x, r)
+	case s.says(authenticatedFailed): // also with 200 and an empty body: JRA-41559
+		return passwordRefused(r, p)
+	}
 	if err := web.StatusError(r); err != nil {
 		if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
 			p.GiveBack()
@@ -128,10 +137,7 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 	} else if to != nil {
 		return unexpected(r)
 	}
-	s := seraph(r)
 	switch {
-	case s.captcha():
-		return j.captcha(x, r)
 	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("Basic Authentication has been disabled")):
 		p.GiveBack()
 		return &api.Error{Code: api.BasicDisabled, Detail: r.Shown() + " takes no passwords: Basic Authentication is disabled on this instance",
@@ -142,13 +148,8 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
 		p.Accepted()
 		return noRight(r)
-	case s.says(authenticatedFailed): // also with 200 and an empty body: JRA-41559
-		return passwordRefused(r, p)
 	case r.Status == http.StatusUnauthorized:
-		if web.FindChallenge(r.Challenges, "negotiate") != nil {
-			p.GiveBack()
-			return gated(r)
-		}
+		// Whoever says so: a gate would have said it to the question before.
 		return passwordRefused(r, p)
 	case r.Status == http.StatusNotFound, r.Status == http.StatusMethodNotAllowed, r.Status == http.StatusGone:
 		p.GiveBack()
@@ -176,7 +177,8 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 }
 
 // running asks the status resource, which needs no login (Atlassian, "Jira
-// status endpoint").
+// status endpoint"). A page instead is of something in front, such as a proxy
+// that says "back soon" with status 200.
 func (j *jira) running(ctx context.Context, x *web.Exchange) error {
 	u, err := x.URL("status")
 	if err != nil {
@@ -195,9 +197,13 @@ func (j *jira) running(ctx context.Context, x *web.Exchange) error {
 	if r.Status == http.StatusUnauthorized && len(r.Challenges) > 0 {
 		return gated(r)
 	}
-	var status struct{ State string }
-	if r.Status != http.StatusOK || json.Unmarshal(r.Body, &status) != nil {
+	if r.Status != http.StatusOK {
 		return nil // a Jira without it, or a front that keeps it to itself
+	}
+	var status struct{ State string }
+	if json.Unmarshal(r.Body, &status) != nil {
+		return &api.Error{Code: api.Maintenance, Detail: r.Shown() + " shows a page instead of Jira's state",
+			Remedy: "ask again later; if it stays so, look at that page with a browser, and check the site's url"}
 	}
 	switch state := status.State; state {
 	case "STARTING", "STOPPING", "FIRST_RUN", "MAINTENANCE", "ERROR":
@@ -224,33 +230,45 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 		return Identity{}, &api.Error{Code: api.Expired, Detail: r.Shown() + " " + how}
 	}
 	switch {
+	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
+		return Identity{}, noRight(r)
 	case r.Status == http.StatusUnauthorized:
 		return dead("answers 401 to the session's cookies")
-	case s.says(authenticatedFailed), s.says(loggedOut):
+	case s.captcha(), s.says(authenticatedFailed), s.says(loggedOut):
 		return dead("says that the session's cookies are no login")
 	case redirects(r):
 		return dead("sends the session's cookies to a login page")
-	case r.Status == http.StatusForbidden && s.user == "" && !s.says(authorisationFailed):
-		return dead("answers 403 to the session's cookies, and names no user")
 	case r.Status == http.StatusForbidden:
-		return Identity{}, noRight(r)
+		return dead("answers 403 to the session's cookies, and names no user")
 	case r.Status != http.StatusOK:
 		return Identity{}, unexpected(r)
 	}
 	name, err := jsonPath(r.Body, "name")
 	switch {
 	case errors.Is(err, errTwice):
-		return Identity{}, &api.Error{Code: api.WrongIdentity, Detail: r.Shown() + " names two users", Remedy: "ask whoever runs the site why"}
+		return Identity{}, contradiction(r)
+	case err != nil && asksForPassword(r):
+		return dead("answers 200 with a login page")
 	case err != nil:
-		// A login page with status 200, or a page that says "back soon".
 		if err := j.running(ctx, x); err != nil {
 			return Identity{}, err
 		}
 		return dead("answers 200, but not with a session")
 	case name == "":
 		return dead("answers 200 without naming a user")
+	case s.anonymous:
+		return dead("names a user, but says that nobody asks")
+	case s.user != "" && s.user != name:
+		// In the header the name may be percent-encoded.
+		if u, err := url.PathUnescape(s.user); err != nil || lower(u) != lower(name) {
+			return Identity{}, contradiction(r)
+		}
 	}
 	return Identity{Name: name}, nil
+}
+
+func contradiction(r *web.Response) error {
+	return &api.Error{Code: api.WrongIdentity, Detail: r.Shown() + " names two users", Remedy: "ask whoever runs the site why: a cache on the way would explain it"}
 }
 
 // Logout implements Logouter.
@@ -288,9 +306,10 @@ func passwordRefused(r *web.Response, p Password) error {
 	return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User()}
 }
 
-// gated is for a gate in front of Jira that wants a login of its own.
+// gated is for a gate in front of Jira that wants a login of its own, so that the
+// password is not even sent.
 func gated(r *web.Response) error {
-	return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached, so the password was not sent",
+	return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached",
 		Remedy: "log in with a principal and its keytab"}
 }
 

@@ -22,6 +22,8 @@ type seraphHeaders struct {
 	reasons []string
 	denied  string // X-Authentication-Denied-Reason
 	user    string // "" for nobody
+	// anonymous: it is said that nobody asks, and not only not said who.
+	anonymous bool
 }
 
 func seraph(r *web.Response) seraphHeaders {
@@ -34,7 +36,7 @@ func seraph(r *web.Response) seraphHeaders {
 	}
 	s.denied = r.Header.Get("X-Authentication-Denied-Reason")
 	if s.user = r.Header.Get("X-AUSERNAME"); s.user == "anonymous" {
-		s.user = ""
+		s.user, s.anonymous = "", true
 	}
 	return s
 }

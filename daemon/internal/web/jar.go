@@ -97,6 +97,15 @@ func CookieHeader(cs []*Cookie) string {
 	return b.String()
 }
 
+// Values returns what the cookies hold, to be kept out of messages.
+func (j *Jar) Values() []string {
+	var values []string
+	for _, e := range j.entries {
+		values = append(values, e.cookie.Value.Reveal())
+	}
+	return values
+}
+
 // Len returns the number of cookies.
 func (j *Jar) Len() int { return len(j.entries) }
 
