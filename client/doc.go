@@ -5,8 +5,8 @@
 // There are three ways to a session. Take the first that fits:
 //
 //   - [Transport] for requests through net/http. It is an http.RoundTripper that
-//     adds what the site wants, and logs in anew and repeats the request when
-//     the session has died.
+//     adds what the site wants. When the session has died it logs in anew, and
+//     repeats the request if that can do no harm.
 //   - [Source], made by [Client.Watch], for a service that makes its requests in
 //     another way, such as a WebSocket library or a program that it starts. It
 //     always holds the current session, at no cost, also while the agent is away.

@@ -112,8 +112,8 @@ func dial(url string, header http.Header) (status int) {
 	return resp.StatusCode
 }
 
-// Every request of an http.Client is made with the session, and none fails
-// because a session has ended.
+// Every request of an http.Client is made with the session, and sent again with
+// a new one if the site refuses the old.
 func ExampleTransport() {
 	site, agent, end := exampleSite()
 	defer end()

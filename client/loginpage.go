@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"io"
 	"mime"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A verdict is what an answer says about the session of its request. It is a
@@ -19,15 +19,15 @@ type verdict int
 const (
 	// accepted: nothing speaks against the session.
 	accepted verdict = iota
-	// anonymous: the site answered as to nobody. It may have done what the
-	// request asked.
+	// anonymous: the site answered as to nobody, or wants a login next. It may
+	// have done what the request asked, which may have ended the session.
 	anonymous
-	// refused: the site wants a login first, and has done nothing.
+	// refused: the site says that it has not done what the request asked.
 	refused
 )
 
 // judge looks for the signs of a session that is none any more. Of the body it
-// reads at most maxPage bytes, and puts them back.
+// reads at most maxPage bytes, for at most maxWait, and puts them back.
 func judge(r *http.Response) verdict {
 	switch {
 	case r.StatusCode == http.StatusUnauthorized: // RFC 9110, 15.5.2
@@ -36,7 +36,7 @@ func judge(r *http.Response) verdict {
 		return accepted // an outage says nothing about who asked
 	case isRedirect(r.StatusCode):
 		if to, err := r.Location(); err == nil && isLoginPage(to) {
-			return refused
+			return anonymous
 		}
 	}
 	// com.atlassian.seraph.auth.LoginReason in Jira's Java API: the session is
@@ -99,27 +99,74 @@ func isPage(h http.Header) bool {
 	return err == nil && (kind == "text/html" || kind == "application/xhtml+xml") && h.Get("Content-Encoding") == ""
 }
 
-// maxPage is how much of a page is searched for a login form, in bytes.
-const maxPage = 64 << 10
+// A page is searched for a login form
+const (
+	maxPage = 64 << 10        // in so many bytes from its beginning, and
+	maxWait = 2 * time.Second // not at all if these take longer.
+)
 
-// peek returns the first maxPage bytes of a body, which still gives them all.
+// peek returns the first maxPage bytes of a body, or nothing if they do not come
+// within maxWait. The body still gives them all, as they come.
 func peek(r *http.Response) []byte {
-	begin, err := io.ReadAll(io.LimitReader(r.Body, maxPage))
-	rest := io.Reader(r.Body)
-	if err != nil {
-		rest = failing{err}
+	p := &page{ReadCloser: r.Body}
+	r.Body = p
+	late := time.After(maxWait)
+	for len(p.begin) < maxPage && p.err == nil {
+		p.reading = read(p.ReadCloser, min(4<<10, maxPage-len(p.begin)))
+		select {
+		case got := <-p.reading:
+			p.add(got)
+		case <-late:
+			return nil
+		}
 	}
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(begin), rest), r.Body}
-	return begin
+	return p.begin
 }
 
-// failing is a reader that has failed.
-type failing struct{ err error }
+// page is a body that has been read in part. A Read may be under way, which
+// Close ends.
+type page struct {
+	io.ReadCloser
+	begin   []byte      // read, and not given yet
+	reading <-chan part // gives what follows; nil if no Read is under way
+	err     error       // follows, unless nil
+}
 
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
+// part is what a Read has returned.
+type part struct {
+	bytes []byte
+	err   error
+}
+
+// read starts a Read of at most so many bytes.
+func read(from io.Reader, n int) <-chan part {
+	done := make(chan part, 1) // so that it ends although nobody waits for it
+	go func() {
+		b := make([]byte, n)
+		n, err := from.Read(b)
+		done <- part{b[:n], err}
+	}()
+	return done
+}
+
+func (p *page) add(got part) {
+	p.begin, p.err, p.reading = append(p.begin, got.bytes...), got.err, nil
+}
+
+func (p *page) Read(b []byte) (int, error) {
+	if len(p.begin) == 0 && p.reading != nil {
+		p.add(<-p.reading)
+	}
+	switch {
+	case len(p.begin) > 0:
+		n := copy(b, p.begin)
+		p.begin = p.begin[n:]
+		return n, nil
+	case p.err != nil:
+		return 0, p.err
+	}
+	return p.ReadCloser.Read(b)
+}
 
 // Fields of the login forms of Atlassian's products (os_, j_) and of the Java
 // servlet containers (j_; Jakarta Servlet 6.0, 13.6.3).

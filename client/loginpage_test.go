@@ -3,13 +3,20 @@ package client
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
+	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 )
 
 func answer(status int, header http.Header, body string) *http.Response {
@@ -52,13 +59,13 @@ func TestJudge(t *testing.T) {
 		"200":                      {200, nil, jiraForm, accepted},
 		"429 of nobody":            {429, with(nil, "X-AUSERNAME", "anonymous"), "", accepted},
 		"503 with a login form":    {503, with(html, "X-Seraph-LoginReason", "OUT"), jiraForm, accepted},
-		"to Jira's":                {302, to("/jira/login.jsp?os_destination=%2Fx"), "", refused},
-		"to Confluence's":          {302, to("https://jira.example/login.action;jsessionid=0"), "", refused},
-		"to Bamboo's":              {303, to("/userlogin!doDefault.action?os_destination=x"), "", refused},
-		"to Bitbucket's":           {302, to("/login?next=/x"), "", refused},
-		"to the SSO app's":         {307, to("/plugins/servlet/external-login"), "", refused},
-		"to another host's":        {302, to("https://sso.example/cas/login?service=x"), "", refused},
-		"to a relative one":        {301, to("login.jsp"), "", refused},
+		"to Jira's":                {302, to("/jira/login.jsp?os_destination=%2Fx"), "", anonymous},
+		"to Confluence's":          {302, to("https://jira.example/login.action;jsessionid=0"), "", anonymous},
+		"to Bamboo's":              {303, to("/userlogin!doDefault.action?os_destination=x"), "", anonymous},
+		"to Bitbucket's":           {302, to("/login?next=/x"), "", anonymous},
+		"to the SSO app's":         {307, to("/plugins/servlet/external-login"), "", anonymous},
+		"to another host's":        {302, to("https://sso.example/cas/login?service=x"), "", anonymous},
+		"to a relative one":        {301, to("login.jsp"), "", anonymous},
 		"to a user's page":         {302, to("/browse/LOGIN-1?next=/login.jsp"), "", accepted},
 		"to a directory":           {302, to("/login.jsp/x"), "", accepted},
 		"to nowhere":               {302, nil, "", accepted},
@@ -134,6 +141,187 @@ func TestPeekFails(t *testing.T) {
 	}
 }
 
+// A slowSite answers with HTML, in parts, after a time each.
+type slowSite struct {
+	gzip  bool
+	parts []slowPart
+	// left is closed when the client has gone before the end.
+	left chan struct{}
+}
+
+type slowPart struct {
+	after time.Duration
+	text  string
+}
+
+func (s *slowSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/html")
+	body := io.Writer(w)
+	flush := w.(http.Flusher).Flush
+	if s.gzip {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		defer z.Close()
+		body, flush = z, func() { _ = z.Flush(); w.(http.Flusher).Flush() }
+	}
+	w.(http.Flusher).Flush() // the header alone
+	for _, p := range s.parts {
+		select {
+		case <-time.After(p.after):
+			_, _ = io.WriteString(body, p.text)
+			flush()
+		case <-r.Context().Done():
+			close(s.left)
+			return
+		}
+	}
+}
+
+// pipes is a listener whose connections are pipes, so that a bubble's clock runs
+// while they are waited for.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Close() error { close(p.closed); return nil }
+
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
+
+// get answers as Transport does, but for the agent.
+func (s *slowSite) get(t *testing.T, ctx context.Context) (*http.Response, verdict) {
+	t.Helper()
+	s.left = make(chan struct{})
+	l := pipes{make(chan net.Conn), make(chan struct{})}
+	server := &http.Server{Handler: s}
+	go func() { _ = server.Serve(l) }()
+	base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		l.conns <- there
+		return here, nil
+	}}
+	t.Cleanup(func() {
+		base.CloseIdleConnections()
+		server.Close()
+	})
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://jira.example/jira", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&Transport{Base: base}).send(r, nil, &Session{URL: "http://jira.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, judge(resp)
+}
+
+// slowSites calls f for pages that come slowly, each in a bubble.
+func slowSites(t *testing.T, f func(t *testing.T, s *slowSite)) {
+	const never = 24 * time.Hour
+	for name, parts := range map[string][]slowPart{
+		"header":          {{never, "late"}},
+		"begin":           {{0, "begin"}, {never, "late"}},
+		"parts":           {{time.Second, "one "}, {maxWait, "two "}, {maxWait, "three"}},
+		"drops":           slices.Repeat([]slowPart{{maxWait / 4, "x"}}, 20),
+		"much":            {{0, strings.Repeat("x", maxPage/2)}, {never, strings.Repeat("y", 2*maxPage)}},
+		"login form, end": {{0, jiraForm}, {never, "</html>"}},
+	} {
+		for _, compressed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, compressed %v", name, compressed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { f(t, &slowSite{gzip: compressed, parts: parts}) })
+			})
+		}
+	}
+}
+
+// TestPeekLate: what comes slowly is not waited for. It comes all the same, each
+// part when it is there.
+func TestPeekLate(t *testing.T) {
+	slowSites(t, func(t *testing.T, s *slowSite) {
+		begin := time.Now()
+		resp, got := s.get(t, t.Context())
+		if d := time.Since(begin); got != accepted || d != maxWait {
+			t.Fatalf("%d after %v", got, d)
+		}
+		var due time.Duration
+		for _, p := range s.parts {
+			due += p.after
+			text := make([]byte, len(p.text))
+			_, err := io.ReadFull(resp.Body, text)
+			if d := time.Since(begin); err != nil || string(text) != p.text || d != max(due, maxWait) {
+				t.Fatalf("%d bytes after %v, %v; want %d after %v", len(text), d, err, len(p.text), due)
+			}
+		}
+		if rest, err := io.ReadAll(resp.Body); len(rest) != 0 || err != nil {
+			t.Errorf("and then %q, %v", rest, err)
+		}
+		if err := resp.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestPeekLeaves: Close, and the end of the caller's context, end all that is
+// under way, at once. A goroutine that is left keeps the bubble from ending.
+func TestPeekLeaves(t *testing.T) {
+	slowSites(t, func(t *testing.T, s *slowSite) {
+		resp, _ := s.get(t, t.Context())
+		begin := time.Now()
+		if err := resp.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		<-s.left
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("after %v", d)
+		}
+	})
+	slowSites(t, func(t *testing.T, s *slowSite) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		resp, _ := s.get(t, ctx)
+		go func() {
+			<-time.After(maxWait / 8)
+			cancel()
+		}()
+		begin := time.Now()
+		if _, err := io.ReadAll(resp.Body); err != context.Canceled {
+			t.Errorf("%v", err)
+		}
+		<-s.left
+		if d := time.Since(begin); d != maxWait/8 {
+			t.Errorf("after %v", d)
+		}
+		resp.Body.Close()
+	})
+}
+
+// TestPeekGone: the caller leaves while the page is waited for.
+func TestPeekGone(t *testing.T) {
+	slowSites(t, func(t *testing.T, s *slowSite) {
+		ctx, cancel := context.WithTimeout(t.Context(), maxWait/8)
+		defer cancel()
+		begin := time.Now()
+		resp, got := s.get(t, ctx)
+		if _, err := io.ReadAll(resp.Body); err != context.DeadlineExceeded {
+			t.Errorf("%v", err)
+		}
+		<-s.left
+		if d := time.Since(begin); d != maxWait/8 {
+			t.Errorf("%d after %v", got, d)
+		}
+		resp.Body.Close()
+	})
+}
+
 type closer func()
 
 func (c closer) Close() error { c(); return nil }
@@ -145,8 +333,8 @@ func FuzzJudge(f *testing.F) {
 		r := answer(status, http.Header{"Content-Type": {kind}, "Location": {location}, "X-Seraph-Loginreason": {reason}, "X-Ausername": {user}}, "")
 		r.Body = io.NopCloser(iotest.HalfReader(bytes.NewReader(body)))
 		got := judge(r)
-		if got == refused && status != http.StatusUnauthorized && !isRedirect(status) {
-			t.Errorf("status %d is taken for a refusal", status)
+		if (got == refused) != (status == http.StatusUnauthorized) {
+			t.Errorf("status %d: %d", status, got)
 		}
 		if rest, err := io.ReadAll(r.Body); err != nil || !bytes.Equal(rest, body) {
 			t.Errorf("the body has changed: %v", err)

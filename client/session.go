@@ -160,11 +160,16 @@ func (s *Session) Header() http.Header {
 // may refuse good credentials that come beside others.
 //
 // A request to another origin than that of URL is left as it is, and the error
-// has the code api.InvalidRequest. The cookies are those for the path of URL.
+// has the code api.InvalidRequest. So it is if the request's URL is opaque, with
+// which it may be for another host than it says. The cookies are those for the
+// path of URL.
 func (s *Session) Apply(r *http.Request) error {
 	u, err := url.Parse(s.URL)
 	if err != nil || u.Host == "" {
 		return &api.Error{Code: api.InvalidRequest, Detail: "the session is for no absolute URL", Remedy: "take it from the agent"}
+	}
+	if r.URL.Opaque != "" { // a proxy is asked for just that
+		return &api.Error{Code: api.InvalidRequest, Detail: "the request's URL is opaque", Remedy: "make one with host and path"}
 	}
 	for _, to := range destinations(r) {
 		if originOf(to) != originOf(u) {

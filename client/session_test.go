@@ -290,6 +290,14 @@ func TestApply(t *testing.T) {
 			t.Errorf("%s: changed", u)
 		}
 	}
+	// A proxy would take it for another site's.
+	for _, opaque := range []string{"//evil.example/steal", "//jira.example/jira"} {
+		r := request("https://jira.example/")
+		r.URL.Opaque = opaque
+		if err := s.Apply(r); api.CodeOf(err) != api.InvalidRequest || r.Header.Get("Cookie") != "JSESSIONID=old" || r.Header.Get("User-Agent") != "mine" {
+			t.Errorf("opaque %s: %v", opaque, err)
+		}
+	}
 	// The server there would take it for another site's.
 	r := request("https://jira.example/")
 	r.Host = "evil.example"

@@ -27,31 +27,36 @@ import (
 // If the answer looks like that to a dead session, the session is reported to
 // the agent. The signs are status 401; a redirect to a known login page; that
 // Atlassian's products say who asked (X-Seraph-LoginReason, X-AUSERNAME); and an
-// HTML page with a login form, of which up to 64 KiB are read for this before
-// the answer is returned. The agent asks the site before it believes. Then
+// HTML page with a login form. For this up to 64 KiB of a page are read before
+// the answer is returned, in up to two seconds; one that comes more slowly is
+// taken for an answer to the session. The agent asks the site before it
+// believes. Then
 //
 //   - if the session lives after all, the answer is returned as it came;
 //   - if there is a new one, the request is sent once more, never a third time,
 //     and the second answer is returned, whatever it is. A request with a body
 //     needs its GetBody, as http.NewRequest makes it. One whose method is not
-//     safe (RFC 9110, 9.2.1) is sent again only after a 401 or a redirect to a
-//     login page, which show that nothing was done. What cannot be sent again
+//     safe (RFC 9110, 9.2.1) is sent again only after a 401, which says that
+//     nothing was done (15.5.2): a request that ends the session may well lead
+//     to the login page when it has done its work. What cannot be sent again
 //     gets the answer as it came;
 //   - if there is none to be had, or the agent cannot be asked, the error says
 //     why, and the answer, a login page or what the site shows to anybody, is
-//     dropped. Only an answer to a request that may have been carried out, as
-//     above, is returned.
+//     dropped. Only an answer to a request that may have been carried out is
+//     returned: to one with an unsafe method, other than a 401.
 //
 // Errors of its own are *api.Error, which http.Client wraps in *url.Error:
 // api.CodeOf finds the code. There is no session, and so an error, for a URL
-// at the site's origin that none of its cookies is for.
+// at the site's origin that none of its cookies is for, and for an opaque one.
 //
 // It is safe for concurrent use. Fields must not be changed after the first
 // request.
 type Transport struct {
 	// Site is the site's name in the agent's configuration.
 	Site string
-	// Base makes the requests. nil: http.DefaultTransport.
+	// Base makes the requests. nil: http.DefaultTransport. The context of a
+	// request ends when its answer's body is closed, which must end a Read that
+	// is under way, as it does with net/http.
 	Base http.RoundTripper
 	// Client talks to the agent. nil: the Transport has a zero Client of its own.
 	Client *Client
@@ -100,7 +105,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	drain(resp.Body)
+	// Unread: what is still to come may never come. A connection is worth less.
+	resp.Body.Close()
 	return t.send(r, body, fresh)
 }
 
@@ -146,11 +152,14 @@ func (t *Transport) refresh(ctx context.Context, dead *Session) (*Session, error
 }
 
 // send makes the request with that body and session. The answer's Request is
-// the caller's, without the session.
+// the caller's, without the session. Its body ends the request when it is
+// closed, even while it is being read.
 func (t *Transport) send(r *http.Request, body io.ReadCloser, s *Session) (*http.Response, error) {
-	clone := r.Clone(r.Context())
+	ctx, cancel := context.WithCancel(r.Context())
+	clone := r.Clone(ctx)
 	clone.Body = body
 	if err := s.Apply(clone); err != nil {
+		cancel()
 		if body != nil {
 			body.Close()
 		}
@@ -158,10 +167,44 @@ func (t *Transport) send(r *http.Request, body io.ReadCloser, s *Session) (*http
 	}
 	resp, err := t.base().RoundTrip(clone)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	resp.Request = r
+	if resp.Body == nil || resp.Body == http.NoBody {
+		cancel()
+		return resp, nil
+	}
+	w, writable := resp.Body.(io.Writer) // after 101, see http.Response
+	resp.Body = ending{resp.Body, cancel}
+	if writable {
+		resp.Body = struct {
+			io.ReadCloser
+			io.Writer
+		}{resp.Body, w}
+	}
 	return resp, nil
+}
+
+// ending is a body that cancels the context of its request at its end. Close of
+// the body alone would not always do: net/http's waits for a Read that reads the
+// header of a compressed body.
+type ending struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (e ending) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if err != nil {
+		e.cancel()
+	}
+	return n, err
+}
+
+func (e ending) Close() error {
+	e.cancel()
+	return e.ReadCloser.Close()
 }
 
 // CloseIdleConnections closes those of Base, if it can, and the connection to
@@ -191,11 +234,4 @@ func (t *Transport) client() (c *Client, done func()) {
 // "" is GET, as in net/http.
 func safe(method string) bool {
 	return slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, method)
-}
-
-// drain reads what little is left, so that the connection can be used again, and
-// closes the body.
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxPage)
-	body.Close()
 }

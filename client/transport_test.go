@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"reflect"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/client"
@@ -97,6 +99,9 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	switch {
 	case !good:
 		w.dead(rw, r)
+	case r.URL.Path == "/jira/end": // does so, and leads where one logs in
+		w.end()
+		http.Redirect(rw, r, loginURL, http.StatusFound)
 	case strings.HasPrefix(r.URL.Path, "/to/"):
 		http.Redirect(rw, r, r.URL.Query().Get("to"), http.StatusFound)
 	default:
@@ -206,9 +211,10 @@ func TestTransportJar(t *testing.T) {
 func refusals() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"401": func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "first answer", http.StatusUnauthorized) },
-		"302": func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, loginURL, http.StatusFound) },
-		"307": func(rw http.ResponseWriter, r *http.Request) {
-			http.Redirect(rw, r, "https://sso.example/login", http.StatusTemporaryRedirect)
+		"401 with a login page": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("X-AUSERNAME", "anonymous")
+			rw.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(rw, form)
 		},
 	}
 }
@@ -216,6 +222,10 @@ func refusals() map[string]http.HandlerFunc {
 // doubts are answers as to nobody, after which nobody knows what was done.
 func doubts() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
+		"302": func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, loginURL, http.StatusFound) },
+		"307": func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, "https://sso.example/login", http.StatusTemporaryRedirect)
+		},
 		"login page": func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, form) },
 		"X-AUSERNAME": func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("X-AUSERNAME", "anonymous")
@@ -260,17 +270,15 @@ func TestTransportDoubts(t *testing.T) {
 			if method == "HEAD" && name == "login page" {
 				continue // has no page
 			}
-			_, text, err := w.do(t, method, w.site.URL+"/jira/rest", strings.NewReader("body of it"))
+			status, text, err := w.do(t, method, w.site.URL+"/jira/rest", strings.NewReader("body of it"))
 			requests := 2
 			if strings.Contains(unsafely, method) {
 				requests = 1
-				first := httptest.NewRecorder()
-				dead(first, nil)
-				if err != nil || text != first.Body.String() {
-					t.Errorf("%s, %s: %q, %v; want the first answer", name, method, text, err)
+				if first := answerOf(dead, method); err != nil || status != first.Code || text != first.Body.String() {
+					t.Errorf("%s, %s: %d %q, %v; want the first answer", name, method, status, text, err)
 				}
-			} else if err != nil || method != "HEAD" && text != method+" for build" {
-				t.Errorf("%s, %s: %q, %v", name, method, text, err)
+			} else if err != nil || status != 200 || method != "HEAD" && text != method+" for build" {
+				t.Errorf("%s, %s: %d %q, %v", name, method, status, text, err)
 			}
 			if got := w.seen(); len(got) != requests || w.logins.Load() != 2 {
 				t.Errorf("%s, %s: %d logins, the site saw %v", name, method, w.logins.Load(), got)
@@ -278,6 +286,25 @@ func TestTransportDoubts(t *testing.T) {
 			if status, _, err := w.do(t, method, w.site.URL+"/jira/rest", nil); err != nil || status != 200 || len(w.seen()) != requests+1 {
 				t.Errorf("%s, %s: the next request: %d, %v", name, method, status, err)
 			}
+		}
+	}
+}
+
+// answerOf is what a handler answers.
+func answerOf(h http.HandlerFunc, method string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h(w, httptest.NewRequest(method, "/jira/rest", nil))
+	return w
+}
+
+// TestTransportEnds: what ends the session by itself, and leads to the login
+// page when it has done so, is done once, and reported.
+func TestTransportEnds(t *testing.T) {
+	for method := range strings.SplitSeq(unsafely, " ") {
+		w := newWorld(t)
+		status, _, err := w.do(t, method, w.site.URL+"/jira/end", strings.NewReader("body of it"))
+		if got := w.seen(); err != nil || status != http.StatusFound || len(got) != 1 || !got[0].good || w.Calls("RefreshSession") != 1 || w.logins.Load() != 2 {
+			t.Errorf("%s: %d, %v; %d logins, the site saw %v", method, status, err, w.logins.Load(), got)
 		}
 	}
 }
@@ -303,7 +330,7 @@ func TestTransportNoRefresh(t *testing.T) {
 				w.prime(t)
 				w.fails.Store(&api.Error{Code: code, Detail: "detail of it"})
 				status, _, err := w.do(t, method, w.site.URL+"/jira/rest", nil)
-				if method == "GET" && api.CodeOf(err) != code || method == "POST" && (err != nil || status != 200) || len(w.seen()) != 1 {
+				if method == "GET" && api.CodeOf(err) != code || method == "POST" && (err != nil || status != answerOf(dead, method).Code) || len(w.seen()) != 1 {
 					t.Errorf("%s, %s, %s: %d, %v after %d requests", code, method, name, status, err, len(w.seen()))
 				}
 			}
@@ -339,8 +366,7 @@ func TestTransportLives(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.live.Store(nil) // but not expired as far as the agent can see
-			first := httptest.NewRecorder()
-			dead(first, httptest.NewRequest("GET", "/jira/rest", nil))
+			first := answerOf(dead, "GET")
 			status, text, err := w.do(t, "GET", w.site.URL+"/jira/rest", nil)
 			if err != nil || status != first.Code || text != first.Body.String() || len(w.seen()) != 1 || w.logins.Load() != 1 {
 				t.Errorf("%s: %d %q, %v after %d requests and %d logins", name, status, text, err, len(w.seen()), w.logins.Load())
@@ -351,30 +377,30 @@ func TestTransportLives(t *testing.T) {
 
 // TestTransportNeverLoops: the second answer is the last, whatever it is.
 func TestTransportNeverLoops(t *testing.T) {
-	for name, dead := range refusals() {
-		w := newWorld(t)
-		w.prime(t)
-		w.dead = dead
-		h := httptest.NewRecorder()
-		dead(h, httptest.NewRequest("GET", "/jira/rest", nil))
-		// Each session has ended when it comes to be used: by another's logout, say.
-		base := &http.Transport{}
-		t.Cleanup(base.CloseIdleConnections)
-		tr := &client.Transport{Site: "jira", Client: w.Client(), Base: roundTrip(func(r *http.Request) (*http.Response, error) {
-			w.end()
-			return base.RoundTrip(r)
-		})}
-		r, err := http.NewRequestWithContext(t.Context(), "GET", w.site.URL+"/jira/rest", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := tr.RoundTrip(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != h.Code || len(w.seen()) != 2 || w.Calls("RefreshSession") != 1 {
-			t.Errorf("%s: %d after %d requests and %d reports", name, resp.StatusCode, len(w.seen()), w.Calls("RefreshSession"))
+	for _, answers := range []map[string]http.HandlerFunc{refusals(), doubts()} {
+		for name, dead := range answers {
+			w := newWorld(t)
+			w.prime(t)
+			w.dead = dead
+			// Each session has ended when it comes to be used: by another's logout, say.
+			base := &http.Transport{}
+			t.Cleanup(base.CloseIdleConnections)
+			tr := &client.Transport{Site: "jira", Client: w.Client(), Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+				w.end()
+				return base.RoundTrip(r)
+			})}
+			r, err := http.NewRequestWithContext(t.Context(), "GET", w.site.URL+"/jira/rest", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := tr.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != answerOf(dead, "GET").Code || len(w.seen()) != 2 || w.Calls("RefreshSession") != 1 {
+				t.Errorf("%s: %d after %d requests and %d reports", name, resp.StatusCode, len(w.seen()), w.Calls("RefreshSession"))
+			}
 		}
 	}
 }
@@ -383,7 +409,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestTransportBodies: who is closed, who is drained, who is sent again.
+// TestTransportBodies: who is closed, and who is sent again. Nothing is read of
+// an answer that no caller gets.
 func TestTransportBodies(t *testing.T) {
 	const text = "first answer"
 	for name, c := range map[string]struct {
@@ -403,8 +430,8 @@ func TestTransportBodies(t *testing.T) {
 				b, err := io.ReadAll(r.Body)
 				r.Body.Close()
 				requests = append(requests, string(b))
-				if len(requests) > 1 && (firsts[0].left != 0 || !firsts[0].closed) {
-					t.Error("sent again before the first answer was done with")
+				if len(requests) > 1 && (firsts[0].left != len(text) || !firsts[0].closed) {
+					t.Error("sent again, and the first answer was read or is not closed")
 				}
 				answer := &body{left: len(text)}
 				firsts = append(firsts, answer)
@@ -424,8 +451,14 @@ func TestTransportBodies(t *testing.T) {
 				t.Errorf("sent %q, closed %v, %d reports", requests, sent.closed, w.Calls("RefreshSession"))
 			}
 			last := firsts[len(firsts)-1]
-			if last.closed || last.left != len(text) || resp.Body != last {
+			if last.closed || last.left != len(text) {
 				t.Errorf("the answer was touched: %+v", last)
+			}
+			if b, err := io.ReadAll(resp.Body); len(b) != len(text) || err != nil || last.left != 0 {
+				t.Errorf("the answer gives %q, %v", b, err)
+			}
+			if resp.Body.Close(); !last.closed {
+				t.Error("the answer cannot be closed")
 			}
 		})
 	}
@@ -448,24 +481,163 @@ func (b *body) Read(p []byte) (int, error) {
 
 func (b *body) Close() error { b.closed = true; return nil }
 
-// TestTransportDrainsLittle: a first answer without end is not read to its end.
-func TestTransportDrainsLittle(t *testing.T) {
+// TestTransportStalls: a refusal that does not come to its end is not waited for.
+func TestTransportStalls(t *testing.T) {
 	w := newWorld(t)
+	w.dead = func(rw http.ResponseWriter, r *http.Request) {
+		rw.WriteHeader(http.StatusUnauthorized)
+		rw.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
 	w.prime(t)
-	endless := &body{left: 1 << 30}
-	tr := &client.Transport{Site: "jira", Client: w.Client(), Base: roundTrip(func(r *http.Request) (*http.Response, error) {
-		if endless.closed {
-			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}, nil
-		}
-		return &http.Response{StatusCode: 401, Header: http.Header{}, Body: endless}, nil
-	})}
-	r, err := http.NewRequestWithContext(t.Context(), "GET", w.site.URL+"/jira/rest", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", w.site.URL+"/jira/rest", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := tr.RoundTrip(r)
-	if err != nil || resp.StatusCode != 200 || endless.left < 1<<29 {
-		t.Errorf("%v, %v, %d left", resp, err, endless.left)
+	if status, text, err := w.send(t, r); status != 200 || text != "GET for build" || err != nil {
+		t.Errorf("%d %q, %v", status, text, err)
+	}
+}
+
+// TestTransportEnding: a request's context ends with its answer's body, and not
+// before.
+func TestTransportEnding(t *testing.T) {
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		body io.ReadCloser
+		fail error
+		end  func(*http.Response)
+	}{
+		"closed":       {body: &body{left: 10}, end: func(r *http.Response) { r.Body.Close() }},
+		"read":         {body: &body{left: 10}, end: func(r *http.Response) { io.ReadAll(r.Body) }},
+		"no body":      {body: http.NoBody},
+		"a fake's nil": {},
+		"no answer":    {fail: errors.New("broken")},
+	} {
+		var ctx context.Context
+		tr := &client.Transport{Site: "jira", Client: w.Client(), Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			ctx = r.Context()
+			if ctx.Err() != nil {
+				t.Errorf("%s: ended when it began", name)
+			}
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: c.body}, c.fail
+		})}
+		r, err := http.NewRequestWithContext(t.Context(), "GET", w.site.URL+"/jira/rest", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(r)
+		if err != c.fail {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.end != nil {
+			if ctx.Err() != nil {
+				t.Errorf("%s: ended too soon", name)
+			}
+			c.end(resp)
+		}
+		if ctx.Err() == nil || r.Context().Err() != nil {
+			t.Errorf("%s: not ended, or the caller's", name)
+		}
+	}
+}
+
+// TestTransportKeepsAlive: a connection whose answer was read serves the next
+// request.
+func TestTransportKeepsAlive(t *testing.T) {
+	w := newWorld(t)
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	h := &http.Client{Transport: &client.Transport{Site: "jira", Client: w.Client(), Base: base}}
+	var made atomic.Int32
+	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if !i.Reused {
+			made.Add(1)
+		}
+	}}
+	for _, method := range []string{"GET", "HEAD", "GET", "GET"} {
+		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), method, w.site.URL+"/jira/rest", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := h.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+	}
+	if made.Load() != 1 {
+		t.Errorf("%d connections", made.Load())
+	}
+}
+
+// TestTransportUpgrade: the body after 101 can be written to.
+func TestTransportUpgrade(t *testing.T) {
+	w := newWorld(t)
+	w.site.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		conn, both, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.CopyN(conn, both, 4)
+	})
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.site.URL+"/jira/socket", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "echo")
+	resp, err := w.transport().RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, ok := resp.Body.(io.Writer)
+	if !ok || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%d, %T", resp.StatusCode, resp.Body)
+	}
+	if _, err := io.WriteString(body, "ping"); err != nil {
+		t.Error(err)
+	}
+	if b, err := io.ReadAll(resp.Body); string(b) != "ping" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestTransportOpaque: a URL that a proxy would take for another host's.
+func TestTransportOpaque(t *testing.T) {
+	w := newWorld(t)
+	var asked atomic.Int32
+	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.Header.Get("Cookie") != "" {
+			t.Errorf("the proxy was asked for %s with the session", r.URL)
+		}
+	}))
+	defer proxy.Close()
+	to, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := &http.Transport{Proxy: http.ProxyURL(to)}
+	defer base.CloseIdleConnections()
+	tr := &client.Transport{Site: "jira", Client: w.Client(), Base: base}
+	site := strings.TrimPrefix(w.site.URL, "http://")
+	for _, opaque := range []string{"//evil.example/steal", "//" + site + "/jira/rest", "http://evil.example/"} {
+		sent := &body{left: 10}
+		r := &http.Request{Method: "POST", URL: &url.URL{Scheme: "http", Host: site, Opaque: opaque}, Header: http.Header{}, Body: sent}
+		resp, err := tr.RoundTrip(r.WithContext(t.Context()))
+		if resp != nil || api.CodeOf(err) != api.InvalidRequest || !sent.closed || asked.Load() != 0 {
+			t.Errorf("%s: %v, %v", opaque, resp, err)
+		}
 	}
 }
 

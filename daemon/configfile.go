@@ -195,8 +195,8 @@ func (d *decoder) credential(file, name string, t credentialTable) error {
 	case t.Username != "" && (t.Principal != "" || t.Keytab != ""):
 		return wrong("it is either a principal with its keytab, or a username with a password")
 	case t.Username != "":
-		if strings.ContainsFunc(t.Username, unicode.IsControl) {
-			return wrong("username holds a control character")
+		if strings.ContainsFunc(t.Username, unicode.IsControl) || strings.TrimSpace(t.Username) != t.Username {
+			return wrong("username holds a control character, or begins or ends with a space")
 		}
 	case t.Principal == "":
 		return wrong("principal is missing; without Kerberos give a username, and its password by: sessionctl login SITE")

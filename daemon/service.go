@@ -360,13 +360,13 @@ func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest)
 	if err != nil {
 		return nil, err
 	}
-	ended, refusal, err := s.keeper.Delete(ctx, site.Name)
+	d, err := s.keeper.Delete(ctx, site.Name)
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.DeleteSessionResponse{Ended: ended}
-	if refusal != nil {
-		resp.Code, resp.Detail = string(refusal.Code), strings.ToValidUTF8(refusal.Detail, "?")
+	resp := &pb.DeleteSessionResponse{HadSession: d.Had, Ended: d.Ended}
+	if d.Refusal != nil {
+		resp.Code, resp.Detail = string(d.Refusal.Code), strings.ToValidUTF8(d.Refusal.Detail, "?")
 	}
 	return resp, nil
 }

@@ -3,12 +3,15 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 )
 
 // tomlError says where and why a file is not what it should be. It quotes keys
@@ -26,6 +29,12 @@ func tomlError(file string, doc []byte, err error) *api.Error {
 			row, _ := missing.Position()
 			key := missing.Key()
 			what := "unknown key " + key[len(key)-1]
+			switch kinds := kindsWith(key[len(key)-1]); {
+			case key[0] == "credential" && strings.HasPrefix(key[len(key)-1], "passw"):
+				what += ": a password comes in by sessionctl login SITE, not by a file"
+			case key[0] == "site" && len(kinds) > 0:
+				what += ": it is an option of kind " + strings.Join(kinds, ", ")
+			}
 			if strings.HasPrefix(strings.TrimSpace(lines[row-1]), "[") {
 				what = "unknown table [" + strings.Join(key, ".") + "]"
 			}
@@ -91,4 +100,12 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// kindsWith returns the kinds of site that have an option of that name.
+func kindsWith(option string) []string {
+	return slices.DeleteFunc(login.Kinds(), func(kind string) bool {
+		keys, _ := options(login.New(kind))
+		return !slices.ContainsFunc(keys, func(k reflect.StructField) bool { return k.Tag.Get("toml") == option })
+	})
 }

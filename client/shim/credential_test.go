@@ -110,7 +110,7 @@ func TestCredential(t *testing.T) {
 	t.Setenv(api.SocketVariable, socket)
 	const ours, latched, foreign = "protocol=https\nhost=git.corp.example\npath=scm/x\ngeneration=g6\npassword=CANARY-pw\n\n",
 		"url=https://latched.corp.example/\n", "url=https://elsewhere.example/\n"
-	const warnings = "sessionctl: jira: served stale: the site could not be reached\nsessionctl: jira: not durable: the session could not be stored and ends with the agent\n"
+	const warnings = "sessionctl: jira: served stale: the site gave no fresh proof; see sessionctl list\nsessionctl: jira: not durable: the session could not be stored and ends with the agent\n"
 	for _, c := range []struct {
 		operation, stdin, stdout, stderr string
 		exit                             int

@@ -228,7 +228,7 @@ func (p *process) answer(s *session, o *options, text string) error {
 		about = Subject(o.operand)
 	}
 	if s.stale {
-		p.warn(about, "served stale: the site could not be reached")
+		p.warn(about, "served stale: the site gave no fresh proof; see sessionctl list")
 	}
 	if s.notDurable {
 		p.warn(about, "not durable: the session could not be stored and ends with the agent")

@@ -90,7 +90,7 @@ func (a *app) warn(site, text string) {
 // flags says on stderr what a reader of the session should know.
 func (a *app) flags(s *pb.Session) {
 	if s.GetStale() {
-		a.warn(s.GetSite(), "served stale: the site could not be reached")
+		a.warn(s.GetSite(), "served stale: the site gave no fresh proof; see sessionctl list")
 	}
 	if s.GetNotDurable() {
 		a.warn(s.GetSite(), "the session could not be written to the agent's store")
@@ -274,12 +274,25 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 	if len(s.GetCookies()) == 0 {
 		return errNoCookie
 	}
+	type header struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	}
 	session := struct {
 		Meta    map[string]string `json:"__meta__"`
 		Auth    map[string]any    `json:"auth"`
 		Cookies []cookie          `json:"cookies"`
-		Headers []any             `json:"headers"`
-	}{map[string]string{"about": "HTTPie session file", "httpie": "3.2.1"}, map[string]any{"type": nil, "username": nil, "password": nil}, []cookie{}, []any{}}
+		Headers []header          `json:"headers"`
+	}{map[string]string{"about": "HTTPie session file", "httpie": "3.2.1"}, map[string]any{"type": nil, "username": nil, "password": nil}, []cookie{}, []header{}}
+	for _, h := range s.GetHeaders() {
+		if h.GetName() == "Cookie" {
+			continue
+		}
+		if err := text(h.GetValue()); err != nil {
+			return err
+		}
+		session.Headers = append(session.Headers, header{h.GetName(), string(h.GetValue())})
+	}
 	for _, c := range s.GetCookies() {
 		if err := text(c.GetName(), c.GetValue()); err != nil {
 			return err

@@ -155,6 +155,9 @@ func hideInput(f *os.File) (shown func(), err error) {
 	}
 	hidden := *t
 	hidden.Lflag &^= unix.ECHO
+	// No stopping and no core dump meanwhile: a shell that takes over would show
+	// what is typed, or leave the terminal like this.
+	hidden.Cc[unix.VSUSP], hidden.Cc[unix.VQUIT] = 0, 0
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &hidden); err != nil {
 		return nil, err
 	}

@@ -41,6 +41,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return api.ExitOK
 	}
+	if ctx.Err() != nil && !shim.Evaluated(args) {
+		fmt.Fprintln(stderr, "sessionctl: interrupted")
+		return exitInterrupted
+	}
 	if skew := versionSkew(); skew != nil {
 		err = skew // a wrong argument may be the other version's
 	}
@@ -54,6 +58,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	return fail(stderr, about, err)
 }
+
+// exitInterrupted is what shells make of SIGINT.
+const exitInterrupted = 128 + 2
 
 // versionSkew refuses to work for a sessionctl of another version. It names
 // its own when it runs this program.

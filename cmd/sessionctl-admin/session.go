@@ -204,6 +204,8 @@ func (a *app) logout() *cobra.Command {
 		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
 			resp, err := s.DeleteSession(ctx, &pb.DeleteSessionRequest{Site: site})
 			switch {
+			case !resp.GetHadSession():
+				return "there was no session", err
 			case resp.GetEnded():
 				return "logged out: the site has ended the session", err
 			case resp.GetCode() != "":

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,7 @@ const stepTime = time.Minute
 type demonstration struct {
 	lab *daemontest.Lab
 	bin string
+	get string // the command that gets a URL, with header lines on its input
 	out io.Writer
 }
 
@@ -39,12 +41,8 @@ type step struct {
 func (d *demonstration) run(ctx context.Context) error {
 	jira := d.lab.Jira
 	rest := jira.URL() + "/rest/api/2"
-	fetch := "curl -sS -H @-"
-	if _, err := exec.LookPath("curl"); err != nil {
-		fetch = "sessionlab fetch"
-	}
 	name := `"name":"` + daemontest.Account + `"`
-	script := fmt.Sprintf("eval $(sessionctl cookie jira)\nprintf 'Cookie: %%s\\n' \"$JIRA_COOKIE\" | %s %s/myself", fetch, rest)
+	script := fmt.Sprintf("eval $(sessionctl cookie jira)\nprintf 'Cookie: %%s\\n' \"$JIRA_COOKIE\" | %s %s/myself", d.get, rest)
 	twenty := "script() {\n" + indent(script) + "\n}\n" + `i=0; while [ $i -lt 20 ]; do script & i=$((i+1)); done; wait`
 	for i, s := range []step{
 		{
@@ -60,7 +58,7 @@ func (d *demonstration) run(ctx context.Context) error {
 			script: script, want: name, times: 1,
 		},
 		{
-			about:  "Now the server drops all sessions, as after a restart. The next call heals, by one login.",
+			about:  "Now the server drops all sessions, as after a restart. The next call heals, by one login: the lab's agent asks Jira before\n   each answer (recheck = \"0s\"). By default it does so every five minutes, or after: sessionctl reject jira.",
 			before: jira.DropSessions,
 			script: script, logins: 1, want: name, times: 1,
 		},
@@ -74,7 +72,10 @@ func (d *demonstration) run(ctx context.Context) error {
 			script: "sessionctl list", want: `(?m)^jira .* live `, times: 1,
 		},
 	} {
-		if err := d.show(ctx, i+1, s); err != nil {
+		switch err := d.show(ctx, i+1, s); {
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case err != nil:
 			return fmt.Errorf("step %d of the demonstration: %w", i+1, err)
 		}
 	}
@@ -83,7 +84,9 @@ func (d *demonstration) run(ctx context.Context) error {
 
 // show runs a step before the reader's eyes.
 func (d *demonstration) show(ctx context.Context, n int, s step) error {
-	fmt.Fprintf(d.out, "\n%d. %s\n\n%s\n\n", n, s.about, indent("$ "+strings.ReplaceAll(s.script, "\n", "\n  ")))
+	if _, err := fmt.Fprintf(d.out, "\n%d. %s\n\n%s\n\n", n, s.about, indent("$ "+strings.ReplaceAll(s.script, "\n", "\n  "))); err != nil {
+		return err // nobody reads it any more
+	}
 	if s.before != nil {
 		s.before()
 	}

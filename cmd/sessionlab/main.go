@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 
@@ -48,8 +49,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	once := fs.Bool("once", false, "")
 	version := fs.Bool("version", false, "")
 	err := fs.Parse(args)
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	// However it ends, it cleans up: also when its terminal is closed, or a pipe
+	// that it writes into.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	signal.Ignore(unix.SIGPIPE)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
@@ -97,16 +101,21 @@ func serve(ctx context.Context, demonstrate, once bool, stdout, stderr io.Writer
 		Register: func(s *grpc.Server) { reflection.Register(s) },
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w (its directory is made below $TMPDIR)", err)
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
+	// Both are shown as they are run.
+	get := "curl -sS -H @-"
+	if _, err := exec.LookPath("curl"); err != nil {
+		get = "sessionlab fetch"
+	}
 	if demonstrate {
-		d := demonstration{lab: lab, bin: bin, out: stdout}
+		d := demonstration{lab: lab, bin: bin, get: get, out: stdout}
 		if err := d.run(ctx); err != nil || once {
 			return err
 		}
 	}
-	fmt.Fprintf(stdout, `
+	_, err = fmt.Fprintf(stdout, `
 A lab is running:
   jira     %-32s a Jira behind IWAAC; the agent logs in with a keytab
   tracker  %-32s a Jira that takes passwords
@@ -117,13 +126,16 @@ To go on in another shell:
   export PATH=%s:"$PATH"
   export SESSIONCTL_SOCKET=%s
   sessionctl list
-  sessionctl header jira | curl -H @- %s/rest/api/2/myself
+  sessionctl header jira | %s %s/rest/api/2/myself
   echo %s | sessionctl login tracker --password-stdin     # of %s, for form too
 
 The agent's configuration: %s
 Ctrl-C ends it all.
 `, lab.Jira.URL(), lab.Tracker.URL(), lab.App.URL()+"/spnego/", lab.Form.URL()+"/app/",
-		quote(bin), quote(lab.Socket), lab.Jira.URL(), daemontest.Password, daemontest.User, filepath.Join(lab.Dir, "sessiond.toml"))
+		quote(bin), quote(lab.Socket), get, lab.Jira.URL(), daemontest.Password, daemontest.User, filepath.Join(lab.Dir, "sessiond.toml"))
+	if err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
 }

@@ -67,7 +67,7 @@ func StartLab(o LabOptions) (l *Lab, err error) {
 	l = &Lab{Dir: o.Dir, o: o}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.Close())
+			l, err = nil, errors.Join(err, l.Close())
 		}
 	}()
 	if l.o.Log == nil {

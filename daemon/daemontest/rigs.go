@@ -4,23 +4,40 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
-// The rigs. Each serves on a free port of 127.0.0.1 under the name localhost,
-// until it is closed or stopped; what it imitates, and by which public source,
-// its methods say.
+// The rigs are of types that cannot be named outside; their methods are shown
+// by, for one: go doc github.com/sessionctl/sessionctl/daemon/internal/rig.Jira
+//
+// Each serves on a free port of 127.0.0.1 under the name localhost, until it is
+// closed or stopped. What it imitates, and by which public source, its methods
+// say.
 type (
-	// KDC is a Kerberos KDC for one realm.
+	// KDC is a Kerberos KDC for one realm: AddPrincipal, AddService, Keytab,
+	// Krb5Conf, SetMode, Counts, Close.
 	KDC = rig.KDC
-	// Jira is a Jira, with a gate that asks for Negotiate if it is told so.
+	// Jira is a Jira, with a gate that asks for Negotiate if it is told so: AddUser,
+	// SetPassword, DropSessions, SolveCaptcha, SetModes, Counts, Hits, URL, Stop,
+	// Start.
 	Jira = rig.Jira
-	// JiraOptions, JiraModes, JiraCounts and IWAAC belong to Jira.
-	JiraOptions = rig.JiraOptions
-	JiraModes   = rig.JiraModes
-	JiraCounts  = rig.JiraCounts
-	IWAAC       = rig.IWAAC
-	// App is a web site behind Negotiate, as Apache's mod_auth_gssapi makes it.
+	// App is a web site behind Negotiate, as Apache's mod_auth_gssapi makes it:
+	// ForgetSessions, Hits, URL, Stop, Start.
 	App = rig.Site
-	// Form is a web site with a classic login form.
+	// Form is a web site with a classic login form: AddUser, DropSessions, Counts,
+	// Hits, URL, Stop, Start.
 	Form = rig.Form
+)
+
+// What goes into a Jira, and what it counts.
+type (
+	// JiraOptions are the settings of a Jira.
+	JiraOptions = rig.JiraOptions
+	// IWAAC is the gate of JiraOptions.
+	IWAAC = rig.IWAAC
+	// JiraModes are states that make life hard for a Jira's clients.
+	JiraModes = rig.JiraModes
+	// JiraCounts is what happened at a Jira so far.
+	JiraCounts = rig.JiraCounts
+	// FormCounts is what happened at a Form so far.
+	FormCounts = rig.FormCounts
 )
 
 // StartKDC starts a KDC that knows nobody yet. Close it.

@@ -41,7 +41,7 @@ const (
 	SessionState_SESSION_STATE_NONE SessionState = 1
 	// A proven session is at hand.
 	SessionState_SESSION_STATE_LIVE SessionState = 2
-	// A session is at hand, but the site could not be reached for a fresh proof.
+	// A session is at hand, but the site gave no fresh proof.
 	SessionState_SESSION_STATE_STALE SessionState = 3
 	// A login is under way.
 	SessionState_SESSION_STATE_LOGGING_IN SessionState = 4
@@ -251,8 +251,8 @@ type Session struct {
 	// When the first of the cookies for the site's own URL ends. Absent: none
 	// says.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The site could not be reached for a fresh proof; the session still lives
-	// as far as anyone knows.
+	// The site gave no fresh proof: it could not be reached, or has trouble of its
+	// own. The session still lives as far as anyone knows.
 	Stale bool `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
 	// The session could not be written to the store and will not survive a
 	// restart of the agent.
@@ -1103,7 +1103,9 @@ type DeleteSessionResponse struct {
 	// cannot, or there was no session.
 	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
 	// What was seen then.
-	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// There was a session.
+	HadSession    bool `protobuf:"varint,4,opt,name=had_session,json=hadSession,proto3" json:"had_session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1159,13 @@ func (x *DeleteSessionResponse) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *DeleteSessionResponse) GetHadSession() bool {
+	if x != nil {
+		return x.HadSession
+	}
+	return false
 }
 
 // LoginRequest names the site.
@@ -1373,11 +1382,13 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x16RefreshSessionResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"*\n" +
 	"\x14DeleteSessionRequest\x12\x12\n" +
-	"\x04site\x18\x01 \x01(\tR\x04site\"Y\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"z\n" +
 	"\x15DeleteSessionResponse\x12\x14\n" +
 	"\x05ended\x18\x01 \x01(\bR\x05ended\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x8e\x01\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
+	"\vhad_session\x18\x04 \x01(\bR\n" +
+	"hadSession\"\x8e\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +

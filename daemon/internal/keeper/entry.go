@@ -505,11 +505,11 @@ func (e *entry) adopt(jar *web.Jar) *api.Error {
 	return nil
 }
 
-// logout ends a session at the site. Neither an end nor a refusal: there is no
-// session, or the kind cannot.
+// logout ends a session at the site. Neither an end nor a refusal: the kind
+// cannot.
 func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 	d, ok := e.site.Driver.(login.Logouter)
-	if s == nil || !ok {
+	if !ok {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, logoutTimeout)

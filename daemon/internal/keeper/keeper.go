@@ -238,7 +238,11 @@ func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) e
 		if err := handOver(s); err != nil {
 			return err
 		}
-		t := time.NewTimer(max(watchRecheck, e.site.Recheck))
+		next := max(watchRecheck, e.site.Recheck)
+		if !s.ExpireTime.IsZero() { // what has ended is not good until then
+			next = min(next, max(time.Until(s.ExpireTime), time.Second))
+		}
+		t := time.NewTimer(next)
 		select {
 		case <-changed:
 		case <-t.C:
@@ -252,26 +256,35 @@ func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) e
 	}
 }
 
+// Deleted is what became of a session that is no longer wanted.
+type Deleted struct {
+	Had     bool       // there was one
+	Ended   bool       // the site has confirmed its end
+	Refusal *api.Error // why the site has not; nil: its kind cannot
+}
+
 // Delete ends a site's session, at the site if its kind can, and drops it here
-// and in the store. ended reports whether the site has confirmed; refusal, if it
-// is not nil, says why not.
-func (k *Keeper) Delete(ctx context.Context, site string) (ended bool, refusal *api.Error, err error) {
+// and in the store.
+func (k *Keeper) Delete(ctx context.Context, site string) (Deleted, error) {
 	e, err := k.entry(site)
 	if err != nil {
-		return false, nil, err
+		return Deleted{}, err
 	}
+	var d Deleted // safe to read when alone has waited for the end
 	_, err = e.alone(ctx, func() *api.Error {
 		e.mu.Lock()
 		s := e.session
 		e.mu.Unlock()
 		err := e.forget() // first, so that nobody is served what is about to end
-		ended, refusal = e.logout(s)
+		if d.Had = s != nil; d.Had {
+			d.Ended, d.Refusal = e.logout(s)
+		}
 		return err
 	})
 	if err != nil {
-		return false, nil, err
+		return Deleted{}, err
 	}
-	return ended, refusal, nil
+	return d, nil
 }
 
 func (k *Keeper) entry(site string) (*entry, error) {

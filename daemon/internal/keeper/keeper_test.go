@@ -91,8 +91,13 @@ type site struct {
 	ready   error  // what keeps the credential from being used
 	extra   string // a further Set-Cookie line of each login
 	probed  func() // what a probe does first
+	takes   bool   // a proof takes the cookies away
+	// names says what a probe calls the user, given its cookie before and after
+	// it, instead of user.
+	names func(before, after string) string
 
 	directory *directory                                  // judges passwords; nil: it logs in by ticket
+	page      error                                       // what the login page says before a password is taken
 	taken     func(context.Context, login.Password) error // what happens to a password instead of a verdict
 
 	logins, probes int
@@ -164,8 +169,15 @@ func (s *site) Probe(ctx context.Context, x *web.Exchange) (login.Identity, erro
 	case s.current == "" || !strings.Contains(x.Jar().Header(siteURL, time.Now()), "session="+s.current):
 		return login.Identity{}, &api.Error{Code: api.Expired, Detail: "401"}
 	}
+	before := s.current
 	if s.rotate {
 		s.issue(x)
+	}
+	if s.takes {
+		x.Jar().Set(siteURL, []string{"session=; Max-Age=0"}, time.Now())
+	}
+	if s.names != nil {
+		return login.Identity{Name: s.names(before, s.current)}, nil
 	}
 	return login.Identity{Name: s.user}, nil
 }
@@ -424,6 +436,84 @@ func TestFailuresBackOff(t *testing.T) {
 	})
 }
 
+// TestLoginLimit: a site whose sessions die at once is left alone for a while.
+func TestLoginLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dying, well := new(site), new(site)
+		k := keep(t, newRecords(), NewLatches(newRecords(), mac), dying.named("dying"), well.named("well"))
+		report := func(name string) error {
+			s, err := k.Get(t.Context(), name, GetOptions{})
+			if err != nil {
+				return err
+			}
+			k.entries[name].site.Driver.(*site).set(func() { k.entries[name].site.Driver.(*site).current = "" })
+			_, err = k.Refresh(t.Context(), name, s.Generation, false)
+			return err
+		}
+		logins := func(n int) {
+			t.Helper()
+			if got, _ := dying.tally(); got != n {
+				t.Errorf("%d logins, want %d", got, n)
+			}
+		}
+		for range maxLogins - 1 { // the first one is the get's
+			if err := report("dying"); err != nil {
+				t.Fatal(err)
+			}
+			pass(time.Second)
+		}
+		logins(maxLogins)
+		err := report("dying")
+		if e := api.AsError(err); e == nil || e.Code != api.Quota || !strings.Contains(e.Detail, "10 sessions have died within 1m0s") || e.Remedy == "" {
+			t.Errorf("got %v", err)
+		}
+		if sum := k.List()[0]; sum.State != None || sum.Session != nil || !sum.RetryTime.After(time.Now()) {
+			t.Errorf("no back-off: %+v", sum)
+		}
+		for time.Since(k.entries["dying"].recent[0]) < loginWindow-patience {
+			if _, err := k.Get(t.Context(), "dying", GetOptions{}); api.CodeOf(err) != api.Quota {
+				t.Fatalf("got %v", err)
+			}
+			pass(time.Second)
+		}
+		logins(maxLogins)
+		// Neither another site nor somebody who may is limited by that.
+		if err := report("well"); err != nil {
+			t.Error(err)
+		}
+		for range 2 * maxLogins {
+			if _, err := k.Login(t.Context(), "dying", LoginOptions{}); err != nil {
+				t.Fatalf("by a person: %v", err)
+			}
+		}
+		logins(3 * maxLogins)
+		dying.set(func() { dying.current = "" })
+		if _, err := k.Refresh(t.Context(), "dying", k.List()[0].Session.Generation, false); api.CodeOf(err) != api.Quota {
+			t.Errorf("after that: %v", err)
+		}
+		// As they grow old, they count no more.
+		pass(2 * loginWindow)
+		if _, err := k.Get(t.Context(), "dying", GetOptions{}); err != nil {
+			t.Errorf("later: %v", err)
+		}
+		logins(3*maxLogins + 1)
+	})
+	synctest.Test(t, func(t *testing.T) { // slowly enough
+		a := start(t, new(site), newRecords())
+		for range 5 * maxLogins {
+			first := a.get(t)
+			a.site.set(func() { a.site.current = "" })
+			pass(loginWindow / maxLogins)
+			if _, err := a.Refresh(t.Context(), "app", first.Generation, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if logins, _ := a.site.tally(); logins != 5*maxLogins+1 {
+			t.Errorf("%d logins", logins)
+		}
+	})
+}
+
 func TestCallersWaitForTheEndOfAShortBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := start(t, &site{loginE: &api.Error{Code: api.NetworkError}}, newRecords())
@@ -453,6 +543,81 @@ func TestUnprovenIsNeverServed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProofTakesCookiesAway: a proof after which there is no cookie proves
+// nothing.
+func TestProofTakesCookiesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{takes: true}, newRecords())
+		_, err := a.Get(t.Context(), "app", GetOptions{})
+		if e := api.AsError(err); e == nil || e.Code != api.LoginOKButProbeFailed || !strings.Contains(e.Detail, "taking the cookies away") {
+			t.Errorf("got %v", err)
+		}
+		if len(a.records.data) != 0 {
+			t.Error("it was stored")
+		}
+		jar := new(web.Jar)
+		jar.Set(siteURL, []string{"session=" + a.site.current}, time.Now())
+		if _, err := a.Login(t.Context(), "app", LoginOptions{Adopt: jar}); api.CodeOf(err) != api.Expired {
+			t.Errorf("adopted: %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, &site{}, newRecords())
+		first := a.get(t)
+		a.site.probed = func() { a.site.takes = a.site.probes == 2 }
+		pass(5 * time.Minute)
+		if s := a.get(t); s.Generation == first.Generation || header(s) != "session="+a.site.current {
+			t.Errorf("served %q", header(s))
+		}
+		a.count(t, 2, 3)
+	})
+}
+
+// TestSecretAsName: a site that sends a secret back as the user's name has it
+// shown nowhere: not at a login, nor later, nor to who brings the cookie.
+func TestSecretAsName(t *testing.T) {
+	for name, names := range map[string]func(before, after string) string{
+		"password":            func(_, _ string) string { return rightPassword },
+		"password in a text":  func(_, _ string) string { return "<" + rightPassword + ">" },
+		"cookie":              func(before, _ string) string { return before },
+		"cookie in a text":    func(before, _ string) string { return "user " + before + "!" },
+		"cookie of the proof": func(_, after string) string { return after },
+		"both":                func(before, _ string) string { return before + rightPassword },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				jira := m.sites["jira"]
+				m.want(t, m.get(t, "jira"), "")
+				pass(5 * time.Minute)
+				jira.set(func() { jira.names, jira.rotate = names, true })
+				hidden := func(err error) {
+					t.Helper()
+					e := shown(t, err)
+					m.want(t, e, api.WrongIdentity, "[redacted]")
+					if e != nil && !strings.Contains(e.Remedy, "[redacted]") {
+						t.Errorf("remedy %q", e.Remedy)
+					}
+				}
+				hidden(m.get(t, "jira")) // a proof, a login and its proof
+				if _, probes := jira.tally(); probes != 3 {
+					t.Errorf("%d probes", probes)
+				}
+				hidden(m.List()[0].Failure)
+				jar := new(web.Jar)
+				jar.Set(siteURL, []string{"session=" + jira.current}, time.Now())
+				hidden(m.login(t, "jira", LoginOptions{Adopt: jar}))
+				m.want(t, m.restarted(t).get(t, "jira"), api.WrongIdentity)
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // one that is offered, and not stored
+		m := startTeam(t, newPassword, "")
+		m.sites["jira"].names = func(_, _ string) string { return newPassword }
+		m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(newPassword)}), api.WrongIdentity, "[redacted]")
+	})
 }
 
 // TestSessionOfSomebodyElse: a session that changes hands is dropped.
@@ -801,7 +966,7 @@ func TestDelete(t *testing.T) {
 		a := start(t, &site{delay: time.Second}, newRecords())
 		go a.Get(t.Context(), "app", GetOptions{}) // under way
 		synctest.Wait()
-		if _, _, err := a.Delete(t.Context(), "app"); err != nil {
+		if _, err := a.Delete(t.Context(), "app"); err != nil {
 			t.Fatal(err)
 		}
 		if len(a.records.data) != 0 || a.List()[0].Session != nil {

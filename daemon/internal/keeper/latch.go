@@ -249,8 +249,9 @@ func (l *Latches) change(ctx context.Context, verifier, user string, secret []by
 	hash := l.hash(verifier, user, secret)
 	s := a.find(hash)
 	if s == nil {
-		if len(a.secrets) >= maxSecrets {
-			a.secrets = slices.Delete(a.secrets, 0, 1)
+		if len(a.secrets) >= maxSecrets { // what was refused is forgotten last
+			i := max(0, slices.IndexFunc(a.secrets, func(s secretState) bool { return s.Code == "" && s.Pending == 0 }))
+			a.secrets = slices.Delete(a.secrets, i, i+1)
 		}
 		a.secrets = append(a.secrets, secretState{Hash: hash})
 		s = &a.secrets[len(a.secrets)-1]

@@ -41,6 +41,9 @@ func NewPassword(credential, user, file string, records Records, latches *Latche
 	return &Password{credential: credential, user: user, file: file, records: records, latches: latches, turn: make(chan struct{}, 1)}
 }
 
+// passwordVersion is the version of the stored form.
+const passwordVersion = 1
+
 // passwordRecord is the stored form.
 type passwordRecord struct {
 	Version  int    `json:"v"`
@@ -109,7 +112,7 @@ func (p *Password) load() (secret.String, error) {
 	if record == nil {
 		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: "no password of " + p.user + " is stored for the credential " + p.credential}
 	}
-	if err := json.Unmarshal(record, &r); err != nil || r.Version != recordVersion {
+	if err := json.Unmarshal(record, &r); err != nil || r.Version != passwordVersion {
 		return secret.String{}, &api.Error{Code: api.NoSecret, Detail: "the stored password of " + p.user + " has an unknown form"}
 	}
 	return secret.New(string(r.Password)), nil
@@ -140,7 +143,7 @@ func (p *Password) store(ctx context.Context, pw secret.String) error {
 	if err != nil {
 		revision = 0 // damaged: replaced
 	}
-	record, err := json.Marshal(passwordRecord{recordVersion, []byte(pw.Reveal())})
+	record, err := json.Marshal(passwordRecord{passwordVersion, []byte(pw.Reveal())})
 	if err != nil {
 		panic(err) // nothing in the record can fail
 	}

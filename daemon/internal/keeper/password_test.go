@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 const (
@@ -49,6 +52,12 @@ func (d *directory) change(password string) {
 
 // password takes the password to the site, which takes its time and judges it.
 func (s *site) password(ctx context.Context, p login.Password) error {
+	s.mu.Lock()
+	page := s.page
+	s.mu.Unlock()
+	if page != nil {
+		return page
+	}
 	pw, err := p.Take(ctx)
 	if err != nil {
 		return err
@@ -76,7 +85,7 @@ func (s *site) password(ctx context.Context, p login.Password) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if pw.Reveal() != d.right {
-		return &api.Error{Code: api.BadCredentials, Detail: "the site refuses the password of " + p.User()}
+		return &api.Error{Code: api.BadCredentials, Detail: siteURL.String() + " refuses the password of " + p.User()}
 	}
 	if !d.silent {
 		p.Accepted()
@@ -188,6 +197,22 @@ func (m *team) tried(t *testing.T, attempts int) {
 	}
 }
 
+// elsewhere checks that a failure shows nothing of the site that had it first to
+// the callers of another one.
+func (m *team) elsewhere(t *testing.T, err *api.Error) {
+	t.Helper()
+	if err == nil || strings.Contains(err.Error()+err.Remedy, siteURL.Host) {
+		t.Errorf("another site is named: %+v", err)
+	}
+}
+
+// setUpAnew is the agent after a restart with the configuration of a site changed.
+func (m *team) setUpAnew(t *testing.T, name, fingerprint string) *team {
+	n := m.restarted(t)
+	n.entries[name].site.Fingerprint = fingerprint
+	return n
+}
+
 // everybody asks for the session of each site, ten times at once, and returns
 // how often which code came.
 func (m *team) everybody(t *testing.T) map[api.Code]int {
@@ -235,6 +260,7 @@ func TestWrongPasswordIsTriedOnce(t *testing.T) {
 			t.Errorf("later: %v", codes)
 		}
 		for _, sum := range m.List() {
+			m.elsewhere(t, sum.Failure)
 			if sum.State != Latched || !strings.HasSuffix(sum.Failure.Remedy, "sessionctl login "+sum.Site.Name+" --password-stdin, or: sessionctl login "+sum.Site.Name+" --retry") {
 				t.Errorf("%s: state %d, remedy %q", sum.Site.Name, sum.State, sum.Failure.Remedy)
 			}
@@ -247,7 +273,7 @@ func TestWrongPasswordIsTriedOnce(t *testing.T) {
 		}
 		m.want(t, killed.get(t, "ci"), api.Latched, "nobody knows what became of the attempt of build")
 		pass(24 * time.Hour)
-		m.want(t, m.get(t, "jira"), api.Latched, "the site refuses the password of build (bad_credentials)")
+		m.want(t, m.get(t, "jira"), api.Latched, "the password of build was refused (bad_credentials)")
 		m.want(t, killed.get(t, "jira"), api.Latched)
 		m.tried(t, 1)
 
@@ -299,7 +325,7 @@ func TestOfferedPassword(t *testing.T) {
 		offer := LoginOptions{Password: []byte(wrongPassword)}
 		e := m.login(t, "jira", offer)
 		m.want(t, e, api.BadCredentials)
-		if e.Remedy != "sessionctl login jira --password-stdin, or: sessionctl login jira --retry" {
+		if e.Remedy != "sessionctl login jira --password-stdin, or: sessionctl login jira --password-stdin --retry" {
 			t.Errorf("remedy %q", e.Remedy)
 		}
 		m.tried(t, 2)
@@ -405,6 +431,7 @@ var silence = &api.Error{Code: api.Timeout, Detail: "no answer from the site"}
 // lost is a login that ends without anybody knowing what the site thought.
 func lost(context.Context, login.Password) error { return silence }
 
+// TestOutcomeUnknown: what one site has not answered counts at that site alone.
 func TestOutcomeUnknown(t *testing.T) {
 	t.Run("never accepted", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -412,14 +439,18 @@ func TestOutcomeUnknown(t *testing.T) {
 			m.sites["jira"].taken = lost
 			m.want(t, m.get(t, "jira"), api.Timeout)
 			pass(time.Hour)
-			for _, name := range names {
-				m.want(t, m.get(t, name), api.Latched, "nobody knows what became of the attempt of build", "no answer from the site (timeout)")
-			}
-			m.want(t, m.restarted(t).get(t, "wiki"), api.Latched, "nobody knows")
-			m.tried(t, 1)
-			m.want(t, m.login(t, "wiki", LoginOptions{Retry: true}), "")
+			m.want(t, m.get(t, "wiki"), "")
 			m.want(t, m.get(t, "ci"), "")
+			for _, n := range []*team{m, m.restarted(t)} {
+				m.want(t, n.get(t, "jira"), api.Latched, "nobody knows what became of the attempt of build", "no answer from the site (timeout)")
+			}
 			m.tried(t, 3)
+			m.sites["jira"].set(func() { m.sites["jira"].taken = nil })
+			m.want(t, m.get(t, "jira"), api.Latched)
+			m.want(t, m.login(t, "wiki", LoginOptions{Retry: true}), "")
+			m.want(t, m.get(t, "jira"), api.Latched) // it is another site's
+			m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
+			m.tried(t, 5)
 		})
 	})
 	t.Run("accepted", func(t *testing.T) {
@@ -437,9 +468,12 @@ func TestOutcomeUnknown(t *testing.T) {
 			// Now slowly, as with everything that may count as a failure there.
 			pass(5 * time.Minute)
 			for _, n := range []*team{m, m.restarted(t)} {
-				m.want(t, n.get(t, "wiki"), api.Timeout, "nobody knows what became of the last 2 attempts of build", "no answer")
+				m.want(t, n.get(t, "jira"), api.Timeout, "nobody knows what became of the last 2 attempts of build", "no answer")
 			}
 			m.tried(t, 3)
+			m.want(t, m.get(t, "wiki"), "")
+			m.want(t, m.get(t, "ci"), "")
+			m.tried(t, 5)
 			begin := time.Now()
 			for time.Since(begin) < time.Hour {
 				if m.get(t, "jira") == nil {
@@ -447,16 +481,180 @@ func TestOutcomeUnknown(t *testing.T) {
 				}
 				pass(10 * time.Second)
 			}
-			if n := m.directory.tried() - 3; n < 3 || n > 6 {
+			if n := m.directory.tried() - 5; n < 3 || n > 6 {
 				t.Errorf("%d attempts in an hour", n)
 			}
 			// The site is back: nothing was latched.
 			s.set(func() { s.taken = nil })
 			pass(unknownPause + 5*time.Minute)
 			m.want(t, m.get(t, "jira"), "")
-			m.want(t, m.get(t, "wiki"), "")
+			// And what was not answered before counts no longer.
+			s.set(func() { s.taken = lost })
+			m.end("jira")
+			pass(5 * time.Minute)
+			before := m.directory.tried()
+			m.want(t, m.get(t, "jira"), api.Timeout)
+			s.set(func() { s.taken = nil })
+			pass(2 * time.Second)
+			m.want(t, m.get(t, "jira"), "")
+			m.tried(t, before+2)
 		})
 	})
+}
+
+// TestAmbiguousAnswer: an answer to a password that is neither a login nor a
+// refusal is not asked for again, whatever was before; with none at all, what was
+// accepted before is tried again. The credential's other sites go on. The same
+// site, set up in another way, is worth another attempt.
+func TestAmbiguousAnswer(t *testing.T) {
+	again := map[api.Code]bool{} // if it was accepted before
+	for _, code := range []api.Code{
+		api.InsecureRedirect, api.BasicDisabled, api.CSRF403, api.Forbidden, api.NoChallenge, api.ChallengeUnsupported, api.NTLMOnly,
+		api.SSORedirect, api.RedirectLoop, api.NoSessionCookie, api.LoginOKButProbeFailed, api.WrongIdentity, api.Expired, api.UnexpectedStatus,
+	} {
+		again[code] = false
+	}
+	for _, code := range []api.Code{
+		api.DNSError, api.NetworkError, api.Timeout, api.TLSError, api.RateLimited, api.Maintenance, api.Server5xx, api.Deadline, api.Unknown,
+	} {
+		again[code] = true
+	}
+	for code, again := range again {
+		for _, accepted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, accepted before: %v", code, accepted), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := startTeam(t, rightPassword, rightPassword)
+					if accepted {
+						m.want(t, m.get(t, "jira"), "")
+						m.end("jira")
+						pass(5 * time.Minute)
+					}
+					before := m.directory.tried()
+					jira := m.sites["jira"]
+					jira.set(func() {
+						jira.taken = func(context.Context, login.Password) error {
+							return &api.Error{Code: code, Detail: siteURL.String() + " is odd", Remedy: "look at " + siteURL.String()}
+						}
+					})
+					m.want(t, m.get(t, "jira"), code, siteURL.Host)
+					m.tried(t, before+1)
+					jira.set(func() { jira.taken = nil })
+					if accepted && again {
+						m.want(t, m.restarted(t).get(t, "jira"), "")
+						m.tried(t, before+2)
+						return
+					}
+					pass(24 * time.Hour)
+					for _, n := range []*team{m, m.restarted(t)} {
+						e := n.get(t, "jira")
+						m.want(t, e, api.Latched, siteURL.String()+" is odd ("+string(code)+")")
+						if !strings.HasSuffix(e.Remedy, "sessionctl login jira --password-stdin, or: sessionctl login jira --retry") {
+							t.Errorf("remedy %q", e.Remedy)
+						}
+						m.want(t, n.login(t, "jira", LoginOptions{}), api.Latched)
+					}
+					m.tried(t, before+1)
+					m.want(t, m.get(t, "wiki"), "")
+					m.want(t, m.get(t, "jira"), api.Latched) // also now that it is known to be right
+					m.tried(t, before+2)
+
+					m.want(t, m.setUpAnew(t, "jira", "f2").get(t, "jira"), "")
+					m.tried(t, before+3)
+					m.want(t, m.setUpAnew(t, "wiki", "f2").get(t, "jira"), api.Latched)
+					m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
+					m.want(t, m.get(t, "jira"), "")
+					m.tried(t, before+4)
+				})
+			})
+		}
+	}
+}
+
+// TestVerdictIsForAllSites: a refusal counts for the credential, and says nothing
+// of the site that gave it.
+func TestVerdictIsForAllSites(t *testing.T) {
+	for _, code := range []api.Code{api.BadCredentials, api.PrincipalUnknown, api.PrincipalDisabled, api.PrincipalExpired, api.PasswordExpired} {
+		t.Run(string(code), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				m.want(t, m.get(t, "jira"), "") // accepted before
+				m.end("jira")
+				pass(5 * time.Minute)
+				m.sites["jira"].set(func() {
+					m.sites["jira"].taken = func(context.Context, login.Password) error {
+						return &api.Error{Code: code, Detail: siteURL.String() + " refuses it", Remedy: "see " + siteURL.String()}
+					}
+				})
+				e := m.get(t, "jira")
+				m.want(t, e, code, siteURL.Host)
+				if !strings.Contains(e.Remedy, "see "+siteURL.String()+", or: ") {
+					t.Errorf("remedy %q", e.Remedy)
+				}
+				// The old configuration or another one.
+				for _, n := range []*team{m, m.restarted(t), m.setUpAnew(t, "wiki", "f2"), m.setUpAnew(t, "jira", "f2")} {
+					for _, name := range names {
+						e := n.get(t, name)
+						m.want(t, e, api.Latched, "the password of build was refused ("+string(code)+")")
+						m.elsewhere(t, e)
+						if !errors.Is(e, &api.Error{Code: code}) {
+							t.Errorf("%v hides its code", e)
+						}
+					}
+				}
+				m.tried(t, 2)
+			})
+		})
+	}
+}
+
+// TestKilledInTheAttempt: an agent that dies while a site looks at a password has
+// made the one attempt, also with a password that was right before.
+func TestKilledInTheAttempt(t *testing.T) {
+	for name, offer := range map[string][]byte{"stored": nil, "offered": []byte(newPassword)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				for _, name := range names {
+					m.want(t, m.get(t, name), "")
+				}
+				if offer != nil { // it was right once, and is no longer stored
+					m.directory.change(newPassword)
+					m.want(t, m.login(t, "ci", LoginOptions{Password: offer}), "")
+					m.directory.change(rightPassword)
+					m.want(t, m.login(t, "ci", LoginOptions{Password: []byte(rightPassword)}), "")
+				}
+				before := m.directory.tried()
+				m.sites["jira"].set(func() { m.sites["jira"].delay = time.Second })
+				done := make(chan struct{})
+				go func() {
+					m.Login(t.Context(), "jira", LoginOptions{Password: offer})
+					close(done)
+				}()
+				synctest.Wait()
+				m.tried(t, before+1)
+				if record := m.sessions.clone().data; len(record) != len(names) {
+					t.Fatalf("%d sessions", len(record))
+				}
+				killed := m.restarted(t)
+				<-done
+				m.want(t, m.login(t, "wiki", LoginOptions{}), "") // who lives has seen the end
+				before = m.directory.tried()
+				for _, n := range []*team{killed, killed.restarted(t), killed.setUpAnew(t, "ci", "f2")} {
+					for _, name := range names {
+						e := n.login(t, name, LoginOptions{Password: offer})
+						m.want(t, e, api.Latched, "nobody knows what became of the attempt of build at ")
+						m.elsewhere(t, e)
+					}
+				}
+				m.tried(t, before)
+				m.want(t, killed.login(t, "ci", LoginOptions{Password: offer, Retry: true}), map[bool]api.Code{true: "", false: api.BadCredentials}[offer == nil])
+				m.tried(t, before+1)
+				if offer == nil {
+					m.want(t, killed.login(t, "wiki", LoginOptions{}), "")
+				}
+			})
+		})
+	}
 }
 
 // TestGivenBack: a site that has not looked at the password costs nothing.
@@ -509,30 +707,45 @@ func TestVerdictOfTheProof(t *testing.T) {
 				return &api.Error{Code: api.Forbidden, Detail: "403"}
 			}
 		}, api.Forbidden, true},
+		"nobody": {func(s *site) { s.probeE = &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, true},
 		// A site that only seems to accept passwords, as login forms do.
 		"outage, nothing said":       {func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Maintenance, Detail: "503"} }, api.Maintenance, false},
 		"another user, nothing said": {func(s *site) { s.directory.silent, s.user = true, "somebody" }, api.WrongIdentity, false},
 		"no right, nothing said":     {func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Forbidden, Detail: "403"} }, api.Forbidden, false},
-		"nobody":                     {func(s *site) { s.probeE = &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, false},
+		"nobody, nothing said":       {func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Expired, Detail: "401"} }, api.LoginOKButProbeFailed, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := startTeam(t, rightPassword, rightPassword)
-				m.sites["jira"].set(func() { c.site(m.sites["jira"]) })
+				wiki, jira := m.sites["wiki"], m.sites["jira"]
+				jira.set(func() { c.site(jira) })
 				m.want(t, m.get(t, "jira"), c.code)
 				m.tried(t, 1)
 				if !c.accepted {
-					m.want(t, m.get(t, "wiki"), api.Latched, string(c.code))
+					for _, n := range []*team{m, m.restarted(t)} {
+						m.want(t, n.get(t, "jira"), api.Latched, "("+string(c.code)+")")
+					}
 					m.tried(t, 1)
+					m.want(t, m.get(t, "wiki"), "")
+					m.tried(t, 2)
 					return
 				}
 				// What was accepted may be lost once and is tried again.
-				wiki := m.sites["wiki"]
 				wiki.taken = lost
 				m.want(t, m.get(t, "wiki"), api.Timeout)
 				wiki.set(func() { wiki.taken = nil })
 				m.want(t, m.get(t, "wiki"), "")
 				m.tried(t, 3)
+				m.want(t, m.restarted(t).get(t, "jira"), c.code)
+				m.tried(t, 4)
+			})
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, "")
+				m.sites["jira"].set(func() { c.site(m.sites["jira"]) })
+				m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)}), c.code)
+				if pw, err := m.password.load(); c.accepted != (err == nil && pw.Reveal() == rightPassword) {
+					t.Errorf("what was offered is stored: %v", err == nil)
+				}
 			})
 		})
 	}
@@ -550,12 +763,13 @@ func TestPanicWithAPassword(t *testing.T) {
 
 		n := startTeam(t, rightPassword, rightPassword)
 		n.sites["wiki"].taken = bug
-		m.want(t, n.get(t, "wiki"), api.Unknown)
-		m.want(t, n.get(t, "ci"), api.Latched, "the login broke off (unknown)")
-		m.want(t, n.login(t, "ci", LoginOptions{Retry: true}), "")
+		n.want(t, n.get(t, "wiki"), api.Unknown)
+		n.want(t, n.restarted(t).get(t, "wiki"), api.Latched, "the login broke off (unknown)")
+		n.tried(t, 1)
+		n.want(t, n.get(t, "ci"), "")
 		n.tried(t, 2)
-		m.want(t, n.login(t, "wiki", LoginOptions{Password: []byte(newPassword)}), api.Unknown)
-		m.want(t, n.login(t, "ci", LoginOptions{Password: []byte(newPassword)}), api.Latched)
+		n.want(t, n.login(t, "wiki", LoginOptions{Password: []byte(newPassword)}), api.Unknown)
+		n.want(t, n.login(t, "wiki", LoginOptions{Password: []byte(newPassword)}), api.Latched)
 		n.tried(t, 3)
 	})
 }
@@ -648,8 +862,10 @@ func TestTakenTwice(t *testing.T) {
 			return err
 		}
 		m.want(t, m.get(t, "jira"), api.Unknown, "asks for the password twice")
-		m.want(t, m.get(t, "wiki"), api.Latched)
 		m.tried(t, 1)
+		m.want(t, m.restarted(t).get(t, "jira"), api.Latched)
+		m.want(t, m.get(t, "wiki"), "") // the turn is free
+		m.tried(t, 2)
 	})
 }
 
@@ -660,7 +876,7 @@ func TestNoPassword(t *testing.T) {
 			for _, name := range names {
 				e := m.get(t, name)
 				m.want(t, e, api.NoSecret, "no password of build is stored for the credential office")
-				if e.Remedy != "sessionctl login "+name+" --password-stdin" {
+				if e.Remedy != "sessionctl login "+name+" --password-stdin, or: sessionctl login "+name+" --cookie-stdin" {
 					t.Errorf("remedy %q", e.Remedy)
 				}
 			}
@@ -893,7 +1109,7 @@ func TestCaptcha(t *testing.T) {
 					t.Errorf("got %+v, want %s", e, code)
 				}
 			}
-			const remedy = "solve it, or: sessionctl login jira --retry"
+			const remedy = "solve it, then: sessionctl login jira --retry"
 			refused(k, api.Captcha, remedy)
 			jira.set(func() { jira.loginE = nil })
 			pass(24 * time.Hour)
@@ -916,25 +1132,164 @@ func TestCaptcha(t *testing.T) {
 			}
 		})
 	})
-	t.Run("password", func(t *testing.T) {
+	for name, c := range map[string]struct {
+		wants    func(s *site, e error)
+		attempts int
+	}{
+		"with the password":   {func(s *site, e error) { s.taken = func(context.Context, login.Password) error { return e } }, 1},
+		"before the password": {func(s *site, e error) { s.page = e }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				m.want(t, m.get(t, "wiki"), "")
+				m.tried(t, 1)
+				jira := m.sites["jira"]
+				jira.set(func() { c.wants(jira, picture) })
+				e := m.get(t, "jira")
+				m.want(t, e, api.Captcha)
+				const remedy = "solve it, then: sessionctl login jira --retry" // another password solves nothing
+				if e.Remedy != remedy {
+					t.Errorf("remedy %q", e.Remedy)
+				}
+				jira.set(func() { jira.taken, jira.page = nil, nil })
+				pass(24 * time.Hour)
+				for _, n := range []*team{m, m.restarted(t)} {
+					e := n.get(t, "jira")
+					m.want(t, e, api.Latched, "(captcha)")
+					if e.Remedy != remedy {
+						t.Errorf("remedy %q", e.Remedy)
+					}
+				}
+				m.tried(t, 1+c.attempts)
+				m.want(t, m.get(t, "ci"), "") // the other sites go on
+				m.want(t, m.setUpAnew(t, "jira", "f2").get(t, "jira"), "")
+				m.tried(t, 3+c.attempts)
+				m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
+				m.want(t, m.get(t, "jira"), "")
+				m.tried(t, 4+c.attempts)
+			})
+		})
+	}
+}
+
+var printed = regexp.MustCompile(`sessionctl login (\S+)((?: --[a-z-]+)*)`)
+
+// follow does what a remedy prints last, literally, with the password or the
+// cookies that somebody has.
+func (m *team) follow(t *testing.T, e *api.Error, password string) *api.Error {
+	t.Helper()
+	commands := printed.FindAllStringSubmatch(e.Remedy, -1)
+	if len(commands) == 0 {
+		t.Fatalf("no command in %q", e.Remedy)
+	}
+	return m.run(t, commands[len(commands)-1], password)
+}
+
+func (m *team) run(t *testing.T, command []string, password string) *api.Error {
+	t.Helper()
+	var o LoginOptions
+	for _, flag := range strings.Fields(command[2]) {
+		switch flag {
+		case "--retry":
+			o.Retry = true
+		case "--password-stdin":
+			o.Password = []byte(password)
+		case "--cookie-stdin":
+			o.Adopt = new(web.Jar)
+			o.Adopt.Set(siteURL, []string{"session=" + m.sites[command[1]].current}, time.Now())
+		default:
+			t.Fatalf("there is no flag %s", flag)
+		}
+	}
+	return m.login(t, command[1], o)
+}
+
+// TestPrintedCommands: whoever brings the first password, and then does literally
+// what is printed, has a session in the end, and does not repeat an attempt.
+func TestPrintedCommands(t *testing.T) {
+	const again = "sessionctl login jira --password-stdin --retry"
+	for name, c := range map[string]struct {
+		trouble, over func(*site)
+		code          api.Code
+		remedy        string // of the first failure
+		latched       string // of the same once more
+	}{
+		"captcha": {
+			func(s *site) {
+				s.taken = func(context.Context, login.Password) error {
+					return &api.Error{Code: api.Captcha, Detail: "a picture", Remedy: "solve it"}
+				}
+			},
+			func(s *site) { s.taken = nil },
+			api.Captcha, "solve it, then: " + again, "solve it, then: " + again,
+		},
+		"captcha on the page": {
+			func(s *site) { s.page = &api.Error{Code: api.Captcha, Detail: "a picture", Remedy: "solve it"} },
+			func(s *site) { s.page = nil },
+			api.Captcha, "solve it, then: " + again, "solve it, then: " + again,
+		},
+		"wrong": {
+			func(s *site) { s.directory.change(newPassword) },
+			func(s *site) { s.directory.change(rightPassword) },
+			api.BadCredentials, "sessionctl login jira --password-stdin, or: " + again, "sessionctl login jira --password-stdin, or: " + again,
+		},
+		"no login after all": {
+			func(s *site) { s.directory.silent, s.probeE = true, &api.Error{Code: api.Expired, Detail: "401"} },
+			func(s *site) { s.probeE = nil },
+			api.LoginOKButProbeFailed, "check the site's url, and its probe_url and identity_… if it has them",
+			"check the site's url, and its probe_url and identity_… if it has them, or: sessionctl login jira --password-stdin, or: " + again,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, "")
+				jira := m.sites["jira"]
+				none := m.get(t, "jira")
+				m.want(t, none, api.NoSecret)
+				ways := printed.FindAllStringSubmatch(none.Remedy, -1)
+				if len(ways) != 2 {
+					t.Fatalf("remedy %q", none.Remedy)
+				}
+				jira.set(func() { c.trouble(jira) })
+				e := m.run(t, ways[0], rightPassword)
+				m.want(t, e, c.code)
+				if e.Remedy != c.remedy {
+					t.Errorf("remedy %q", e.Remedy)
+				}
+				jira.set(func() { c.over(jira) })
+				m.want(t, m.get(t, "jira"), api.NoSecret) // it is not at hand
+				tried := m.directory.tried()
+				same := m.run(t, ways[0], rightPassword)
+				m.want(t, same, api.Latched, "("+string(c.code)+")")
+				if same.Remedy != c.latched {
+					t.Errorf("remedy %q", same.Remedy)
+				}
+				m.tried(t, tried)
+				m.want(t, m.follow(t, same, rightPassword), "")
+				m.tried(t, tried+1)
+				for _, name := range names {
+					m.want(t, m.get(t, name), "")
+				}
+			})
+		})
+	}
+	t.Run("another password", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			m := startTeam(t, rightPassword, rightPassword)
-			m.want(t, m.get(t, "wiki"), "")
-			m.sites["jira"].taken = func(context.Context, login.Password) error { return picture }
-			e := m.get(t, "jira")
-			m.want(t, e, api.Captcha)
-			if e.Remedy != "solve it, or: sessionctl login jira --retry" { // another password solves nothing
-				t.Errorf("remedy %q", e.Remedy)
-			}
-			m.sites["jira"].set(func() { m.sites["jira"].taken = nil })
-			for _, n := range []*team{m, m.restarted(t)} {
-				m.want(t, n.get(t, "jira"), api.Latched, "(captcha)")
-				m.want(t, n.get(t, "ci"), api.Latched, "(captcha)") // its verifier is the credential
-			}
+			m := startTeam(t, rightPassword, "")
+			e := m.login(t, "jira", LoginOptions{Password: []byte(wrongPassword)})
+			m.want(t, e, api.BadCredentials)
+			m.want(t, m.run(t, printed.FindStringSubmatch(e.Remedy), rightPassword), "")
 			m.tried(t, 2)
-			m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
-			m.want(t, m.get(t, "ci"), "")
-			m.tried(t, 4)
+		})
+	})
+	t.Run("a cookie", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, "")
+			m.sites["jira"].current = "CANARY-browser"
+			m.want(t, m.follow(t, m.get(t, "jira"), ""), "")
+			m.want(t, m.get(t, "jira"), "")
+			m.tried(t, 0)
 		})
 	})
 }

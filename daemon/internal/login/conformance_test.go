@@ -97,8 +97,6 @@ func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 			negotiate(w, r)
 		case b == toForeignHost:
 			http.Redirect(w, r, foreign, http.StatusFound)
-		case r.URL.Path == "/app/status":
-			w.Write([]byte(`{"state":"RUNNING"}`))
 		case r.URL.Path == "/app/login.jsp" && b == unchallenged:
 			w.Write([]byte("please log in"))
 		case r.URL.Path == "/app/login.jsp" && (r.Header.Get("Authorization") == "" || b == refused):
@@ -114,6 +112,7 @@ func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 			login(w)
 			w.Write([]byte(`{"session":{"name":"JSESSIONID","value":"CANARY-session"}}`))
 		case r.Header.Get("Cookie") == "" || b == anonymous:
+			w.Header().Set("X-AUSERNAME", "anonymous")
 			w.WriteHeader(http.StatusUnauthorized)
 		default:
 			w.Write([]byte(`{"name":"build"}`))

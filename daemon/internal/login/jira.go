@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -89,14 +90,15 @@ func (j *jira) ticket(ctx context.Context, x *web.Exchange) error {
 	return negotiated(x, r)
 }
 
-// password logs in by JSON. The password goes out only when Jira says that it
-// is up, so that it is not spent on an outage, nor sent to where url redirects.
+// password logs in by JSON. The password goes out only after Jira itself has
+// answered at the same place, so that it is not spent on an outage, a gate, or
+// where url redirects to.
 func (j *jira) password(ctx context.Context, x *web.Exchange, p Password) error {
 	u, err := x.URL(j.SessionURL)
 	if err != nil {
 		return err
 	}
-	if err := j.running(ctx, x); err != nil {
+	if err := j.there(ctx, x, u); err != nil {
 		return err
 	}
 	password, err := p.Take(ctx)
@@ -176,14 +178,9 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 	return nil
 }
 
-// running asks the status resource, which needs no login (Atlassian, "Jira
-// status endpoint"). A page instead is of something in front, such as a proxy
-// that says "back soon" with status 200.
-func (j *jira) running(ctx context.Context, x *web.Exchange) error {
-	u, err := x.URL("status")
-	if err != nil {
-		return err
-	}
+// there asks the session resource without a session, to see whether it is
+// Jira's.
+func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 	r, err := x.Send(ctx, web.Request{URL: u, Header: http.Header{"Accept": {"application/json"}}})
 	if err != nil {
 		return err
@@ -194,25 +191,51 @@ func (j *jira) running(ctx context.Context, x *web.Exchange) error {
 	if _, err := x.Follows(r); err != nil {
 		return err
 	}
-	if r.Status == http.StatusUnauthorized && len(r.Challenges) > 0 {
-		return gated(r)
+	switch {
+	case seraph(r).jira, r.Status == http.StatusUnauthorized && json.Valid(r.Body):
+		return nil
+	case r.Status == http.StatusUnauthorized && len(r.Challenges) > 0:
+		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached",
+			Remedy: "log in with a principal and its keytab"}
+	case r.Status == http.StatusOK:
+		return j.page(ctx, x, r)
 	}
-	if r.Status != http.StatusOK {
-		return nil // a Jira without it, or a front that keeps it to itself
-	}
-	var status struct{ State string }
-	if json.Unmarshal(r.Body, &status) != nil {
-		return &api.Error{Code: api.Maintenance, Detail: r.Shown() + " shows a page instead of Jira's state",
-			Remedy: "ask again later; if it stays so, look at that page with a browser, and check the site's url"}
-	}
-	switch state := status.State; state {
-	case "STARTING", "STOPPING", "FIRST_RUN", "MAINTENANCE", "ERROR":
-		return &api.Error{Code: api.Maintenance, Detail: r.Shown() + " says " + state, Remedy: "ask again later; if it stays so, ask whoever runs the site"}
-	}
-	return nil
+	return unexpected(r)
 }
 
-// Probe implements Driver.
+// page is for a page with status 200 where Jira would answer in another way: of
+// something in front, such as a proxy that says "back soon". If the status
+// resource is not Jira's either, Jira is away (Atlassian, "Jira status
+// endpoint").
+func (j *jira) page(ctx context.Context, x *web.Exchange, r *web.Response) error {
+	u, err := x.URL("status")
+	if err != nil {
+		return err
+	}
+	away := func(r *web.Response, how string) error {
+		return &api.Error{Code: api.Maintenance, Detail: r.Shown() + how,
+			Remedy: "ask again later; if it stays so, look at that page with a browser, and check the site's url"}
+	}
+	answer, err := x.Send(ctx, web.Request{URL: u, Header: http.Header{"Accept": {"application/json"}}})
+	if err != nil {
+		return err
+	}
+	if err := web.StatusError(answer); err != nil {
+		return err
+	}
+	var status struct{ State string }
+	switch err := json.Unmarshal(answer.Body, &status); {
+	case answer.Status != http.StatusOK, err != nil:
+		return away(r, " shows a page that is not Jira's")
+	case status.State != "RUNNING":
+		return away(answer, " does not say that Jira is running")
+	}
+	return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 200 with a page",
+		Remedy: "check session_url, and the context path in the site's url"}
+}
+
+// Probe implements Driver. Only a word of Jira's, or of a gate that wants a
+// login, ends a session: what else may stand in front has no say.
 func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 	u, err := x.URL(j.SessionURL)
 	if err != nil {
@@ -236,9 +259,9 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 		return dead("answers 401 to the session's cookies")
 	case s.captcha(), s.says(authenticatedFailed), s.says(loggedOut):
 		return dead("says that the session's cookies are no login")
-	case redirects(r):
+	case j.toLogin(x, r):
 		return dead("sends the session's cookies to a login page")
-	case r.Status == http.StatusForbidden:
+	case r.Status == http.StatusForbidden && s.jira:
 		return dead("answers 403 to the session's cookies, and names no user")
 	case r.Status != http.StatusOK:
 		return Identity{}, unexpected(r)
@@ -249,11 +272,10 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 		return Identity{}, contradiction(r)
 	case err != nil && asksForPassword(r):
 		return dead("answers 200 with a login page")
-	case err != nil:
-		if err := j.running(ctx, x); err != nil {
-			return Identity{}, err
-		}
+	case err != nil && s.jira:
 		return dead("answers 200, but not with a session")
+	case err != nil:
+		return Identity{}, j.page(ctx, x, r)
 	case name == "":
 		return dead("answers 200 without naming a user")
 	case s.anonymous:
@@ -285,8 +307,10 @@ func (j *jira) Logout(ctx context.Context, x *web.Exchange) error {
 		return err
 	}
 	switch {
-	case r.Status == http.StatusNoContent, r.Status == http.StatusUnauthorized: // 401: it was none any more
+	case r.Status == http.StatusNoContent:
 		return nil
+	case r.Status == http.StatusUnauthorized && (seraph(r).jira || len(r.Challenges) == 0):
+		return nil // it was none any more
 	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("XSRF check failed")):
 		return forged(r)
 	}
@@ -306,13 +330,6 @@ func passwordRefused(r *web.Response, p Password) error {
 	return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User()}
 }
 
-// gated is for a gate in front of Jira that wants a login of its own, so that the
-// password is not even sent.
-func gated(r *web.Response) error {
-	return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached",
-		Remedy: "log in with a principal and its keytab"}
-}
-
 func forged(r *web.Response) error {
 	return &api.Error{Code: api.CSRF403, Detail: r.Shown() + " takes the request for a forged one (XSRF check failed)",
 		Remedy: "set no browser's user_agent for this site; ask Jira's administrator whether its base URL and its proxy's scheme and port agree"}
@@ -328,4 +345,17 @@ func unexpected(r *web.Response) error {
 		Remedy: "check session_url, and the context path in the site's url"}
 }
 
-func redirects(r *web.Response) bool { return 300 <= r.Status && r.Status < 400 }
+// toLogin reports whether an answer leads to a login: to the login page, or to
+// another host, as a gate leads whose own session has ended.
+func (j *jira) toLogin(x *web.Exchange, r *web.Response) bool {
+	to, err := x.Follows(r)
+	switch {
+	case err != nil:
+		return true
+	case to == nil:
+		return false
+	}
+	login, err := x.URL(j.LoginURL)
+	last := to.Path[strings.LastIndexByte(to.Path, '/')+1:]
+	return err == nil && to.Path == login.Path || strings.HasPrefix(last, "login")
+}

@@ -24,6 +24,8 @@ type seraphHeaders struct {
 	user    string // "" for nobody
 	// anonymous: it is said that nobody asks, and not only not said who.
 	anonymous bool
+	// jira: the answer is of Jira itself, not of something in front.
+	jira bool
 }
 
 func seraph(r *web.Response) seraphHeaders {
@@ -38,6 +40,8 @@ func seraph(r *web.Response) seraphHeaders {
 	if s.user = r.Header.Get("X-AUSERNAME"); s.user == "anonymous" {
 		s.user, s.anonymous = "", true
 	}
+	// On every answer of Jira's (captured in Jit#12 and others).
+	s.jira = s.reasons != nil || s.user != "" || s.anonymous || r.Header.Get("X-AREQUESTID") != ""
 	return s
 }
 
