@@ -69,7 +69,7 @@ func (a *agent) RefreshSession(_ context.Context, r *pb.RefreshSessionRequest) (
 
 func (a *agent) DeleteSession(_ context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
 	_, err := a.session(r.GetSite())
-	return &pb.DeleteSessionResponse{}, err
+	return &pb.DeleteSessionResponse{HadSession: true}, err
 }
 
 func (a *agent) ListSessions(context.Context, *pb.ListSessionsRequest) (*pb.ListSessionsResponse, error) {

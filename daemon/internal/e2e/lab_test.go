@@ -101,9 +101,6 @@ func TestLab(t *testing.T) {
 	}
 	script := strings.Join(commands, "\n") + `
 sessionctl raw app >/dev/null && sessionctl raw form >/dev/null && sessionctl list`
-	if _, err := exec.LookPath("curl"); err != nil {
-		script = strings.Replace(script, "curl -H @-", "sessionlab fetch", 1)
-	}
 	shell := exec.CommandContext(t.Context(), "sh", "-c", "set -e\n"+script)
 	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
 	r := finish(t, shell, "")
@@ -137,5 +134,40 @@ func TestLabUsage(t *testing.T) {
 	}
 	if r := runLab(t, lab, nil, "fetch", "http://127.0.0.1:1/"); r.status != 1 || r.stdout != "" {
 		t.Errorf("%v", r)
+	}
+}
+
+// TestLabLeavesNothing: however it ends, no keytab and no store stay behind.
+func TestLabLeavesNothing(t *testing.T) {
+	lookAtSources()
+	for name, end := range map[string]func(*exec.Cmd, *os.File){
+		"the terminal is closed": func(cmd *exec.Cmd, _ *os.File) { cmd.Process.Signal(syscall.SIGHUP) },
+		"it is stopped":          func(cmd *exec.Cmd, _ *os.File) { cmd.Process.Signal(syscall.SIGTERM) },
+		"the pipe is closed":     func(_ *exec.Cmd, pipe *os.File) { pipe.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			temporary, err := os.MkdirTemp("", "lab")
+			must(t, err)
+			defer os.RemoveAll(temporary)
+			r, w, err := os.Pipe()
+			must(t, err)
+			defer r.Close()
+			cmd := exec.Command(filepath.Join(bin, "sessionlab"), "--demo")
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + temporary}
+			cmd.Stdout = w
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			must(t, cmd.Start())
+			w.Close()
+			for lines := bufio.NewScanner(r); lines.Scan(); {
+				if strings.HasPrefix(lines.Text(), "2. ") { // in the middle
+					break
+				}
+			}
+			end(cmd, r)
+			cmd.Wait() // with a failure or not: nobody may be there to see it
+			if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
 	}
 }

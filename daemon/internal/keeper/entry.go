@@ -541,6 +541,11 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		return nil, err
 	}
 	if !e.site.Expect.Met(id) {
+		if p := e.site.Password; p != nil {
+			if stored, err := p.load(); err == nil {
+				secrets = append(secrets, stored.Reveal())
+			}
+		}
 		for _, v := range slices.Concat(secrets, s.jar.Values(), x.Jar().Values()) {
 			if len(v) >= 4 && strings.Contains(id.Name, v) { // a shorter one is in many a name
 				id.Name = "[redacted]"

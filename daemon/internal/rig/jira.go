@@ -74,6 +74,7 @@ type JiraModes struct {
 // JiraCounts is what happened at a Jira since it was made.
 type JiraCounts struct {
 	Logins   int // good ones at the login resource
+	Forms    int // good ones at the login page, by persons
 	Basic    int // requests with a good Basic header, each of which is a login (JRASERVER-27047)
 	Refused  int // wrong passwords, at the login resource or by Basic
 	Denied   int // passwords not looked at, because of the CAPTCHA
@@ -313,9 +314,11 @@ func (j *Jira) status(c *jiraCall) {
 }
 
 // loginForm answers /login.jsp: who is logged in already goes where the login
-// leads. Forms are not taken.
+// leads.
 func (j *Jira) loginForm(c *jiraCall) {
 	switch {
+	case c.Method == http.MethodPost:
+		j.formLogin(c)
 	case c.Method != http.MethodGet && c.Method != http.MethodHead:
 		c.page(http.StatusMethodNotAllowed, "Method Not Allowed (405)")
 	case c.user != "":

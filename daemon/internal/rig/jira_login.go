@@ -161,6 +161,29 @@ func (j *Jira) jsonLogin(c *jiraCall) {
 	}
 }
 
+// formLogin is a person at the login page. If a picture is to be solved, a person
+// solves it, so the password is looked at (Atlassian's page "Cookie-based
+// authentication", CAPTCHAs).
+func (j *Jira) formLogin(c *jiraCall) {
+	form, err := url.ParseQuery(string(c.body))
+	if err != nil {
+		c.page(http.StatusBadRequest, "Bad Request (400)")
+		return
+	}
+	name := form.Get("os_username")
+	if a := j.accounts[name]; a != nil {
+		a.failures = min(a.failures, j.maxFailures-1)
+	}
+	if reason := j.judge(name, form.Get("os_password")); reason != seraphOK {
+		c.header.Set(seraphReason, reason)
+		j.loginPage(c)
+		return
+	}
+	j.counts.Forms++
+	j.login(c, name)
+	c.redirect(j.context + localPath(form.Get("os_destination"), dashboard))
+}
+
 // basic logs in by a Basic header, if there is one and nobody is logged in: a
 // session of its own for every request (JRASERVER-27047). It reports whether
 // the request goes on; otherwise it has been answered.

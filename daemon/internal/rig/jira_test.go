@@ -3,9 +3,11 @@ package rig_test
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"regexp"
 	"strings"
 	"sync"
@@ -62,6 +64,30 @@ func newJira(t testing.TB, o rig.JiraOptions) *rig.Jira {
 // basic is the header of Basic authentication as fred.
 func basic(password string) []string {
 	return []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("fred:"+password))}
+}
+
+// TestJiraLoginPage: what a person does with a browser, the CAPTCHA included.
+func TestJiraLoginPage(t *testing.T) {
+	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	v := newVisitor(t, j.URL())
+	for range 4 {
+		v.do("POST", sessionPath, badLogin, "Content-Type", "application/json")
+	}
+	v.do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(403)
+	const form = "application/x-www-form-urlencoded"
+	v.do("POST", "/login.jsp", "os_username=fred&os_password=CANARY-wrong", "Content-Type", form).want(200, "os_password", "X-Seraph-Loginreason: AUTHENTICATED_FAILED")
+	v.do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(403)
+	var login struct{ Username, Password string }
+	if err := json.Unmarshal([]byte(goodLogin), &login); err != nil {
+		t.Fatal(err)
+	}
+	fill := url.Values{"os_username": {login.Username}, "os_password": {login.Password}, "os_destination": {"/secure/a.jspa"}}
+	v.do("POST", "/login.jsp", fill.Encode(), "Content-Type", form).want(302, "Location: /jira/secure/a.jspa", "Set-Cookie: JSESSIONID=")
+	v.get("/rest/api/2/myself").want(200, login.Username)
+	newVisitor(t, j.URL()).do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(200)
+	if c := j.Counts(); c.Forms != 1 {
+		t.Errorf("%+v", c)
+	}
 }
 
 func TestJiraLogin(t *testing.T) {
@@ -300,7 +326,7 @@ func TestJiraModes(t *testing.T) {
 			guest.get("/secure/a.jspa").want(302, "Location: /jira/login.jsp?os_destination=%2Fsecure%2Fa.jspa")
 			guest.get("").want(302, "Location: /jira/secure/Dashboard.jspa")
 			guest.get(login).want(200, `name="os_username"`, `name="os_password"`, "login-form-remember-me")
-			guest.do("POST", login, "os_username=fred").want(405)
+			guest.do("PUT", login, "os_username=fred").want(405)
 		}},
 		"maintenance": {rig.JiraModes{Maintenance: true}, func(user, guest *visitor) {
 			guest.get(status).want(503, `{"state":"MAINTENANCE"}`)
