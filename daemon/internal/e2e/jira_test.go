@@ -68,6 +68,17 @@ recheck       = "0s"
 %s`, j.Jira.URL(), strings.Join(tracker, "\n")))
 }
 
+// rewrite replaces a text in the agent's configuration.
+func (h *home) rewrite(t *testing.T, old, text string) {
+	t.Helper()
+	b, err := os.ReadFile(h.config)
+	must(t, err)
+	if !bytes.Contains(b, []byte(old)) {
+		t.Fatalf("%q is not in the configuration", old)
+	}
+	write(t, h.config, strings.ReplaceAll(string(b), old, text))
+}
+
 // givePassword stores alice's password in the agent.
 func (h *home) givePassword(t *testing.T, password string) result {
 	t.Helper()
@@ -289,9 +300,7 @@ func TestKilledInTheAttempt(t *testing.T) {
 			})
 			defer close(hold)
 			h := j.home(t)
-			text, err := os.ReadFile(h.config)
-			must(t, err)
-			write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+			h.rewrite(t, j.Jira.URL(), front+"/jira")
 			a := h.start(t)
 			login := func() result { return h.givePassword(t, "CANARY-wrong") }
 			if accepted {
@@ -333,7 +342,7 @@ func frontOf(t *testing.T, j *jiraWorld, handle func(http.ResponseWriter, *http.
 }
 
 // TestCaptcha: a CAPTCHA that others have brought about stops the agent until a
-// person has solved it, whether it logs in with a password or a ticket.
+// person has solved it.
 func TestCaptcha(t *testing.T) {
 	j := newJira(t)
 	h := j.home(t)
@@ -435,9 +444,7 @@ func TestAdopt(t *testing.T) {
 func TestProbation(t *testing.T) {
 	j := newJira(t)
 	h := j.home(t)
-	text, err := os.ReadFile(h.config)
-	must(t, err)
-	write(t, h.config, strings.ReplaceAll(string(text), `recheck       = "0s"`, ""))
+	h.rewrite(t, `recheck       = "0s"`, "") // the default
 	h.start(t)
 	cookie := strings.TrimSpace(h.ok(t, "raw", "jira"))
 	for _, c := range []struct {
@@ -463,9 +470,7 @@ func TestProbation(t *testing.T) {
 func TestReject(t *testing.T) {
 	j := newJira(t)
 	h := j.home(t)
-	text, err := os.ReadFile(h.config)
-	must(t, err)
-	write(t, h.config, strings.ReplaceAll(string(text), `recheck       = "0s"`, ""))
+	h.rewrite(t, `recheck       = "0s"`, "") // the default
 	h.start(t)
 	first := h.ok(t, "raw", "jira")
 	if r := h.sessionctl(t, "reject", "jira"); r.status != 0 || h.ok(t, "raw", "jira") != first {
@@ -521,7 +526,11 @@ func TestWatch(t *testing.T) {
 	j.DropSessions()
 	h.ok(t, "reject", "jira")
 	second := next(first)
-	a.stop(t) // with a stream open
+	begin := time.Now()
+	a.stop(t)
+	if took := time.Since(begin); took > 5*time.Second { // the drain time is 10 s
+		t.Errorf("an open stream kept the agent from stopping for %v", took)
+	}
 	if s, err := source.Session(); err != nil || s.Generation != second.Generation {
 		t.Errorf("while the agent is away: %v %v", s, err)
 	}

@@ -36,6 +36,7 @@ func its(t *testing.T, j *jiraWorld, password string) *gojira.Client {
 func TestGoJira(t *testing.T) {
 	j := newJira(t)
 	h := j.home(t)
+	h.rewrite(t, `recheck       = "0s"`, "") // so that it is the Transport that heals
 	h.start(t)
 	c := ours(t, j, h, "jira")
 	if u, _, err := c.User.GetSelf(); err != nil || u.Name != "build" {
@@ -64,7 +65,7 @@ func TestGoJira(t *testing.T) {
 // of the agent's session.
 func (h *home) python(t *testing.T, program string, args ...string) result {
 	t.Helper()
-	return h.run(t, "", "/usr/bin/python3", append([]string{"-c", `
+	return h.run(t, "", interpreter(t, "jirashell"), append([]string{"-c", `
 import subprocess, sys, warnings
 warnings.simplefilter("ignore")
 import jira
@@ -173,6 +174,7 @@ func TestLongJob(t *testing.T) {
 
 	j = newJira(t)
 	h := j.home(t)
+	h.rewrite(t, `recheck       = "0s"`, "")
 	h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)
@@ -187,7 +189,7 @@ func TestLongJob(t *testing.T) {
 	if failed != 0 || logins != 2 {
 		t.Errorf("%d failed, %d logins", failed, logins)
 	}
-	// A shell script's loop, and python-jira with new headers after a refusal.
+	// A shell script's loop.
 	rig.Require(t, "curl")
 	script := `
 get() { sessionctl header tracker | curl -sSf -o /dev/null -H @- "$0/rest/api/2/myself"; }

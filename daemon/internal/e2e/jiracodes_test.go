@@ -183,9 +183,7 @@ func TestRefusedWithMore(t *testing.T) {
 				w.WriteHeader(add(w))
 			})
 			h := j.home(t)
-			text, err := os.ReadFile(h.config)
-			must(t, err)
-			write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+			h.rewrite(t, j.Jira.URL(), front+"/jira")
 			a := h.start(t)
 			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "bad_credentials")
 			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "latched")
@@ -215,9 +213,7 @@ func TestBackSoon(t *testing.T) {
 		}
 	})
 	h := j.home(t)
-	text, err := os.ReadFile(h.config)
-	must(t, err)
-	write(t, h.config, strings.ReplaceAll(string(text), j.Jira.URL(), front+"/jira"))
+	h.rewrite(t, j.Jira.URL(), front+"/jira")
 	h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)

@@ -441,13 +441,13 @@ func TestLoginLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dying, well := new(site), new(site)
 		k := keep(t, newRecords(), NewLatches(newRecords(), mac), dying.named("dying"), well.named("well"))
-		report := func(name string) error {
-			s, err := k.Get(t.Context(), name, GetOptions{})
+		ends := func(name string, s *site) error {
+			served, err := k.Get(t.Context(), name, GetOptions{})
 			if err != nil {
 				return err
 			}
-			k.entries[name].site.Driver.(*site).set(func() { k.entries[name].site.Driver.(*site).current = "" })
-			_, err = k.Refresh(t.Context(), name, s.Generation, false)
+			s.set(func() { s.current = "" })
+			_, err = k.Refresh(t.Context(), name, served.Generation, false)
 			return err
 		}
 		logins := func(n int) {
@@ -457,13 +457,13 @@ func TestLoginLimit(t *testing.T) {
 			}
 		}
 		for range maxLogins - 1 { // the first one is the get's
-			if err := report("dying"); err != nil {
+			if err := ends("dying", dying); err != nil {
 				t.Fatal(err)
 			}
 			pass(time.Second)
 		}
 		logins(maxLogins)
-		err := report("dying")
+		err := ends("dying", dying)
 		if e := api.AsError(err); e == nil || e.Code != api.Quota || !strings.Contains(e.Detail, "10 sessions have died within 1m0s") || e.Remedy == "" {
 			t.Errorf("got %v", err)
 		}
@@ -477,14 +477,17 @@ func TestLoginLimit(t *testing.T) {
 			pass(time.Second)
 		}
 		logins(maxLogins)
-		// Neither another site nor somebody who may is limited by that.
-		if err := report("well"); err != nil {
-			t.Error(err)
-		}
+		// Neither a person nor another site is limited by that; nor does a person's
+		// login count.
 		for range 2 * maxLogins {
-			if _, err := k.Login(t.Context(), "dying", LoginOptions{}); err != nil {
-				t.Fatalf("by a person: %v", err)
+			for _, name := range []string{"dying", "well"} {
+				if _, err := k.Login(t.Context(), name, LoginOptions{}); err != nil {
+					t.Fatalf("%s, by a person: %v", name, err)
+				}
 			}
+		}
+		if err := ends("well", well); err != nil {
+			t.Error(err)
 		}
 		logins(3 * maxLogins)
 		dying.set(func() { dying.current = "" })
@@ -1175,6 +1178,38 @@ func TestLatches(t *testing.T) {
 		must(l.Clear(ctx, "realm:A", "build", wrong))
 		check(l, wrong, "")
 	})
+}
+
+// TestLatchesForget: what was accepted is forgotten before what was refused, and
+// before an attempt of unknown outcome.
+func TestLatchesForget(t *testing.T) {
+	r := newRecords()
+	l := NewLatches(r, mac)
+	name := func(i int) []byte { return fmt.Appendf(nil, "CANARY-%d", i) }
+	for i := range 3 * maxSecrets {
+		if err := l.Begin(t.Context(), "realm:A", "build", name(i)); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 { // its outcome stays unknown
+			continue
+		}
+		var verdict error
+		if i == 0 {
+			verdict = &api.Error{Code: api.BadCredentials}
+		}
+		if err := l.End(t.Context(), "realm:A", "build", name(i), verdict); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l = NewLatches(r, mac)
+	for i := range 2 {
+		if err := l.Check("realm:A", "build", name(i)); api.CodeOf(err) != api.Latched {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	if n := len(l.known[latchKey("realm:A", "build")].secrets); n != maxSecrets {
+		t.Errorf("%d secrets", n)
+	}
 }
 
 // TestCallerOfAWriteLeaves: a write whose caller has left is done all the same,

@@ -610,45 +610,89 @@ func TestVerdictIsForAllSites(t *testing.T) {
 // TestKilledInTheAttempt: an agent that dies while a site looks at a password has
 // made the one attempt, also with a password that was right before.
 func TestKilledInTheAttempt(t *testing.T) {
-	for name, offer := range map[string][]byte{"stored": nil, "offered": []byte(newPassword)} {
+	for name, c := range map[string]struct {
+		offer []byte
+		code  api.Code // of the one that a person then lets it make
+	}{
+		"stored":  {nil, ""},
+		"offered": {[]byte(newPassword), api.BadCredentials}, // right before the stored one was
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := startTeam(t, rightPassword, rightPassword)
-				for _, name := range names {
-					m.want(t, m.get(t, name), "")
-				}
-				if offer != nil { // it was right once, and is no longer stored
+				m.want(t, m.get(t, "jira"), "")
+				if c.offer != nil {
 					m.directory.change(newPassword)
-					m.want(t, m.login(t, "ci", LoginOptions{Password: offer}), "")
+					m.want(t, m.login(t, "ci", LoginOptions{Password: c.offer}), "")
 					m.directory.change(rightPassword)
 					m.want(t, m.login(t, "ci", LoginOptions{Password: []byte(rightPassword)}), "")
 				}
 				before := m.directory.tried()
 				m.sites["jira"].set(func() { m.sites["jira"].delay = time.Second })
-				done := make(chan struct{})
+				over := make(chan struct{})
 				go func() {
-					m.Login(t.Context(), "jira", LoginOptions{Password: offer})
-					close(done)
+					m.Login(t.Context(), "jira", LoginOptions{Password: c.offer})
+					close(over)
 				}()
 				synctest.Wait()
 				m.tried(t, before+1)
 				killed := m.restarted(t)
-				<-done
+				<-over
 				m.want(t, m.login(t, "wiki", LoginOptions{}), "") // who lives has seen the end
-				before = m.directory.tried()
+				m.tried(t, before+2)
 				for _, n := range []*team{killed, killed.restarted(t), killed.setUpAnew(t, "ci", "f2")} {
 					for _, name := range names {
-						e := n.login(t, name, LoginOptions{Password: offer})
+						e := n.login(t, name, LoginOptions{Password: c.offer})
 						m.want(t, e, api.Latched, "nobody knows what became of the attempt of build at ")
 						m.elsewhere(t, e)
 					}
 				}
-				m.tried(t, before)
-				m.want(t, killed.login(t, "ci", LoginOptions{Password: offer, Retry: true}), map[bool]api.Code{true: "", false: api.BadCredentials}[offer == nil])
-				m.tried(t, before+1)
-				if offer == nil {
-					m.want(t, killed.login(t, "wiki", LoginOptions{}), "")
+				m.tried(t, before+2)
+				m.want(t, killed.login(t, "ci", LoginOptions{Password: c.offer, Retry: true}), c.code)
+				m.tried(t, before+3)
+			})
+		})
+	}
+}
+
+// history is a store that remembers what a kill after each write would have left.
+type history struct {
+	*records
+	left []*records
+}
+
+func (h *history) Swap(ctx context.Context, key string, revision uint64, record []byte) (uint64, error) {
+	next, err := h.records.Swap(ctx, key, revision, record)
+	h.left = append(h.left, h.clone())
+	return next, err
+}
+
+// TestKilledBetweenWrites: nor does it matter how much of the outcome was written
+// down.
+func TestKilledBetweenWrites(t *testing.T) {
+	for _, code := range []api.Code{api.BadCredentials, api.Captcha, api.UnexpectedStatus} {
+		t.Run(string(code), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTeam(t, rightPassword, rightPassword)
+				m.want(t, m.get(t, "jira"), "") // accepted before
+				m.end("jira")
+				pass(5 * time.Minute)
+				h := &history{records: m.latches}
+				m.password.latches.records = h
+				m.sites["jira"].set(func() {
+					m.sites["jira"].taken = func(context.Context, login.Password) error { return &api.Error{Code: code} }
+				})
+				m.want(t, m.get(t, "jira"), code)
+				if len(h.left) < 2 {
+					t.Fatalf("%d writes", len(h.left))
 				}
+				for _, left := range h.left {
+					n := *m
+					n.latches = left
+					n.start(t, "")
+					m.want(t, n.get(t, "jira"), api.Latched)
+				}
+				m.tried(t, 2)
 			})
 		})
 	}
