@@ -71,8 +71,9 @@ type Session struct {
 }
 
 // Session returns a proven session; the agent logs in first when there is none.
-// While the agent restarts, it is waited for up to five seconds. The codes of
-// failures are those of package api; to tell what to do about one:
+// An agent that restarts is waited for up to five seconds, if its socket stays:
+// systemd's, or that of an agent that died. The codes of failures are those of
+// package api; to tell what to do about one:
 //
 //	switch code := api.CodeOf(err); {
 //	case code.Temporary(): // try again later
@@ -102,6 +103,9 @@ func (c *Client) Session(ctx context.Context, q Query) (*Session, error) {
 //
 // A report is made once: it is not repeated while the agent restarts.
 func (c *Client) Refresh(ctx context.Context, dead *Session) (*Session, error) {
+	if dead == nil {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no session is reported dead", Remedy: "ask for one with Client.Session"}
+	}
 	s, err := c.Sessions()
 	if err != nil {
 		return nil, err

@@ -188,6 +188,9 @@ func TestNoSession(t *testing.T) {
 	if s, err := c.Session(t.Context(), Query{Site: "jira"}); s != nil || api.CodeOf(err) != api.NoAgent {
 		t.Errorf("%v, %v", s, err)
 	}
+	if s, err := c.Refresh(t.Context(), nil); s != nil || api.CodeOf(err) != api.InvalidRequest {
+		t.Errorf("%v %v", s, err)
+	}
 	if s, err := c.Refresh(t.Context(), &Session{}); s != nil || api.CodeOf(err) != api.NoAgent {
 		t.Errorf("%v, %v", s, err)
 	}

@@ -63,6 +63,9 @@ type receiver interface {
 // Failures that may pass by themselves (api.Code.Temporary) are waited out; if one
 // lasts until ctx ends, it is the error. Others, such as api.Latched, are
 // returned at once.
+//
+// A Source is one of the 64 calls that a Client can make at a time; for many
+// sites take more Clients.
 func (c *Client) Watch(ctx context.Context, q Query) (*Source, error) {
 	if q.MinValidity != 0 {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "a watched session has no min validity", Remedy: "leave it out: the agent renews what is watched"}

@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -46,6 +47,10 @@ func toStatus(err error) error {
 		return err
 	}
 	e := api.AsError(err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		// As of the agent, whether its clock or the caller's is first.
+		e = &api.Error{Code: api.Deadline, Detail: "the caller's time is over", Remedy: "try again"}
+	}
 	st := status.New(codes.Code(e.Code.GRPC()), e.Detail)
 	info := &errdetails.ErrorInfo{Domain: api.ErrorDomain, Reason: e.Code.Reason()}
 	if e.Remedy != "" {
