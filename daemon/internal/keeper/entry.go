@@ -360,6 +360,9 @@ func (e *entry) renew(offered *attempt) *api.Error {
 	if err != nil {
 		e.k.failures.Add(1)
 		f := e.remedied(err, offered)
+		if offered != nil && offered.unkept != nil {
+			f.Detail += "; the password was accepted, but could not be stored"
+		}
 		e.log.Warn("the login failed", "code", f.Code, "detail", f.Detail)
 		return f
 	}
@@ -548,7 +551,7 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		}
 		for _, v := range slices.Concat(secrets, s.jar.Values(), x.Jar().Values()) {
 			if len(v) >= 4 && strings.Contains(id.Name, v) { // a shorter one is in many a name
-				id.Name = "[redacted]"
+				id.Name = redacted
 			}
 		}
 		return nil, e.wrongIdentity(id)
@@ -564,10 +567,16 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 	return &p, nil
 }
 
+// redacted stands for what must not be shown.
+const redacted = "[redacted]"
+
 func (e *entry) wrongIdentity(id login.Identity) error {
 	if id.Unproven {
 		return &api.Error{Code: api.WrongIdentity, Detail: "the site does not say whose session it is",
 			Remedy: "set identity = \"" + login.Unproven + "\" for this site to accept that"}
+	}
+	if id.Name == redacted {
+		return &api.Error{Code: api.WrongIdentity, Detail: "the site names the user by a secret, " + redacted, Remedy: "find the name elsewhere in its answer: check identity_…"}
 	}
 	return &api.Error{Code: api.WrongIdentity, Detail: "the site says the session is " + printable(id.Name) + "'s, not " + strings.Join(e.site.Expect.Names, "'s or ") + "'s",
 		Remedy: "if that is the same person, set identity = \"" + printable(id.Name) + "\" for this site"}

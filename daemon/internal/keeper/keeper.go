@@ -85,8 +85,12 @@ const (
 	loginWindow = time.Minute
 )
 
-// watchRecheck is how often a watched session is proven at most.
-const watchRecheck = 30 * time.Second
+// A watched session is proven once in watchRecheck at most, but for one whose
+// cookies end sooner: once in minWatch at most.
+const (
+	watchRecheck = 30 * time.Second
+	minWatch     = 10 * time.Second
+)
 
 // Keeper keeps the sessions. Its methods are safe for concurrent use.
 type Keeper struct {
@@ -240,7 +244,7 @@ func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) e
 		}
 		next := max(watchRecheck, e.site.Recheck)
 		if !s.ExpireTime.IsZero() { // what has ended is not good until then
-			next = min(next, max(time.Until(s.ExpireTime), time.Second))
+			next = min(next, max(time.Until(s.ExpireTime), minWatch))
 		}
 		t := time.NewTimer(next)
 		select {

@@ -179,7 +179,9 @@ func (m *team) want(t *testing.T, err *api.Error, code api.Code, says ...string)
 	switch {
 	case err == nil && code == "":
 		return
-	case err == nil || err.Code != code:
+	case err == nil:
+		t.Fatalf("got no failure, want code %q", code)
+	case err.Code != code:
 		t.Errorf("got %v, want code %q", err, code)
 		return
 	}
@@ -788,6 +790,29 @@ func TestVerdictOfTheProof(t *testing.T) {
 					t.Errorf("what was offered is stored: %v", err == nil)
 				}
 			})
+		})
+	}
+}
+
+// TestAcceptedAndRefused: a driver that says both latches nothing, and is not
+// asked again at once.
+func TestAcceptedAndRefused(t *testing.T) {
+	for _, code := range []api.Code{api.BadCredentials, api.Captcha} {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, rightPassword)
+			m.sites["jira"].taken = func(_ context.Context, p login.Password) error {
+				p.Accepted()
+				return &api.Error{Code: code}
+			}
+			begin := time.Now()
+			for time.Since(begin) < time.Hour {
+				m.want(t, m.get(t, "jira"), code)
+				pass(time.Second)
+			}
+			if n := m.directory.tried(); n < 10 || n > 80 {
+				t.Errorf("%s: %d attempts in an hour", code, n)
+			}
+			m.want(t, m.get(t, "wiki"), "")
 		})
 	}
 }

@@ -519,14 +519,13 @@ func TestLogout(t *testing.T) {
 				}
 				begin := time.Now()
 				type outcome struct {
-					ended   bool
-					refusal *api.Error
-					err     error
+					Deleted
+					err error
 				}
 				done := make(chan outcome, 1)
 				go func() {
 					d, err := a.Delete(t.Context(), "app")
-					done <- outcome{d.Ended, d.Refusal, err}
+					done <- outcome{d, err}
 				}()
 				synctest.Wait()
 				if c.took > 0 { // nobody is served meanwhile what is about to end
@@ -542,8 +541,11 @@ func TestLogout(t *testing.T) {
 					}
 				}
 				o := <-done
-				if o.ended != c.ended || (o.refusal == nil) != (c.code == "") || o.refusal != nil && o.refusal.Code != c.code || api.CodeOf(o.err) != c.err {
+				if o.Ended != c.ended || (o.Refusal == nil) != (c.code == "") || o.Refusal != nil && o.Refusal.Code != c.code || api.CodeOf(o.err) != c.err {
 					t.Errorf("got %+v", o)
+				}
+				if o.err == nil && o.Had == c.cold {
+					t.Errorf("there was a session: %v", o.Had)
 				}
 				if took := time.Since(begin); took != c.took {
 					t.Errorf("it took %v", took)
