@@ -50,7 +50,7 @@ func blocks(t *testing.T, page, language string) []block {
 	t.Helper()
 	var found []block
 	var b *block
-	name, last := regexp.MustCompile("^`([a-z]+\\.[a-z]+)`"), ""
+	name, last := regexp.MustCompile("^`([a-z_]+\\.[a-z]+)`"), ""
 	for line := range strings.Lines(readPage(t, page)) {
 		fence, fenced := strings.CutPrefix(line, "```")
 		switch {
@@ -91,8 +91,9 @@ func program(t *testing.T, file string) block {
 	return block{}
 }
 
-// tried are the blocks that TestExamples and TestWatchExample run.
-var tried = []string{"issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go"}
+// tried are the blocks that TestExamples, TestWatchExample and
+// TestTestingExamples run.
+var tried = []string{"issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go", "fake_test.go", "lab_test.go"}
 
 // TestBlocks: no block goes untried, unless its language says so.
 func TestBlocks(t *testing.T) {
@@ -124,12 +125,13 @@ func TestBlocks(t *testing.T) {
 type reader struct {
 	*jiraWorld
 	*home
-	front    string       // its URL
-	keytab   string       // of svc-build
-	spy      string       // a directory, first in PATH
-	requests atomic.Int32 // to the REST API, that the agent does not make
-	drop     atomic.Int32 // before so many more of them all sessions end
-	refuse   atomic.Bool  // all of them get 401
+	front    string                           // its URL
+	keytab   string                           // of svc-build
+	spy      string                           // a directory, first in PATH
+	requests atomic.Int32                     // to the REST API, that the agent does not make
+	drop     atomic.Int32                     // before so many more of them all sessions end
+	refuse   atomic.Bool                      // all of them get 401
+	instead  atomic.Pointer[http.HandlerFunc] // answers in Jira's place; nil: Jira does
 
 	mu       sync.Mutex
 	windows  map[string]bool // paths asked for by a "Windows NT"
@@ -149,6 +151,10 @@ func newReader(t *testing.T) *reader {
 		}
 		seen[req.URL.Path] = true
 		r.mu.Unlock()
+		if answer := r.instead.Load(); answer != nil {
+			(*answer)(w, req)
+			return
+		}
 		if strings.HasPrefix(req.URL.Path, "/jira/rest/api/") {
 			r.requests.Add(1)
 			if r.drop.Add(-1) == 0 {
@@ -405,17 +411,44 @@ func (r *reader) save(t *testing.T, dir, file string) {
 	if filepath.Ext(file) != ".go" {
 		return
 	}
-	// As a package of this module that is nowhere but in the overlay.
+	goTool(t, []string{path}, "vet")
+	goTool(t, []string{path}, "build", "-o", strings.TrimSuffix(path, ".go"))
+}
+
+// goTool calls go for the package that the files make. It is one of this module,
+// but nowhere except in the overlay.
+func goTool(t *testing.T, files []string, command string, flags ...string) (out string) {
+	t.Helper()
 	root, err := filepath.Abs(repository)
 	must(t, err)
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, "docs", file): path}})
+	replace := map[string]string{}
+	for _, file := range files {
+		replace[filepath.Join(root, "docs", filepath.Base(file))] = file
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	must(t, err)
-	over := write(t, filepath.Join(dir, "overlay.json"), string(overlay))
-	for _, args := range [][]string{{"vet", "-overlay", over}, {"build", "-overlay", over, "-o", strings.TrimSuffix(path, ".go")}} {
-		cmd := exec.CommandContext(t.Context(), "go", append(args, "./docs")...)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: go %s: %v\n%s", file, args[0], err, out)
+	args := slices.Concat([]string{command, "-overlay", write(t, filepath.Join(t.TempDir(), "overlay.json"), string(overlay))}, flags, []string{"./docs"})
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Dir = root
+	b, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go %s of %s: %v\n%s", command, files, err, b)
+	}
+	return string(b)
+}
+
+// TestTestingExamples: the tests that docs/clients.md shows pass for its program.
+func TestTestingExamples(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for _, file := range []string{"issue.go", "fake_test.go", "lab_test.go"} {
+		files = append(files, write(t, filepath.Join(dir, file), program(t, file).text))
+	}
+	goTool(t, files, "vet")
+	out := goTool(t, files, "test", "-v")
+	for _, name := range []string{"TestRefused", "TestDropped"} {
+		if !strings.Contains(out, "--- PASS: "+name+" ") {
+			t.Errorf("%s has not passed:\n%s", name, out)
 		}
 	}
 }
@@ -521,6 +554,45 @@ func TestBrowserExample(t *testing.T) {
 	r.ok(t, "raw", "jira")
 	r.DropSessions()
 	r.fails(t, 5, "no_secret", "reject", "jira")
+}
+
+// TestOutageExample: what docs/jira.md says of a session that Jira does not prove:
+// it is served, with the warning that stands there, and no login is made.
+func TestOutageExample(t *testing.T) {
+	r := newReader(t)
+	r.configure(t, "docs/jira.md", 0)
+	r.rewrite(t, "insecure_http = true", "insecure_http = true\nrecheck = \"0s\"")
+	r.start(t)
+	page := strings.Join(strings.Fields(readPage(t, "docs/jira.md")), " ")
+	first := r.ok(t, "raw", "jira")
+	front := func(answer http.HandlerFunc) func() { return func() { r.instead.Store(&answer) } }
+	status := func(n int) func() { return front(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(n) }) }
+	for name, begin := range map[string]func(){
+		"429": status(http.StatusTooManyRequests),
+		"502": status(http.StatusBadGateway),
+		"503": status(http.StatusServiceUnavailable),
+		"a page": front(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, "<h1>Back soon</h1>")
+		}),
+		"a redirect": front(func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, "/soon", http.StatusFound) }),
+		"403":        status(http.StatusForbidden),
+		"404":        status(http.StatusNotFound),
+		"no right":   func() { r.SetModes(rig.JiraModes{NoPermission: true}) },
+	} {
+		begin()
+		got := r.sessionctl(t, "raw", "jira")
+		warning := strings.TrimPrefix(strings.TrimSpace(got.stderr), "sessionctl: jira: ")
+		if got.status != 0 || got.stdout != first || !strings.Contains(page, strconv.Quote(warning)) {
+			t.Errorf("%s: %v", name, got)
+		}
+		r.instead.Store(nil)
+		r.SetModes(rig.JiraModes{})
+		r.ok(t, "reject", "jira") // which asks Jira, and ends the back-off
+	}
+	if n := r.logins(); n != 1 {
+		t.Errorf("%d logins", n)
+	}
 }
 
 // TestCodesTable: the codes that docs/jira.md explains are there, with their exit
