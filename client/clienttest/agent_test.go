@@ -179,7 +179,7 @@ func TestCalls(t *testing.T) {
 	if m := list.GetSessions()[1]; m.GetSite() != "wiki" || m.GetState() != pb.SessionState_SESSION_STATE_LATCHED || m.GetCode() != "latched" || m.GetDetail() != "refused" || m.GetRemedy() != "do this" {
 		t.Errorf("%v", m)
 	}
-	if _, err := s.DeleteSession(t.Context(), &pb.DeleteSessionRequest{Site: "jira"}); err != nil {
+	if d, err := s.DeleteSession(t.Context(), &pb.DeleteSessionRequest{Site: "jira"}); err != nil || !d.GetHadSession() || !d.GetEnded() {
 		t.Error(err)
 	}
 	if _, err := s.GetSession(t.Context(), &pb.GetSessionRequest{Site: "jira", CachedOnly: true}); api.CodeOf(err) != api.NotCached {

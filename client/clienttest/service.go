@@ -157,7 +157,8 @@ func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.DeleteSessionResponse{Ended: true}, site.drop(ctx)
+	had, err := site.drop(ctx)
+	return &pb.DeleteSessionResponse{HadSession: had, Ended: had}, err
 }
 
 // Login implements SessionService. It looks neither at a password nor at a

@@ -56,14 +56,15 @@ func (s *site) get(ctx context.Context, anew func(c *current, dead bool) bool) (
 	return s.logIn()
 }
 
-// drop forgets the session.
-func (s *site) drop(ctx context.Context) error {
+// drop forgets the session, and reports whether there was one.
+func (s *site) drop(ctx context.Context) (had bool, err error) {
 	if err := s.hold(ctx); err != nil {
-		return err
+		return false, err
 	}
 	defer s.release()
+	c, _, _ := s.look()
 	s.publish(nil, nil)
-	return nil
+	return c != nil, nil
 }
 
 func (s *site) hold(ctx context.Context) error {
