@@ -80,12 +80,13 @@ func (j *jira) ticket(ctx context.Context, x *web.Exchange) error {
 			Remedy: "see that Jira has a user of the principal's name, with the right to use it"}
 	case r.Negotiated && x.Jar().Len() > 0:
 		return nil // whatever the page is that a user lands on
-	case r.Negotiated:
-		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
-			Remedy: "see that no proxy on the way takes cookies away"}
 	}
 	if err := web.StatusError(r); err != nil {
 		return err
+	}
+	if r.Negotiated {
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
+			Remedy: "see that no proxy on the way takes cookies away"}
 	}
 	return negotiated(x, r)
 }
@@ -188,8 +189,10 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 	if err := web.StatusError(r); err != nil {
 		return err
 	}
-	if _, err := x.Follows(r); err != nil {
+	if to, err := x.Follows(r); err != nil {
 		return err
+	} else if to != nil {
+		return unexpected(r)
 	}
 	switch {
 	case seraph(r).jira, r.Status == http.StatusUnauthorized && json.Valid(r.Body):
@@ -272,17 +275,21 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 		return Identity{}, contradiction(r)
 	case err != nil && asksForPassword(r):
 		return dead("answers 200 with a login page")
-	case err != nil && s.jira:
-		return dead("answers 200, but not with a session")
-	case err != nil:
+	case (err != nil || name == "") && !s.jira:
 		return Identity{}, j.page(ctx, x, r)
+	case err != nil:
+		return dead("answers 200, but not with a session")
 	case name == "":
 		return dead("answers 200 without naming a user")
 	case s.anonymous:
 		return dead("names a user, but says that nobody asks")
 	case s.user != "" && s.user != name:
-		// In the header the name may be percent-encoded.
-		if u, err := url.PathUnescape(s.user); err != nil || lower(u) != lower(name) {
+		// In the header the name may be percent-encoded, with "+" for a space or not.
+		named := func(unescape func(string) (string, error)) bool {
+			u, err := unescape(s.user)
+			return err == nil && lower(u) == lower(name)
+		}
+		if !named(url.PathUnescape) && !named(url.QueryUnescape) {
 			return Identity{}, contradiction(r)
 		}
 	}

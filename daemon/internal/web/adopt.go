@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"net/url"
 	"strings"
 	"time"
@@ -18,11 +17,17 @@ func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the cookie " + what,
 			Remedy: "give the value of a Cookie header, as in: NAME=VALUE; NAME=VALUE"}
 	}
-	s := string(bytes.TrimSpace(header))
+	s := strings.Trim(string(header), " \t\r\n") // other white space is part of a value
 	if name, rest, ok := strings.Cut(s, ":"); ok && strings.EqualFold(name, "cookie") {
-		s = strings.TrimSpace(rest)
+		s = rest
 	}
-	path, secure := "; Path=/"+strings.Trim(base.EscapedPath(), "/"), ""
+	// A cookie without a Path is for the directory it came from (RFC 6265bis,
+	// section 5.1.4). As an attribute the path could bring others: it may hold ";".
+	from, err := Resolve(base, ".")
+	if err != nil {
+		panic(err) // "." is a reference
+	}
+	secure := ""
 	if base.Scheme == secureScheme {
 		secure = "; Secure"
 	}
@@ -36,11 +41,11 @@ func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
 		if strings.ContainsFunc(pair, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 			return wrong("holds a control character")
 		}
-		at := path
+		path := ""
 		if len(pair) >= len(hostPrefix) && strings.EqualFold(pair[:len(hostPrefix)], hostPrefix) {
-			at = "; Path=/" // as the prefix promises
+			path = "; Path=/" // as the prefix promises
 		}
-		j.Set(base, []string{pair + at + secure}, now)
+		j.Set(from, []string{pair + path + secure}, now)
 		if j.Len() == before {
 			return wrong("has a name twice, or one that no server could have set here")
 		}
