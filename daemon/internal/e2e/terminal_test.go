@@ -16,9 +16,9 @@ import (
 
 // terminal is a pseudo-terminal (pty(7)) with a program on it.
 type terminal struct {
-	master, slave *os.File
-	cmd           *exec.Cmd
-	screen        strings.Builder
+	master *os.File
+	cmd    *exec.Cmd
+	screen strings.Builder
 }
 
 // onTerminal runs sessionctl on a terminal of its own.
@@ -31,15 +31,15 @@ func (h *home) onTerminal(t *testing.T, args ...string) *terminal {
 	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
 	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
-	p := &terminal{master: master, slave: slave, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "sessionctl"), args...)}
+	p := &terminal{master: master, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "sessionctl"), args...)}
 	p.cmd.Env = []string{"SESSIONCTL_SOCKET=" + h.socket, "PATH=" + bin}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	must(t, p.cmd.Start())
+	slave.Close() // the program's end is then the screen's
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		master.Close()
-		slave.Close()
 	})
 	return p
 }
@@ -59,7 +59,7 @@ func (p *terminal) until(t *testing.T, text string) {
 
 func (p *terminal) echoes(t *testing.T) bool {
 	t.Helper()
-	attr, err := unix.IoctlGetTermios(int(p.slave.Fd()), unix.TCGETS)
+	attr, err := unix.IoctlGetTermios(int(p.master.Fd()), unix.TCGETS)
 	must(t, err)
 	return attr.Lflag&unix.ECHO != 0
 }
@@ -72,7 +72,6 @@ func (p *terminal) end(t *testing.T) int {
 		t.Fatal(err)
 	}
 	// What is left on the screen; a terminal whose last program has gone is EIO.
-	p.slave.Close()
 	rest, _ := io.ReadAll(p.master)
 	p.screen.Write(rest)
 	return p.cmd.ProcessState.ExitCode()
@@ -90,11 +89,11 @@ func TestLoginOnATerminal(t *testing.T) {
 	if p.echoes(t) {
 		t.Error("what is typed would be shown")
 	}
-	p.master.Write([]byte{3}) // Ctrl-C
-	if p.until(t, "cancelled"); !p.echoes(t) {
+	p.master.Write([]byte{26, 28, 3}) // Ctrl-Z and Ctrl-\ do nothing now; Ctrl-C
+	if p.until(t, "interrupted"); !p.echoes(t) {
 		t.Error("the terminal was left without echo")
 	}
-	if status := p.end(t); status == 0 {
+	if status := p.end(t); status != 130 {
 		t.Errorf("status %d after Ctrl-C: %s", status, &p.screen)
 	}
 

@@ -135,10 +135,8 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 		}
 		return err
 	}
-	if to, err := x.Follows(r); err != nil {
+	if _, err := x.Follows(r); err != nil {
 		return err
-	} else if to != nil {
-		return unexpected(r)
 	}
 	switch {
 	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("Basic Authentication has been disabled")):
@@ -275,7 +273,7 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 		return Identity{}, contradiction(r)
 	case err != nil && asksForPassword(r):
 		return dead("answers 200 with a login page")
-	case (err != nil || name == "") && !s.jira:
+	case name == "" && !s.jira:
 		return Identity{}, j.page(ctx, x, r)
 	case err != nil:
 		return dead("answers 200, but not with a session")

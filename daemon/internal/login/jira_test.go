@@ -158,6 +158,8 @@ func TestJiraAnswers(t *testing.T) {
 		"no right":                           {says(403, text, noRights), forbidden},
 		"no right, 401":                      {says(401, text, noRights), forbidden},
 		"no right, 200":                      {says(200, page, noRights), forbidden},
+		"no right, elsewhere":                {says(302, "", noRights, "Location: /app/CANARY"), forbidden},
+		"no right, to a foreign host":        {says(302, "", noRights, foreignLocation), verdict{code: api.SSORedirect}},
 		"no right, by the user's name":       {says(403, text, user), forbidden},
 		"403":                                {says(403, text), strange},
 		"403 and nobody":                     {says(403, text, nobody), strange},
@@ -468,6 +470,7 @@ func TestJiraProbe(t *testing.T) {
 	}{
 		"alive":                          {says(200, me, fine, user, request), nil, "", "build"},
 		"alive, no headers":              {says(200, me), nil, "", "build"},
+		"alive, and a form in JSON":      {says(200, `{"name":"build","x":"<form><input type=password></form>"}`), nil, "", "build"},
 		"alive, header in capitals":      {named("BUILD", "build"), nil, "", "build"},
 		"alive, name in capitals":        {named("build", "Build"), nil, "", "Build"},
 		"alive, header percent-encoded":  {named("B%C3%BC%2C%20%2B", "bü, +"), nil, "", "bü, +"},
@@ -547,6 +550,9 @@ func TestJiraProbe(t *testing.T) {
 		quiet(t, name, err)
 		if api.CodeOf(err) != c.code || id != (Identity{Name: c.identity}) {
 			t.Errorf("%s: %+v %v, want %q %q", name, id, err, c.identity, c.code)
+		}
+		if text := map[string]string{"page by Jira": "not with a session", "no name": "without naming a user"}[name]; err != nil && !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v, want %q", name, err, text)
 		}
 		asked := []string{question}
 		if c.status != nil {

@@ -41,7 +41,7 @@ func TestAdopt(t *testing.T) {
 		"names of attributes":   {site, "s=1; Path=/other; Domain=corp.example; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; SameSite=None", "s=1; Path=/other; Domain=corp.example; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; SameSite=None"},
 		"only an attribute":     {site, "Domain=.example", "Domain=.example"},
 		"as long as it can be":  {site, "s=" + strings.Repeat("v", maxCookieSize-1), "s=" + strings.Repeat("v", maxCookieSize-1)},
-		"__Host- and __Secure-": {site, "__Host-s=1; __SECURE-t=2; s=3", "__SECURE-t=2; s=3; __Host-s=1"},
+		"__Host- and __Secure-": {site, "__Host-s=1; __hOST-u=4; __SECURE-t=2; s=3", "__SECURE-t=2; s=3; __Host-s=1; __hOST-u=4"},
 		"in clear":              {"http://app.corp.example/jira", "s=1", "s=1"},
 		"root":                  {"https://app.corp.example", "s=1", "s=1"},
 		"root with a slash":     {"https://app.corp.example/", "s=1", "s=1"},
@@ -340,7 +340,7 @@ func TestFollows(t *testing.T) {
 		code     api.Code
 	}{
 		{301, "/x", "https://app.corp.example/x", ""}, {302, "x?y#z", "https://app.corp.example/app/x?y", ""}, {303, "//login.corp.example/", "https://login.corp.example/", ""},
-		{307, "https://app.corp.example:443/", "https://app.corp.example:443/", ""}, {308, "", "", ""},
+		{307, "https://app.corp.example:443/", "https://app.corp.example:443/", ""}, {308, "/x", "https://app.corp.example/x", ""}, {308, "", "", ""},
 		{200, "/x", "", ""}, {201, "/x", "", ""}, {300, "/x", "", ""}, {304, "/x", "", ""}, {401, "/x", "", ""}, {302, "https://%zz/", "", ""},
 		{302, "https://foreign.example/CANARY?CANARY", "https://foreign.example/CANARY?CANARY", api.SSORedirect},
 		{302, "http://app.corp.example/", "http://app.corp.example/", api.InsecureRedirect},
