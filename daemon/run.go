@@ -78,6 +78,7 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 		grpc.UnaryInterceptor(srv.intercept),
 		grpc.StreamInterceptor(srv.interceptStream),
 		grpc.ConnectionTimeout(2*time.Second),
+		grpc.WaitForHandlers(true), // what they use is closed after them
 		grpc.MaxRecvMsgSize(64<<10),
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.MaxConcurrentStreams(64),

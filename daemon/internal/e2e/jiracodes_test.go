@@ -164,6 +164,7 @@ func TestRefusedWithMore(t *testing.T) {
 	for name, add := range map[string]func(http.ResponseWriter) int{
 		"a challenge": func(w http.ResponseWriter) int {
 			w.Header().Add("WWW-Authenticate", "Negotiate")
+			w.Header().Set("X-AUSERNAME", "anonymous")
 			return http.StatusUnauthorized
 		},
 		"too many requests": func(w http.ResponseWriter) int {
@@ -192,6 +193,46 @@ func TestRefusedWithMore(t *testing.T) {
 				t.Errorf("%d attempts", posts)
 			}
 		})
+	}
+}
+
+// TestGatewayInTrouble: the 401 of something in front of Jira, JSON or not, is no
+// word of Jira's either.
+func TestGatewayInTrouble(t *testing.T) {
+	j := newJira(t)
+	var trouble atomic.Pointer[string]
+	var posts atomic.Int32
+	front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		body := trouble.Load()
+		if body == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if r.Method == http.MethodPost {
+			posts.Add(1)
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+		w.Write([]byte(*body))
+	})
+	h := j.home(t)
+	h.rewrite(t, j.Jira.URL(), front+"/jira")
+	h.start(t)
+	if r := h.givePassword(t, alicePassword); r.status != 0 {
+		t.Fatalf("%v", r)
+	}
+	first := h.ok(t, "raw", "tracker")
+	for _, body := range []string{`{"message":"Unauthorized"}`, "401", "<h1>Unauthorized</h1>", ""} {
+		trouble.Store(&body)
+		if r := h.sessionctl(t, "raw", "tracker"); r.status != 0 || r.stdout != first {
+			t.Errorf("%q: %v", body, r)
+		}
+	}
+	h.sessionctl(t, "logout", "tracker")
+	h.fails(t, 5, "unexpected_status", "raw", "tracker")
+	trouble.Store(nil)
+	h.ok(t, "login", "tracker")
+	if posts.Load() != 0 {
+		t.Error("the gateway was given the password")
 	}
 }
 

@@ -656,6 +656,9 @@ func (e *entry) forget() *api.Error {
 }
 
 func (e *entry) summary() Summary {
+	// What stands against a login may have come, or gone, since the last one: by
+	// way of another site, or a restart.
+	ready := e.ready(e.attempt(nil))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.load()
@@ -670,8 +673,13 @@ func (e *entry) summary() Summary {
 		s.State = Live
 	case e.flight != nil:
 		s.State = LoggingIn
+	case ready != nil:
+		s.Failure = e.remedied(ready, nil)
+		if s.Failure.Code == api.Latched {
+			s.State = Latched
+		}
 	case e.failure != nil && (e.failure.Code == api.Latched || e.failure.Code.Refusal()):
-		s.State = Latched
+		s.Failure = nil // nothing stands any more
 	}
 	return s
 }

@@ -1072,11 +1072,15 @@ func TestStates(t *testing.T) {
 		a.site.set(func() {
 			a.site.probeE, a.site.current = nil, ""
 			a.site.loginE = &api.Error{Code: api.BadCredentials}
+			a.site.ready = &api.Error{Code: api.Latched} // as the engine has it then
 		})
 		pass(5 * time.Minute)
 		a.get(t)
 		pass(time.Minute)
 		state(Latched)
+		// Lifted elsewhere: nothing stands any more.
+		a.site.set(func() { a.site.ready = nil })
+		state(None)
 	})
 }
 
@@ -1198,8 +1202,9 @@ func TestLatches(t *testing.T) {
 	})
 }
 
-// TestLatchesForget: what was accepted is forgotten before what was refused, and
-// before an attempt of unknown outcome.
+// TestLatchesForget: of too many secrets those are forgotten first of which
+// nothing is known, then those that were only refused; never what was accepted
+// while there are others, nor an attempt of unknown outcome.
 func TestLatchesForget(t *testing.T) {
 	r := newRecords()
 	l := NewLatches(r, mac)
@@ -1208,22 +1213,30 @@ func TestLatchesForget(t *testing.T) {
 		if err := l.Begin(t.Context(), "realm:A", "build", name(i)); err != nil {
 			t.Fatal(err)
 		}
-		if i == 1 { // its outcome stays unknown
+		var verdict error // 0 is accepted
+		switch {
+		case i == 1: // its outcome stays unknown
 			continue
-		}
-		var verdict error
-		if i == 0 {
+		case i == 2:
+			verdict = &api.Error{Code: api.ClockSkew} // no verdict
+		case i > 2:
 			verdict = &api.Error{Code: api.BadCredentials}
 		}
 		if err := l.End(t.Context(), "realm:A", "build", name(i), verdict); err != nil {
 			t.Fatal(err)
 		}
+		if known := l.known[latchKey("realm:A", "build")].find(l.hash("realm:A", "build", name(2))) != nil; i > 1 && known != (i < maxSecrets) {
+			t.Errorf("after %d secrets the one without a verdict is known: %v", i+1, known)
+		}
 	}
 	l = NewLatches(r, mac)
-	for i := range 2 {
-		if err := l.Check("realm:A", "build", name(i)); api.CodeOf(err) != api.Latched {
+	for i, code := range map[int]api.Code{0: "", 1: api.Latched, 3: "", 3*maxSecrets - 1: api.Latched} {
+		if err := l.Check("realm:A", "build", name(i)); api.CodeOf(err) != code {
 			t.Errorf("%d: %v", i, err)
 		}
+	}
+	if !l.past("realm:A", "build", name(0)).Accepted {
+		t.Error("what was accepted is forgotten")
 	}
 	if n := len(l.known[latchKey("realm:A", "build")].secrets); n != maxSecrets {
 		t.Errorf("%d secrets", n)

@@ -55,13 +55,19 @@ type secretState struct {
 	Time     time.Time `json:"time"`              // of the last attempt
 	Pending  int       `json:"pending,omitempty"` // attempts in a row without a known outcome
 	underway int       // those of them that this process is making
-	Accepted bool      `json:"accepted,omitempty"` // at some time
+	verdicts
 	// Of a refusal that stands:
 	Code   api.Code `json:"code,omitempty"`
 	Detail string   `json:"detail,omitempty"`
 	Remedy string   `json:"remedy,omitempty"`
 	// Loss is how the last attempt of unknown outcome ended, as far as known.
 	Loss *loss `json:"loss,omitempty"`
+}
+
+// verdicts are what became of a secret, whether or not it is latched now.
+type verdicts struct {
+	Accepted bool `json:"accepted,omitempty"` // at some time
+	Refused  bool `json:"refused,omitempty"`  // since then
 }
 
 type loss struct {
@@ -111,7 +117,7 @@ func (l *Latches) check(strict bool, verifier, user string, secrets ...[]byte) e
 		case s.Code != "":
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again since %s: %s (%s)", at, s.Detail, s.Code), Remedy: s.Remedy, Err: &api.Error{Code: s.Code}}
-		case unknown > 0 && (strict || !s.Accepted):
+		case unknown > 0 && (strict || !s.Accepted || s.Refused):
 			return &api.Error{Code: api.Latched,
 				Detail: fmt.Sprintf("not tried again: nobody knows what became of the attempt of %s at %s%v", user, at, s.Loss)}
 		case unknown >= unknownTries && time.Since(s.Time).Abs() < unknownPause:
@@ -161,7 +167,7 @@ func (l *Latches) End(ctx context.Context, verifier, user string, secret []byte,
 		s.underway = max(s.underway-1, 0)
 		switch {
 		case verdict == nil:
-			s.Pending, s.Accepted, s.Code, s.Loss = 0, true, "", nil
+			s.Pending, s.Accepted, s.Refused, s.Code, s.Loss = 0, true, false, "", nil
 		case refused != nil && refused.Code.Refusal():
 			s.refuse(refused)
 		default:
@@ -176,27 +182,31 @@ func (l *Latches) refuse(ctx context.Context, verifier, user string, secret []by
 }
 
 func (s *secretState) refuse(e *api.Error) {
-	s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = 0, e.Code, e.Detail, e.Remedy, nil
+	s.Pending, s.Refused, s.Code, s.Detail, s.Remedy, s.Loss = 0, true, e.Code, e.Detail, e.Remedy, nil
 }
 
-// doubt writes down an attempt of which nobody will know what became.
-func (l *Latches) doubt(ctx context.Context, verifier, user string, secret []byte, accepted bool, because error) error {
+// doubt writes down an attempt of which nobody will know what became. past is
+// what became of the secret elsewhere.
+func (l *Latches) doubt(ctx context.Context, verifier, user string, secret []byte, past verdicts, because error) error {
 	e := api.AsError(because)
 	return l.change(ctx, verifier, user, secret, func(s *secretState) {
-		s.Pending, s.Accepted, s.Loss = s.Pending+1, s.Accepted || accepted, &loss{e.Code, e.Detail}
+		s.Pending, s.Loss = s.Pending+1, &loss{e.Code, e.Detail}
+		s.Accepted, s.Refused = s.Accepted || past.Accepted, s.Refused || past.Refused
 	})
 }
 
-// accepted reports whether a secret was accepted at some time.
-func (l *Latches) accepted(verifier, user string, secret []byte) bool {
+// past returns what became of a secret so far.
+func (l *Latches) past(verifier, user string, secret []byte) verdicts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, err := l.load(verifier, user)
 	if err != nil {
-		return false
+		return verdicts{}
 	}
-	s := a.find(l.hash(verifier, user, secret))
-	return s != nil && s.Accepted
+	if s := a.find(l.hash(verifier, user, secret)); s != nil {
+		return s.verdicts
+	}
+	return verdicts{}
 }
 
 // Lost ends an attempt of which nobody will know what became, because of an
@@ -249,8 +259,8 @@ func (l *Latches) change(ctx context.Context, verifier, user string, secret []by
 	hash := l.hash(verifier, user, secret)
 	s := a.find(hash)
 	if s == nil {
-		if len(a.secrets) >= maxSecrets { // what was refused is forgotten last
-			i := max(0, slices.IndexFunc(a.secrets, func(s secretState) bool { return s.Code == "" && s.Pending == 0 }))
+		if len(a.secrets) >= maxSecrets {
+			i := a.least()
 			a.secrets = slices.Delete(a.secrets, i, i+1)
 		}
 		a.secrets = append(a.secrets, secretState{Hash: hash})
@@ -259,6 +269,27 @@ func (l *Latches) change(ctx context.Context, verifier, user string, secret []by
 	s.Time = time.Now()
 	f(s)
 	return l.store(ctx, verifier, user, a)
+}
+
+// least returns the secret to be forgotten first: the oldest of which nothing is
+// known, else the oldest that was refused and never accepted, else the oldest.
+func (a *account) least() int {
+	rank := func(s secretState) int {
+		switch {
+		case s.Accepted, s.Pending > 0:
+			return 2
+		case s.Refused:
+			return 1
+		}
+		return 0
+	}
+	least := 0
+	for i, s := range a.secrets {
+		if l := a.secrets[least]; rank(s) < rank(l) || rank(s) == rank(l) && s.Time.Before(l.Time) {
+			least = i
+		}
+	}
+	return least
 }
 
 func (a *account) find(hash []byte) *secretState {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -63,8 +64,10 @@ func CheckPassword(p []byte) error {
 		return wrong("too long")
 	case !utf8.Valid(p):
 		return wrong("not UTF-8")
-	case bytes.ContainsAny(p, "\x00\r\n"):
+	case bytes.ContainsAny(p, "\r\n"):
 		return wrong("more than one line")
+	case bytes.ContainsFunc(p, unicode.IsControl):
+		return wrong("with a control character in it, as a key makes on a terminal")
 	}
 	return nil
 }
@@ -262,7 +265,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		e = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
 	case a.unseen:
 	case unanswered(e.Code):
-		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.accepted(a.p.verifier(), a.p.user, pw), e)
+		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.past(a.p.verifier(), a.p.user, pw), e)
 	default: // an answer, and not that of a login
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	}

@@ -1008,12 +1008,12 @@ func TestCheckPassword(t *testing.T) {
 			t.Errorf("%s: got %+v", what, e)
 		}
 	}
-	for _, p := range []string{"CANARY\r", "CANARY\x00", "\n"} {
+	for _, p := range []string{"CANARY\r", "CANARY\x00", "\n", "CANARY\t", "CANARY\x1a", "CANARY\x7f", "CANARY\u0085"} {
 		if CheckPassword([]byte(p)) == nil {
 			t.Errorf("%q is taken", p)
 		}
 	}
-	for _, p := range []string{"x", " CANARY ", "CANARY\t", "CANARY-ä€𝄞", strings.Repeat("a", maxPassword)} {
+	for _, p := range []string{"x", " CANARY ", "CANARY-ä€𝄞", strings.Repeat("a", maxPassword)} {
 		if err := CheckPassword([]byte(p)); err != nil {
 			t.Errorf("%q: %v", p, err)
 		}
@@ -1143,6 +1143,63 @@ func TestPasswordAndAFullDisk(t *testing.T) {
 		m.end("jira")
 		pass(5 * time.Minute)
 		m.want(t, m.get(t, "jira"), api.Latched)
+		m.tried(t, 3)
+	})
+}
+
+// TestRetryThatIsLost: --retry is one attempt. If its answer is lost, a password
+// that was refused does not become a good one because it was accepted once.
+func TestRetryThatIsLost(t *testing.T) {
+	for _, code := range []api.Code{api.BadCredentials, api.Captcha, api.UnexpectedStatus} {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTeam(t, rightPassword, rightPassword)
+			m.want(t, m.get(t, "jira"), "") // accepted
+			m.end("jira")
+			pass(5 * time.Minute)
+			jira := m.sites["jira"]
+			jira.set(func() {
+				jira.taken = func(context.Context, login.Password) error { return &api.Error{Code: code} }
+			})
+			m.want(t, m.get(t, "jira"), code)
+			jira.set(func() { jira.taken = lost })
+			m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), api.Timeout)
+			m.tried(t, 3)
+			for range 60 {
+				m.want(t, m.get(t, "jira"), api.Latched)
+				pass(time.Minute)
+			}
+			m.want(t, m.restarted(t).get(t, "jira"), api.Latched)
+			m.tried(t, 3)
+		})
+	}
+}
+
+// TestListKnowsLatches: what stands is shown although nobody has asked since, and
+// not shown when it has gone by way of another site.
+func TestListKnowsLatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, newPassword, rightPassword)
+		states := func(m *team, want State) {
+			t.Helper()
+			for _, s := range m.List() {
+				if s.State != want || (s.Failure == nil) != (want != Latched) {
+					t.Errorf("%s: state %d, %v, want %d", s.Site.Name, s.State, s.Failure, want)
+				}
+				if want == Latched && !strings.Contains(s.Failure.Remedy, "sessionctl login "+s.Site.Name+" --retry") {
+					t.Errorf("%s: remedy %q", s.Site.Name, s.Failure.Remedy)
+				}
+			}
+		}
+		states(m, None)
+		m.want(t, m.get(t, "jira"), api.BadCredentials)
+		states(m, Latched) // at all sites of the credential
+		states(m.restarted(t), Latched)
+		m.want(t, m.get(t, "wiki"), api.Latched)
+		m.want(t, m.login(t, "ci", LoginOptions{Password: []byte(newPassword)}), "")
+		m.want(t, m.get(t, "jira"), "")
+		if s := m.List()[slices.Index(names, "wiki")]; s.State != None || s.Failure != nil {
+			t.Errorf("wiki: %+v", s)
+		}
 		m.tried(t, 3)
 	})
 }

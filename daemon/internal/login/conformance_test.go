@@ -107,6 +107,7 @@ func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 		case r.URL.Path != "/app/rest/auth/1/session":
 			http.NotFound(w, r)
 		case r.Method == http.MethodPost && b == refused:
+			w.Header().Set("X-AUSERNAME", "anonymous")
 			w.WriteHeader(http.StatusUnauthorized)
 		case r.Method == http.MethodPost:
 			login(w)

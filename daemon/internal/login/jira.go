@@ -149,8 +149,7 @@ func (j *jira) answer(x *web.Exchange, r *web.Response, p Password) error {
 	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
 		p.Accepted()
 		return noRight(r)
-	case r.Status == http.StatusUnauthorized:
-		// Whoever says so: a gate would have said it to the question before.
+	case unauthenticated(r):
 		return passwordRefused(r, p)
 	case r.Status == http.StatusNotFound, r.Status == http.StatusMethodNotAllowed, r.Status == http.StatusGone:
 		p.GiveBack()
@@ -193,7 +192,7 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 		return unexpected(r)
 	}
 	switch {
-	case seraph(r).jira, r.Status == http.StatusUnauthorized && json.Valid(r.Body):
+	case unauthenticated(r), r.Status == http.StatusOK && seraph(r).jira && json.Valid(r.Body):
 		return nil
 	case r.Status == http.StatusUnauthorized && len(r.Challenges) > 0:
 		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants a login before Jira is reached",
@@ -202,6 +201,15 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 		return j.page(ctx, x, r)
 	}
 	return unexpected(r)
+}
+
+// unauthenticated reports whether an answer is Jira's 401: by its headers, or, behind
+// a front that keeps those, by its collection of errors (Jira REST API,
+// "Error responses"). A gate's 401 is another.
+func unauthenticated(r *web.Response) bool {
+	var errors struct{ ErrorMessages []string }
+	return r.Status == http.StatusUnauthorized &&
+		(seraph(r).jira || json.Unmarshal(r.Body, &errors) == nil && errors.ErrorMessages != nil)
 }
 
 // page is for a page with status 200 where Jira would answer in another way: of
@@ -256,7 +264,7 @@ func (j *jira) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 	switch {
 	case s.says(authorisationFailed), r.Status == http.StatusForbidden && s.user != "":
 		return Identity{}, noRight(r)
-	case r.Status == http.StatusUnauthorized:
+	case unauthenticated(r), r.Status == http.StatusUnauthorized && len(r.Challenges) > 0: // Jira, or a gate
 		return dead("answers 401 to the session's cookies")
 	case s.captcha(), s.says(authenticatedFailed), s.says(loggedOut):
 		return dead("says that the session's cookies are no login")
@@ -314,7 +322,7 @@ func (j *jira) Logout(ctx context.Context, x *web.Exchange) error {
 	switch {
 	case r.Status == http.StatusNoContent:
 		return nil
-	case r.Status == http.StatusUnauthorized && (seraph(r).jira || len(r.Challenges) == 0):
+	case unauthenticated(r):
 		return nil // it was none any more
 	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("XSRF check failed")):
 		return forged(r)

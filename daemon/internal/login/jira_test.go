@@ -76,6 +76,7 @@ const (
 	nobody    = "X-AUSERNAME: anonymous"
 	user      = "X-AUSERNAME: build"
 	request   = "X-AREQUESTID: 720x1x1"
+	forgery   = "XSRF check failed CANARY-body"
 	challenge = `WWW-Authenticate: Negotiate`
 	basic     = `WWW-Authenticate: Basic realm="CANARY-realm"`
 
@@ -120,7 +121,7 @@ func TestJiraAnswers(t *testing.T) {
 		"captcha, as captured":               {says(403, page, denied, picture, "Set-Cookie: JSESSIONID=CANARY-other;path=/app;HttpOnly"), captcha},
 		"captcha and a wrong password":       {says(401, text, failed, picture), captcha},
 		"captcha and no right":               {says(403, text, "X-Seraph-LoginReason: AUTHORISATION_FAILED, AUTHENTICATION_DENIED"), captcha},
-		"captcha, Basic disabled":            {says(403, "Basic Authentication has been disabled", picture), captcha},
+		"captcha, Basic disabled":            {says(403, "Basic Authentication has been disabled, CANARY-body", picture), captcha},
 		"captcha, to a foreign host":         {says(302, "", picture, foreignLocation), captcha},
 		"wrong":                              {says(401, text, failed, "WWW-Authenticate: JIRA REST POST"), refused},
 		"wrong, 200":                         {says(200, "", failed), refused}, // JRA-41559
@@ -132,16 +133,19 @@ func TestJiraAnswers(t *testing.T) {
 		"wrong, 503":                         {says(503, text, failed), refused},
 		"wrong, 500":                         {says(500, text, failed), refused},
 		"wrong, to a foreign host":           {says(302, "", failed, foreignLocation), refused},
-		"wrong, Basic disabled":              {says(403, "Basic Authentication has been disabled", failed), refused},
+		"wrong, Basic disabled":              {says(403, "Basic Authentication has been disabled, CANARY-body", failed), refused},
 		"wrong, several values":              {says(200, session, cookie, "X-Seraph-LoginReason: OK,AUTHENTICATED_FAILED"), refused},
 		"wrong, several fields":              {says(200, session, cookie, fine, failed), refused},
 		"wrong, lower case":                  {says(200, session, cookie, "X-Seraph-LoginReason: OUT ,\t authenticated_failed , OK"), refused},
-		"401":                                {says(401, ""), refused},
+		"401, by nobody knows whom":          {says(401, ""), strange},
+		"401, by a gateway":                  {says(401, `{"message":"CANARY"}`), strange},
+		"401":                                {says(401, "", request), refused},
 		"401, not wrong":                     {says(401, text, fine), refused},
 		"401 and a user":                     {says(401, text, user), refused},
-		"401 and a challenge":                {says(401, page, challenge), refused},
-		"401, Basic disabled":                {says(401, "Basic Authentication has been disabled"), refused},
-		"401, XSRF":                          {says(401, "XSRF check failed"), refused},
+		"401 and a challenge":                {says(401, page, challenge, request), refused},
+		"401 and only a challenge":           {says(401, page, challenge), strange},
+		"401, Basic disabled":                {says(401, "Basic Authentication has been disabled, CANARY-body", nobody), refused},
+		"401, XSRF":                          {says(401, forgery, nobody), refused},
 		"429":                                {says(429, text, request, "Retry-After: CANARY"), verdict{code: api.RateLimited, back: true}},
 		"503":                                {says(503, page), verdict{code: api.Maintenance, back: true}},
 		"500":                                {says(500, page), verdict{code: api.Server5xx}},
@@ -153,8 +157,8 @@ func TestJiraAnswers(t *testing.T) {
 		"nowhere":                            {says(302, ""), strange},
 		"Basic disabled":                     {says(403, `{"message":"Basic Authentication has been disabled on this instance."}`, nobody), verdict{code: api.BasicDisabled, back: true}},
 		"Basic disabled, and a user":         {says(403, `{"message":"Basic Authentication has been disabled on this instance."}`, user), verdict{code: api.BasicDisabled, back: true}},
-		"XSRF":                               {says(403, "XSRF check failed"), verdict{code: api.CSRF403, back: true}},
-		"XSRF, and a user":                   {says(403, "XSRF check failed", user), verdict{code: api.CSRF403, back: true}},
+		"XSRF":                               {says(403, forgery), verdict{code: api.CSRF403, back: true}},
+		"XSRF, and a user":                   {says(403, forgery, user), verdict{code: api.CSRF403, back: true}},
 		"no right":                           {says(403, text, noRights), forbidden},
 		"no right, 401":                      {says(401, text, noRights), forbidden},
 		"no right, 200":                      {says(200, page, noRights), forbidden},
@@ -243,9 +247,12 @@ func TestJiraThere(t *testing.T) {
 		"Jira, by somebody's name":        {says(401, page, user), nil, "", ""},
 		"Jira, by its JSON":               {says(401, text), nil, "", ""},
 		"Jira, by JSON and a challenge":   {says(401, text, basic), nil, "", ""},
-		"Jira, 403":                       {says(403, page, nobody), nil, "", ""},
-		"Jira, 404":                       {says(404, page, request), nil, "", ""},
-		"Jira, 200":                       {says(200, page, request), nil, "", ""},
+		"Jira, 200 and JSON":              {says(200, me, user), nil, "", ""},
+		"Jira, 200 and a page":            {says(200, page, request), running, api.UnexpectedStatus, "answers 200"},
+		"Jira, 403":                       {says(403, page, nobody), nil, api.UnexpectedStatus, "answers 403"},
+		"Jira, 404":                       {says(404, page, request), nil, api.UnexpectedStatus, "answers 404"},
+		"a gateway's JSON":                {says(401, `{"message":"CANARY"}`), nil, api.UnexpectedStatus, "answers 401"},
+		"a gateway's JSON and challenge":  {says(401, `{"message":"CANARY"}`, "WWW-Authenticate: Key"), nil, api.ChallengeUnsupported, "wants a login"},
 		"403":                             {says(403, text), nil, api.UnexpectedStatus, "answers 403"},
 		"404":                             {says(404, text), nil, api.UnexpectedStatus, "answers 404"},
 		"204":                             {says(204, ""), nil, api.UnexpectedStatus, "answers 204"},
@@ -478,7 +485,7 @@ func TestJiraProbe(t *testing.T) {
 		"alive, header with a plus":      {named("A+b@corp.example", "a+b@corp.example"), nil, "", "a+b@corp.example"},
 		"alive, header with a percent":   {named("100%", "100%"), nil, "", "100%"},
 		"a number":                       {says(200, `{"name":4711}`, request), nil, "", "4711"},
-		"two users":                      {named("root", "build"), nil, api.WrongIdentity, ""},
+		"two users":                      {named("CANARY-root", "build"), nil, api.WrongIdentity, ""},
 		"two users, encoded":             {named("%72oot", "build"), nil, api.WrongIdentity, ""},
 		"two users, other than ASCII":    {named("%C3%9Cser", "üser"), nil, api.WrongIdentity, ""},
 		"two users, badly encoded":       {named("build%", "build"), nil, api.WrongIdentity, ""},
@@ -490,7 +497,8 @@ func TestJiraProbe(t *testing.T) {
 		"name of another kind":           {says(200, `{"name":{"CANARY":1}}`, request), nil, api.Expired, ""},
 		"no name, by a proxy":            {says(200, `{"message":"CANARY, back soon"}`), back, api.Maintenance, ""},
 		"no name, by a proxy, running":   {says(200, `{"message":"CANARY, back soon"}`), running, api.UnexpectedStatus, ""},
-		"401":                            {says(401, ""), nil, api.Expired, ""},
+		"401 by nobody knows whom":       {says(401, ""), nil, api.UnexpectedStatus, ""},
+		"401 by a gateway":               {says(401, `{"message":"CANARY"}`), nil, api.UnexpectedStatus, ""},
 		"401 by Jira":                    {stranger, nil, api.Expired, ""},
 		"401 by a gate":                  {says(401, page, challenge), nil, api.Expired, ""},
 		"401 and a user":                 {says(401, text, user), nil, api.Expired, ""},
@@ -570,20 +578,20 @@ func TestJiraLogout(t *testing.T) {
 		answer http.HandlerFunc
 		code   api.Code
 	}{
-		"204":                    {says(204, "", out), ""},
-		"none any more":          {stranger, ""},
-		"none, 401 alone":        {says(401, ""), ""},
-		"none, by Jira's number": {says(401, page, request, challenge), ""},
-		"a gate":                 {says(401, page, challenge), api.UnexpectedStatus},
-		"XSRF":                   {says(403, "XSRF check failed", user), api.CSRF403},
-		"XSRF, 400":              {says(400, "XSRF check failed", user), api.UnexpectedStatus},
-		"403":                    {says(403, text, user), api.UnexpectedStatus},
-		"200":                    {says(200, page), api.UnexpectedStatus},
-		"302":                    {says(302, "", "Location: /app/login.jsp"), api.UnexpectedStatus},
-		"404":                    {says(404, page, request), api.UnexpectedStatus},
-		"429":                    {says(429, text), api.RateLimited},
-		"500":                    {says(500, page), api.Server5xx},
-		"503":                    {says(503, page), api.Maintenance},
+		"204":                      {says(204, "", out), ""},
+		"none any more":            {stranger, ""},
+		"401 by nobody knows whom": {says(401, ""), api.UnexpectedStatus},
+		"none, by Jira's number":   {says(401, page, request, challenge), ""},
+		"a gate":                   {says(401, page, challenge), api.UnexpectedStatus},
+		"XSRF":                     {says(403, forgery, user), api.CSRF403},
+		"XSRF, 400":                {says(400, forgery, user), api.UnexpectedStatus},
+		"403":                      {says(403, text, user), api.UnexpectedStatus},
+		"200":                      {says(200, page), api.UnexpectedStatus},
+		"302":                      {says(302, "", "Location: /app/login.jsp"), api.UnexpectedStatus},
+		"404":                      {says(404, page, request), api.UnexpectedStatus},
+		"429":                      {says(429, text), api.RateLimited},
+		"500":                      {says(500, page), api.Server5xx},
+		"503":                      {says(503, page), api.Maintenance},
 	} {
 		a := &answers{t: t, say: map[string]http.HandlerFunc{logout: func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Cookie") != "JSESSIONID=CANARY-session" || r.Header.Get("X-Atlassian-Token") != "no-check" {
@@ -610,6 +618,9 @@ func TestJiraCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := web.Options{Base: base, LoginHosts: []web.Origin{{Scheme: "https", Host: "login.corp.example", Port: "443"}}}
+	if got := New("jira").Takes(); !slices.Equal(got, []Means{Ticket, Secret}) {
+		t.Errorf("takes %q", got)
+	}
 	for name, c := range map[string]struct {
 		set      func(*jira)
 		identity string
