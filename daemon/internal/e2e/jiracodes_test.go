@@ -117,45 +117,57 @@ func TestJiraCodes(t *testing.T) {
 	}
 }
 
-// TestNotSpent: a password that nobody has looked at is good for another
-// attempt; one of which nobody knows is not, if it was never accepted.
+// TestNotSpent: a password that nobody has looked at, or that was right, is good
+// for another attempt.
 func TestNotSpent(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		modes rig.JiraModes
-		spent bool
-	}{
-		{"maintenance", rig.JiraModes{Maintenance: true}, false},
-		{"rate limit", rig.JiraModes{RetryAfter: time.Second}, false},
-		{"Basic disabled", rig.JiraModes{BasicDisabled: true}, false},
-		{"no right", rig.JiraModes{NoPermission: true}, false},
-		{"the login page with status 200", rig.JiraModes{LoginPage: true}, true},
-		{"anonymous after the login", rig.JiraModes{Anonymous: true}, false}, // it was right
+	for name, modes := range map[string]rig.JiraModes{
+		"maintenance":                    {Maintenance: true},
+		"rate limit":                     {RetryAfter: time.Second},
+		"Basic disabled":                 {BasicDisabled: true},
+		"no right":                       {NoPermission: true},
+		"the login page with status 200": {LoginPage: true},
+		"anonymous after the login":      {Anonymous: true},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			j := newJira(t)
-			j.SetModes(c.modes)
+			j.SetModes(modes)
 			h := j.home(t)
 			h.start(t)
 			if r := h.givePassword(t, alicePassword); r.status == 0 {
 				t.Fatalf("%v", r)
 			}
 			j.SetModes(rig.JiraModes{})
-			r := h.givePassword(t, alicePassword)
-			if !c.spent {
-				if r.status != 0 {
-					t.Errorf("%v", r)
-				}
-				return
-			}
-			wantFailure(t, r, 5, "latched")
-			if !strings.Contains(r.stderr, "sessionctl login tracker --password-stdin --retry") {
+			if r := h.givePassword(t, alicePassword); r.status != 0 {
 				t.Errorf("%v", r)
 			}
-			if r := h.run(t, alicePassword, bin+"/sessionctl", "login", "tracker", "--password-stdin", "--retry"); r.status != 0 {
-				t.Errorf("the way out: %v", r)
-			}
 		})
+	}
+}
+
+// TestSpent: one whose answer makes no sense is not, but by a person's word.
+func TestSpent(t *testing.T) {
+	j := newJira(t)
+	var odd atomic.Bool
+	front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if odd.Load() && r.Method == http.MethodPost {
+			w.Write([]byte("<h1>Welcome</h1>"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	h := j.home(t)
+	h.rewrite(t, j.Jira.URL(), front+"/jira")
+	h.start(t)
+	odd.Store(true)
+	wantFailure(t, h.givePassword(t, alicePassword), 5, "unexpected_status")
+	odd.Store(false)
+	r := h.givePassword(t, alicePassword)
+	wantFailure(t, r, 5, "latched")
+	if !strings.Contains(r.stderr, "sessionctl login tracker --password-stdin --retry") {
+		t.Errorf("%v", r)
+	}
+	if r := h.run(t, alicePassword, bin+"/sessionctl", "login", "tracker", "--password-stdin", "--retry"); r.status != 0 {
+		t.Errorf("the way out: %v", r)
 	}
 }
 
