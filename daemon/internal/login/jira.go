@@ -186,10 +186,8 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 	if err := web.StatusError(r); err != nil {
 		return err
 	}
-	if to, err := x.Follows(r); err != nil {
+	if _, err := x.Follows(r); err != nil {
 		return err
-	} else if to != nil {
-		return unexpected(r)
 	}
 	switch {
 	case unauthenticated(r), r.Status == http.StatusOK && seraph(r).jira && json.Valid(r.Body):

@@ -251,6 +251,7 @@ func TestJiraThere(t *testing.T) {
 		"Jira, 200 and a page":            {says(200, page, request), running, api.UnexpectedStatus, "answers 200"},
 		"Jira, 403":                       {says(403, page, nobody), nil, api.UnexpectedStatus, "answers 403"},
 		"Jira, 404":                       {says(404, page, request), nil, api.UnexpectedStatus, "answers 404"},
+		"Jira, 404 and JSON":              {says(404, text, request), nil, api.UnexpectedStatus, "answers 404"},
 		"a gateway's JSON":                {says(401, `{"message":"CANARY"}`), nil, api.UnexpectedStatus, "answers 401"},
 		"a gateway's JSON and challenge":  {says(401, `{"message":"CANARY"}`, "WWW-Authenticate: Key"), nil, api.ChallengeUnsupported, "wants a login"},
 		"403":                             {says(403, text), nil, api.UnexpectedStatus, "answers 403"},

@@ -1,15 +1,11 @@
 package web
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -253,146 +249,4 @@ func FuzzAdopt(f *testing.F) {
 			}
 		}
 	})
-}
-
-// TestSend: one request as the driver has it, with the cookies and without a
-// token.
-func TestSend(t *testing.T) {
-	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		for name, want := range map[string]string{"Content-Type": "text/x", "Accept": "a/b", "User-Agent": "test/1", "Cookie": "s=1", "Authorization": ""} {
-			if got := r.Header.Get(name); got != want {
-				t.Errorf("%s: %q, want %q", name, got, want)
-			}
-		}
-		if r.Method != http.MethodPut || string(body) != "CANARY-body" || r.URL.RawQuery != "q=1" {
-			t.Errorf("%s %s %q", r.Method, r.URL, body)
-		}
-		w.Header().Set("WWW-Authenticate", "Negotiate")
-		w.Header().Set("Set-Cookie", "s=2; Path=/")
-		w.WriteHeader(http.StatusUnauthorized)
-		w.Write([]byte("no"))
-	})
-	n := new(tokens)
-	x := exchange(t, u, n)
-	x.Jar().Set(u, []string{"s=1; Path=/"}, noon)
-	to := u.JoinPath("a")
-	to.RawQuery = "q=1"
-	r, err := x.Send(t.Context(), Request{Method: http.MethodPut, URL: to, Body: []byte("CANARY-body"), Header: http.Header{"Content-Type": {"text/x"}, "Accept": {"a/b"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Status != 401 || !bytes.Equal(r.Body, []byte("no")) || r.URL.String() != to.String() || r.SetCookies != 1 || FindChallenge(r.Challenges, "negotiate") == nil || r.Negotiated || n.spns != nil {
-		t.Errorf("%+v, tokens for %q", r, n.spns)
-	}
-	if got := x.Jar().Header(u, x.Now()); got != "s=2" {
-		t.Errorf("cookies: %q", got)
-	}
-	_, err = x.Send(t.Context(), Request{URL: at(t, "http://foreign.example/")})
-	want(t, err, api.SSORedirect)
-	_, err = x.Send(t.Context(), Request{Method: "CANARY METHOD", URL: u})
-	if want(t, err, api.InvalidRequest); err == nil || strings.Contains(err.Error(), "CANARY") {
-		t.Errorf("%v", err)
-	}
-}
-
-// TestBodyOnce: a kept-alive connection that breaks under a password does not
-// make net/http send the password again, whatever the method.
-func TestBodyOnce(t *testing.T) {
-	var bodies atomic.Int32
-	u := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength <= 0 {
-			return
-		}
-		bodies.Add(1)
-		c, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		c.Close()
-	})
-	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodGet} {
-		x := exchange(t, u, nil)
-		if _, err := x.Send(t.Context(), Request{URL: u}); err != nil {
-			t.Fatal(err)
-		}
-		bodies.Store(0)
-		_, err := x.Send(t.Context(), Request{Method: method, URL: u, Body: []byte("CANARY-password")})
-		want(t, err, api.NetworkError)
-		if n := bodies.Load(); n != 1 {
-			t.Errorf("%s: sent %d times", method, n)
-		}
-	}
-}
-
-// TestFollows: where an answer leads, and whether one may go there.
-func TestFollows(t *testing.T) {
-	x := NewExchange(Options{Base: at(t, "https://app.corp.example/app"), LoginHosts: []Origin{{"https", "login.corp.example", "443"}}}, new(Jar))
-	defer x.Close()
-	for _, c := range []struct {
-		status   int
-		location string
-		to       string // "": nowhere
-		code     api.Code
-	}{
-		{301, "/x", "https://app.corp.example/x", ""}, {302, "x?y#z", "https://app.corp.example/app/x?y", ""}, {303, "//login.corp.example/", "https://login.corp.example/", ""},
-		{307, "https://app.corp.example:443/", "https://app.corp.example:443/", ""}, {308, "/x", "https://app.corp.example/x", ""}, {308, "", "", ""},
-		{200, "/x", "", ""}, {201, "/x", "", ""}, {300, "/x", "", ""}, {304, "/x", "", ""}, {401, "/x", "", ""}, {302, "https://%zz/", "", ""},
-		{302, "https://foreign.example/CANARY?CANARY", "https://foreign.example/CANARY?CANARY", api.SSORedirect},
-		{302, "http://app.corp.example/", "http://app.corp.example/", api.InsecureRedirect},
-		{302, "https://u:CANARY@app.corp.example/", "https://u:CANARY@app.corp.example/", api.SSORedirect},
-		{302, "javascript:CANARY", "javascript:CANARY", api.SSORedirect},
-	} {
-		to, err := x.Follows(&Response{URL: at(t, "https://app.corp.example/app/from?CANARY"), Status: c.status, Header: http.Header{"Location": {c.location}}})
-		if want(t, err, c.code); (to == nil) != (c.to == "") || to != nil && to.String() != c.to {
-			t.Errorf("%d %q leads to %v, want %q", c.status, c.location, to, c.to)
-		}
-		if err != nil && (strings.Contains(err.Error(), "CANARY") || !strings.HasPrefix(err.Error(), "https://app.corp.example/app/from leads ")) {
-			t.Errorf("%v", err)
-		}
-	}
-}
-
-// TestPermitFrom: a step that a page leads to is judged as a redirect is.
-func TestPermitFrom(t *testing.T) {
-	plain := Origin{"http", "login.corp.example", "80"}
-	x := NewExchange(Options{Base: at(t, "https://app.corp.example/app"), LoginHosts: []Origin{plain}, InsecureHTTP: true}, new(Jar))
-	defer x.Close()
-	for _, c := range []struct {
-		from, to string
-		code     api.Code
-	}{
-		{"https://app.corp.example/", "https://app.corp.example/in", ""}, {"http://login.corp.example/", "http://login.corp.example/in", ""},
-		{"http://login.corp.example/", "https://app.corp.example/", ""}, {"https://app.corp.example/", "http://login.corp.example/in", api.InsecureRedirect},
-		{"https://app.corp.example/", "https://foreign.example/", api.SSORedirect},
-	} {
-		want(t, x.Permit(at(t, c.from), at(t, c.to)), c.code)
-	}
-}
-
-// TestPresent: what an exchange calls itself.
-func TestPresent(t *testing.T) {
-	var agent string
-	u := serve(t, func(_ http.ResponseWriter, r *http.Request) { agent = r.UserAgent() })
-	plain := "sessionctl/" + api.Version
-	for configured, steps := range map[string][][2]string{
-		"":       {{"", plain}, {"Windows NT", plain + " (Windows NT)"}, {"X", plain + " (X)"}, {"", plain}},
-		"corp/1": {{"", "corp/1"}, {"Windows NT", "corp/1"}, {"", "corp/1"}},
-	} {
-		x := NewExchange(Options{Base: u, InsecureHTTP: true, UserAgent: configured, Dial: names}, new(Jar))
-		for i, s := range steps {
-			if i > 0 {
-				x.Present(s[0])
-			}
-			_, err := x.Send(t.Context(), Request{URL: u})
-			if want(t, err, ""); agent != s[1] || x.UserAgent() != s[1] {
-				t.Errorf("configured %q, presents %q: sent %q, says %q, want %q", configured, s[0], agent, x.UserAgent(), s[1])
-			}
-		}
-		x.Close()
-	}
 }
