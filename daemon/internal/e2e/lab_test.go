@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
 // runLab calls sessionlab in an environment that has only the given programs
@@ -33,9 +35,7 @@ func TestDemo(t *testing.T) {
 	for name, programs := range map[string][]string{"curl": {"sh", "curl"}, "no curl": {"sh"}} {
 		t.Run(name, func(t *testing.T) {
 			if name == "curl" {
-				if _, err := exec.LookPath("curl"); err != nil {
-					t.Skip("that is the other case")
-				}
+				rig.Require(t, "curl")
 			}
 			r := runLab(t, filepath.Join(bin, "sessionlab"), programs, "--demo", "--once")
 			if r.status != 0 || r.stderr != "" {
