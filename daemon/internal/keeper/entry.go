@@ -656,12 +656,18 @@ func (e *entry) forget() *api.Error {
 }
 
 func (e *entry) summary() Summary {
-	// What stands against a login may have come, or gone, since the last one: by
-	// way of another site, or a restart.
-	ready := e.ready(e.attempt(nil))
+	e.mu.Lock()
+	e.load()
+	next := e.session == nil && e.flight == nil // a login
+	e.mu.Unlock()
+	// What stands against it may have come, or gone, since the last one: by way of
+	// another site, or a restart.
+	var ready error
+	if next {
+		ready = e.ready(e.attempt(nil))
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.load()
 	s := Summary{Site: e.site, Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
 	if e.retryAt.After(time.Now()) {
 		s.RetryTime = e.retryAt
@@ -678,7 +684,7 @@ func (e *entry) summary() Summary {
 		if s.Failure.Code == api.Latched {
 			s.State = Latched
 		}
-	case e.failure != nil && (e.failure.Code == api.Latched || e.failure.Code.Refusal()):
+	case next && e.failure != nil && (e.failure.Code == api.Latched || e.failure.Code.Refusal()):
 		s.Failure = nil // nothing stands any more
 	}
 	return s

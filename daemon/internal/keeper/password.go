@@ -254,38 +254,31 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	a.begun = false
 	l, pw, here := a.p.latches, []byte(a.secret.Reveal()), a.site.secret(a.secret)
 	e := api.AsError(verdict)
-	var alone error // for this site
+	var alone error                                  // of what is written for this site
+	var others error = &api.Error{Code: api.Unknown} // the verdict for all sites: none
 	switch {
 	case verdict == nil, a.accepted: // the password was right, whatever else went wrong
-		e, alone = nil, l.End(ctx, a.site.verifier(), a.p.user, here, nil)
+		others, alone = nil, l.End(ctx, a.site.verifier(), a.p.user, here, nil)
 	case captcha:
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	case e.Code.Refusal():
 		// Callers at the credential's other sites may not know this one.
-		e = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
+		others = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
 	case a.unseen:
 	case unanswered(e.Code):
 		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.past(a.p.verifier(), a.p.user, pw), e)
 	default: // an answer, and not that of a login
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	}
-	if e != nil && (captcha || !e.Code.Refusal()) {
-		e = &api.Error{Code: api.Unknown} // no verdict for the others
-	}
-	var err error
-	if e == nil {
-		err = l.End(ctx, a.p.verifier(), a.p.user, pw, nil)
-	} else {
-		err = l.End(ctx, a.p.verifier(), a.p.user, pw, e)
-	}
-	if e == nil && a.offered {
+	err := l.End(ctx, a.p.verifier(), a.p.user, pw, others)
+	if others == nil && a.offered {
 		a.unkept = a.p.store(ctx, a.secret)
 	}
 	return errors.Join(err, alone)
 }
 
-// unanswered reports whether a failure leaves open what the site makes of a password:
-// there was no answer, or that of a server in trouble.
+// unanswered reports whether a failure leaves open what the site makes of a
+// password: there was no answer, or that of a server in trouble.
 func unanswered(c api.Code) bool {
 	switch c {
 	case api.DNSError, api.NetworkError, api.Timeout, api.TLSError, api.RateLimited, api.Maintenance, api.Server5xx, api.Deadline, api.Unknown:

@@ -201,9 +201,9 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 	return unexpected(r)
 }
 
-// unauthenticated reports whether an answer is Jira's 401: by its headers, or, behind
-// a front that keeps those, by its collection of errors (Jira REST API,
-// "Error responses"). A gate's 401 is another.
+// unauthenticated reports whether an answer is Jira's 401: by its headers, or,
+// where a front keeps those to itself, by its collection of errors (Jira REST
+// API, "Error responses"). A gate's 401 is another.
 func unauthenticated(r *web.Response) bool {
 	var errors struct{ ErrorMessages []string }
 	return r.Status == http.StatusUnauthorized &&
@@ -318,10 +318,8 @@ func (j *jira) Logout(ctx context.Context, x *web.Exchange) error {
 		return err
 	}
 	switch {
-	case r.Status == http.StatusNoContent:
+	case r.Status == http.StatusNoContent, unauthenticated(r): // 401: it was none any more
 		return nil
-	case unauthenticated(r):
-		return nil // it was none any more
 	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte("XSRF check failed")):
 		return forged(r)
 	}

@@ -101,20 +101,13 @@ func (x *Exchange) Now() time.Time { return x.o.Now() }
 func (x *Exchange) UserAgent() string { return x.userAgent }
 
 // Present adds a comment to what the exchange calls itself from now on, for
-// gates that look for a word in it; "" takes it away. A User-Agent that the
-// site's configuration names stays as it is.
+// gates that look for a word in it. A User-Agent that the site's configuration
+// names stays as it is.
 func (x *Exchange) Present(comment string) {
-	if x.o.UserAgent != "" {
-		return
-	}
-	x.userAgent = product()
-	if comment != "" {
-		x.userAgent += " (" + comment + ")"
+	if x.o.UserAgent == "" {
+		x.userAgent = product() + " (" + comment + ")"
 	}
 }
-
-// Negotiates reports whether Get answers Negotiate challenges.
-func (x *Exchange) Negotiates() bool { return x.o.Negotiate != nil }
 
 // URL resolves a reference against the site's own URL. A reference that starts
 // with "/" starts at the host; any other continues the URL's path.

@@ -715,8 +715,8 @@ func TestPresent(t *testing.T) {
 	u := serve(t, func(_ http.ResponseWriter, r *http.Request) { agent = r.UserAgent() })
 	plain := "sessionctl/" + api.Version
 	for configured, steps := range map[string][][2]string{
-		"":       {{"", plain}, {"Windows NT", plain + " (Windows NT)"}, {"X", plain + " (X)"}, {"", plain}},
-		"corp/1": {{"", "corp/1"}, {"Windows NT", "corp/1"}, {"", "corp/1"}},
+		"":       {{"", plain}, {"Windows NT", plain + " (Windows NT)"}, {"X", plain + " (X)"}},
+		"corp/1": {{"", "corp/1"}, {"Windows NT", "corp/1"}},
 	} {
 		x := NewExchange(Options{Base: u, InsecureHTTP: true, UserAgent: configured, Dial: names}, new(Jar))
 		for i, s := range steps {
