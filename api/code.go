@@ -43,16 +43,22 @@ const (
 	ChallengeUnsupported   Code = "challenge_unsupported"    // only schemes the agent does not speak
 	NTLMOnly               Code = "ntlm_only"                // only NTLM is offered
 	UntrustedChallengeHost Code = "untrusted_challenge_host" // Negotiate from a host that is not on the list
+	ProxyAuthRequired      Code = "proxy_auth_required"      // 407, and nothing to answer it with
+	ProxyAuthFailed        Code = "proxy_auth_failed"        // 407 again after a token or a password
+	ProxyError             Code = "proxy_error"              // the proxy is out of reach, or cannot reach the site
+	NoTicket               Code = "no_ticket"                // the ticket cache holds no TGT that lives
 	KDCUnreachable         Code = "kdc_unreachable"          // no KDC answers
 	SPNUnknown             Code = "spn_unknown"              // the KDC does not know the service
 	ClockSkew              Code = "clock_skew"               // KRB-ERROR 37
 	ServiceKeyMismatch     Code = "service_key_mismatch"     // KRB-ERROR 41, 44, 45 from the service
 	Replay                 Code = "replay"                   // KRB-ERROR 34 from the service
-	MutualAuthFailed       Code = "mutual_auth_failed"       // the service's AP-REP is wrong
+	MutualAuthFailed       Code = "mutual_auth_failed"       // the service's AP-REP is wrong, or missing where it must not be
+	BadChannelBinding      Code = "bad_channel_binding"      // the token cannot be bound to the TLS connection, or not to this one
 	NegotiateRejected      Code = "negotiate_rejected"       // refused without a reason
 	EtypeUnsupported       Code = "etype_unsupported"        // keytab and KDC share no enctype
 	KDCError               Code = "kdc_error"                // any other KRB-ERROR of the KDC
 	KeytabUnreadable       Code = "keytab_unreadable"        // missing, not ours to read, malformed
+	CCacheUnusable         Code = "ccache_unusable"          // missing, not ours to read, malformed, of a type nobody reads
 	Krb5ConfInvalid        Code = "krb5conf_invalid"         // malformed, or nothing about the realm
 )
 
@@ -130,7 +136,7 @@ var (
 var classes = map[Code]class{
 	DNSError: later, NetworkError: later, Timeout: later, TLSError: later,
 	RateLimited: later, Maintenance: later, Server5xx: later,
-	KDCUnreachable: later, NotCached: later,
+	KDCUnreachable: later, NotCached: later, ProxyError: later,
 	StoreFailed: later,
 	Deadline:    {ExitLater, grpcDeadlineExceeded},
 	Quota:       {ExitLater, grpcResourceExhausted},
@@ -143,6 +149,8 @@ var classes = map[Code]class{
 	ClockSkew: person, ServiceKeyMismatch: person, Replay: person,
 	MutualAuthFailed: person, NegotiateRejected: person, EtypeUnsupported: person,
 	KDCError: person, KeytabUnreadable: person, Krb5ConfInvalid: person,
+	ProxyAuthRequired: person, ProxyAuthFailed: person, NoTicket: person,
+	BadChannelBinding: person, CCacheUnusable: person,
 	SSORedirect: person, RedirectLoop: person, NoSessionCookie: person,
 	LoginOKButProbeFailed: person, WrongIdentity: person, Expired: person,
 	UnexpectedStatus: person, Latched: person, ConfigInvalid: person,

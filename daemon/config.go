@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +34,8 @@ type Config struct {
 	// Warnings are for a person to look at.
 	Warnings []string
 
-	kerberos *krb.Config // nil without credentials
+	credentials []*Credential // in the order of their names
+	kerberos    *krb.Config   // nil without principals
 }
 
 // Site is one [site.NAME] of the configuration.
@@ -51,15 +53,27 @@ type Site struct {
 	recheck      time.Duration
 	driver       login.Driver
 	fingerprint  string
+	spn          string
+	noPAC        bool
+	mutual       web.MutualPolicy
+	bindings     web.BindingPolicy
+	proxy        *proxy      // nil: none
+	fallback     *Credential // nil: none
 }
 
 // Credential is one [credential.NAME] of the configuration: a principal with its
-// keytab, or a username whose password comes in by login or from systemd.
+// keytab, ticket cache or password, or a username with a password. Passwords come
+// in by login or from systemd.
 type Credential struct {
 	Name string
 	krb.Credential
 	Username string // "" with a principal
+
+	export []peer.Rule // who may have the principal's TGT
 }
+
+// byPassword reports whether the credential has a password.
+func (c *Credential) byPassword() bool { return c.Keytab == "" && c.Cache == "" }
 
 // means returns what the credential is to a login.
 func (c *Credential) means() login.Means {
@@ -124,41 +138,97 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 		c.Files = append(c.Files, f)
 	}
 	credentials := map[string]*Credential{}
-	for name, t := range d.credentials {
-		if t.Username != "" {
-			credentials[name] = &Credential{Name: name, Username: t.Username}
-			continue
-		}
-		if c.kerberos == nil {
-			if c.kerberos, err = krb.LoadConfig(krb5...); err != nil {
-				return nil, err
+	for _, name := range slices.Sorted(maps.Keys(d.credentials)) {
+		cred := &Credential{Name: name, Username: d.credentials[name].Username}
+		if cred.Username == "" {
+			if c.kerberos == nil {
+				if c.kerberos, err = krb.LoadConfig(krb5...); err != nil {
+					return nil, err
+				}
+			}
+			if err := c.principal(cred, d.credentials[name]); err != nil {
+				return nil, configError(d.where["credential."+name], "credential."+name+": "+api.AsError(err).Detail)
 			}
 		}
-		p, err := krb.ParsePrincipal(t.Principal, c.kerberos.DefaultRealm())
+		credentials[name] = cred
+		c.credentials = append(c.credentials, cred)
+	}
+	proxies := map[string]*proxy{}
+	for _, name := range slices.Sorted(maps.Keys(d.proxies)) {
+		p, err := newProxy(name, d.proxies[name], credentials)
 		if err != nil {
-			return nil, configError(d.where["credential."+name], "credential."+name+": "+api.AsError(err).Detail)
+			return nil, configError(d.where["proxy."+name], "proxy."+name+": "+api.AsError(err).Detail)
 		}
-		credentials[name] = &Credential{Name: name, Credential: krb.Credential{Principal: p, Keytab: filepath.Clean(t.Keytab)}}
+		proxies[name] = p
+		if p.insecureBasic {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("proxy %s: insecure_basic lets its password go over the network in clear", name))
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.sites)) {
-		s := d.sites[name]
-		if s.Credential = credentials[d.credentialOf[name]]; s.Credential == nil {
-			return nil, configError(d.where["site."+name], fmt.Sprintf("site.%s: there is no [credential.%s]", name, d.credentialOf[name]))
+		s, t := d.sites[name], d.tables[name]
+		wrong := func(format string, args ...any) error {
+			return configError(d.where["site."+name], "site."+name+": "+fmt.Sprintf(format, args...))
 		}
-		if takes := s.driver.Takes(); !slices.Contains(takes, s.Credential.means()) {
-			return nil, configError(d.where["site."+name], fmt.Sprintf("site.%s: the kind %s does not log in with %s, as credential.%s has it; it wants %s",
-				name, s.Kind, s.Credential.means(), s.Credential.Name, joinMeans(takes)))
+		if s.Credential = credentials[t.Credential]; s.Credential == nil {
+			return nil, wrong("there is no [credential.%s]", t.Credential)
+		}
+		takes := s.driver.Takes()
+		if !slices.Contains(takes, s.Credential.means()) {
+			return nil, wrong("the kind %s does not log in with %s, as credential.%s has it; it wants %s",
+				s.Kind, s.Credential.means(), s.Credential.Name, joinMeans(takes))
+		}
+		if t.Fallback != "" {
+			s.fallback = credentials[t.Fallback]
+			switch {
+			case s.fallback == nil:
+				return nil, wrong("fallback: there is no [credential.%s]", t.Fallback)
+			case s.Credential.Username != "" || s.fallback.Username == "":
+				return nil, wrong("fallback is a username with a password, for a site whose credential is a principal")
+			case !login.FallsBack(s.driver):
+				return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", s.Kind, login.Secret)
+			}
+		}
+		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies); err != nil {
+			return nil, wrong("%s", api.AsError(err).Detail)
 		}
 		s.fingerprint += "/" + s.Credential.account()
+		if s.fallback != nil {
+			s.fingerprint += "/" + s.fallback.account()
+		}
 		if s.expect.Names == nil && !s.expect.Unproven {
 			s.expect.Names = s.Credential.names()
+			if s.fallback != nil {
+				s.expect.Names = append(s.expect.Names, s.fallback.Username)
+			}
 		}
 		c.Sites = append(c.Sites, s)
 		if s.insecureHTTP {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: insecure_http lets its session go over the network in clear", s.Name))
 		}
 	}
+	if c.kerberos != nil {
+		c.Warnings = append(c.Warnings, c.kerberos.Warnings()...)
+	}
 	return c, nil
+}
+
+// principal fills a credential that has a principal.
+func (c *Config) principal(cred *Credential, t credentialTable) error {
+	p, err := krb.ParsePrincipal(t.Principal, c.kerberos.DefaultRealm())
+	if err != nil {
+		return err
+	}
+	if cred.export, err = parseRules(t.Export); err != nil {
+		return &api.Error{Code: api.ConfigInvalid, Detail: "export: " + err.Error()}
+	}
+	cred.Credential = krb.Credential{Principal: p, Cache: t.CCache, NoPAC: t.NoPAC, RC4: t.RC4}
+	if t.Keytab != "" {
+		cred.Keytab = filepath.Clean(t.Keytab)
+	}
+	if t.RC4 {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("credential %s: rc4 lets an encryption type be used that is broken", cred.Name))
+	}
+	return nil
 }
 
 func joinMeans(means []login.Means) string {
@@ -183,19 +253,16 @@ func unreadable(path string, err error) *api.Error {
 }
 
 // Problems says which credentials cannot be used as things are: no KDC for the
-// realm, or a keytab that is missing, unreadable or without a key for its
-// principal. Whether a password is at hand only the agent knows.
-func (c *Config) Problems() []error {
+// realm, a keytab or a ticket cache that is missing, unreadable or without what
+// its principal needs. Whether a password is at hand only the agent knows.
+func (c *Config) Problems(ctx context.Context) []error {
 	var all []error
-	seen := map[string]bool{}
-	for _, s := range c.Sites {
-		if cred := s.Credential; !seen[cred.Name] && cred.Username == "" {
-			seen[cred.Name] = true
-			for _, err := range []error{c.kerberos.CheckRealm(cred.Principal.Realm), krb.CheckKeytab(cred.Keytab, cred.Principal)} {
-				if err != nil {
-					all = append(all, err)
-				}
-			}
+	for _, cred := range c.credentials {
+		if cred.Username != "" {
+			continue
+		}
+		if err := krb.Check(ctx, c.kerberos, cred.Credential); err != nil {
+			all = append(all, err)
 		}
 	}
 	return all

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 const krb5ConfText = "[libdefaults]\n default_realm = CORP.EXAMPLE\n[realms]\n CORP.EXAMPLE = {\n  kdc = 127.0.0.1:1\n }\n"
@@ -92,7 +93,7 @@ recheck = "90s"
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "alpha") {
 		t.Errorf("warnings: %q", c.Warnings)
 	}
-	if problems := c.Problems(); len(problems) != 1 || api.CodeOf(problems[0]) != api.KeytabUnreadable {
+	if problems := c.Problems(t.Context()); len(problems) != 1 || api.CodeOf(problems[0]) != api.KeytabUnreadable {
 		t.Errorf("problems: %v", problems)
 	}
 	if app.fingerprint == beta.fingerprint {
@@ -147,14 +148,29 @@ func TestConfigMistakes(t *testing.T) {
 		"password, hosts":     {siteText + "login_hosts = [\"ok.example\", \"https://u:CANARY-password@x\"]\n", "entry 2"},
 		"foreign probe_url":   {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
 		"http probe_url":      {siteText + "probe_url = \"http://app.corp.example/me\"\n", "insecure_http"},
-		"a table of its own":  {siteText + "[proxy.corp]\nurl = \"x\"\n", "proxy"},
+		"a table of its own":  {siteText + "[gateway.corp]\nurl = \"x\"\n", "gateway"},
 		"no principal":        {siteText + "[credential.other]\nkeytab = \"/x\"\n", "principal is missing"},
-		"no keytab":           {siteText + "[credential.other]\nprincipal = \"x\"\n", "keytab is missing"},
+		"two proofs":          {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nccache = \"FILE:/y\"\n", "both a keytab and a ccache"},
+		"PAC of a ccache":     {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:/y\"\nno_pac = true\n", "no_pac"},
+		"export of a user":    {siteText + "[credential.other]\nusername = \"x\"\nexport = [\"uid:1\"]\n", "either"},
+		"export to whom":      {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nexport = [\"everybody\"]\n", "credential.other: export: "},
+		"mutual_auth":         {siteText + "mutual_auth = \"sometimes\"\n", "not off, if-offered or required"},
+		"channel_bindings":    {siteText + "channel_bindings = \"on\"\n", "not auto, off or required"},
+		"spn":                 {siteText + "spn = \"HTTP\"\n", "service/host"},
+		"no such proxy":       {siteText + "proxy = \"corp\"\n", "there is no [proxy.corp]"},
+		"proxy without url":   {siteText + "[proxy.corp]\n", "proxy.corp: url is missing"},
+		"proxy with a path":   {siteText + "[proxy.corp]\nurl = \"http://proxy:3128/x\"\n", "proxy.corp: the proxy's url"},
+		"proxy's password":    {siteText + "[proxy.corp]\nurl = \"http://u:CANARY-password@proxy:3128\"\n", "user name or password; name a credential"},
+		"socks proxy":         {siteText + "[proxy.corp]\nurl = \"socks5://proxy:1080\"\n", "proxy.corp: the proxy's url"},
+		"proxy's credential":  {siteText + "[proxy.corp]\nurl = \"http://proxy:3128\"\ncredential = \"x\"\n", "there is no [credential.x]"},
+		"a proxy named none":  {siteText + "[proxy.none]\nurl = \"http://proxy:3128\"\n", "choose another name"},
+		"fallback to nothing": {siteText + "fallback = \"other\"\n", "fallback: there is no [credential.other]"},
+		"fallback to itself":  {siteText + "fallback = \"build\"\n", "a username with a password"},
 		"principal":           {siteText + "[credential.other]\nprincipal = \"a@b@c\"\nkeytab = \"/x\"\n", `credential.other: principal "a@b@c"`},
 		"password":            {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\npassword = \"CANARY-password\"\n", "password"},
 		"both":                {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\nusername = \"a\"\n", "either"},
 		"control in username": {siteText + "[credential.other]\nusername = \"a\\nb\"\n", "username holds a control"},
-		"wrong means":         {strings.Replace(siteText, `credential = "build"`, `credential = "other"`, 1) + "[credential.other]\nusername = \"a\"\n", "the kind spnego does not log in with a username and its password, as credential.other has it; it wants a principal and its keytab"},
+		"wrong means":         {strings.Replace(siteText, `credential = "build"`, `credential = "other"`, 1) + "[credential.other]\nusername = \"a\"\n", "the kind spnego does not log in with a username and its password, as credential.other has it; it wants a principal"},
 		"unproven Jira":       {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nidentity = \"unproven\"\n", "always names the user"},
 		"foreign login_url":   {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nlogin_url = \"https://other.example/\"\n", "login_url leads to"},
 		"option of no kind":   {siteText + "no_such_option = 1\n", "no_such_option"},
@@ -194,7 +210,8 @@ func TestConfigMistakesQuote(t *testing.T) {
 		`identiy = "CANARY-value"`:                    "FILE:5: unknown key identiy",
 		"identiy = \"CANARY\"\n\npasswd = \"CANARY\"": "FILE:5: unknown key identiy\nFILE:7: unknown key passwd",
 		"x = { password = \"CANARY\" }":               "FILE:5: unknown key x",
-		"[proxy.corp]\npassword = \"CANARY\"":         "FILE:5: unknown table [proxy.corp]",
+		"[gateway.corp]\npassword = \"CANARY\"":       "FILE:5: unknown table [gateway.corp]",
+		"[proxy.corp]\nurl = [\"CANARY\"]":            "FILE:6: proxy.corp.url: an array stands where a string is wanted",
 		"\"a\u202eb\" = \"CANARY\"":                   "FILE:5: unknown key a?b",
 		`insecure_http = "CANARY-value"`:              "FILE:5: site.app.insecure_http: a string stands where true or false is wanted",
 		`url = ["CANARY-value"]`:                      "FILE:5: site.app.url: an array stands where a string is wanted",
@@ -225,6 +242,112 @@ func TestConfigMistakesQuote(t *testing.T) {
 	// Options of integers are for kinds to come.
 	if got := reason("integer value 123456 cannot be stored in int8"); strings.Contains(got, "123456") {
 		t.Error(got)
+	}
+}
+
+// TestKerberosOptions: what the options of credentials, proxies and sites come to.
+func TestKerberosOptions(t *testing.T) {
+	c, err := configure(t, map[string]string{"sessiond.toml": `
+[credential.cache]
+principal = "svc"
+ccache = "FILE:/run/user/1000/krb5cc"
+export = ["uid:1000"]
+[credential.typed]
+principal = "svc@OTHER.EXAMPLE"
+no_pac = true
+rc4 = true
+[credential.person]
+username = "person"
+[proxy.corp]
+url = "http://proxy.corp.example:3128"
+credential = "typed"
+spn = "HTTP/squid.corp.example"
+mutual_auth = "required"
+[proxy.open]
+url = "http://open.corp.example:3128"
+credential = "person"
+insecure_basic = true
+[site.a]
+kind = "spnego"
+url = "https://a.example"
+credential = "cache"
+identity_json = "user"
+spn = "HTTP/alias.example@CORP.EXAMPLE"
+mutual_auth = "required"
+channel_bindings = "off"
+no_pac = true
+proxy = "corp"
+fallback = "person"
+[site.b]
+kind = "spnego"
+url = "https://b.example"
+credential = "typed"
+identity_json = "user"
+proxy = "none"
+`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cred := map[string]*Credential{}
+	for _, x := range c.credentials {
+		cred[x.Name] = x
+	}
+	a, b := c.Sites[0], c.Sites[1]
+	switch {
+	case cred["cache"].Cache != "FILE:/run/user/1000/krb5cc" || len(cred["cache"].export) != 1 || cred["cache"].byPassword():
+		t.Errorf("cache: %+v", cred["cache"])
+	case !cred["typed"].byPassword() || !cred["typed"].NoPAC || !cred["typed"].RC4 || cred["typed"].Principal.Realm != "OTHER.EXAMPLE":
+		t.Errorf("typed: %+v", cred["typed"])
+	case a.spn != "HTTP/alias.example@CORP.EXAMPLE" || a.mutual != web.MutualRequired || a.bindings != web.BindingsOff || !a.noPAC:
+		t.Errorf("site a: %+v", a)
+	case a.proxy == nil || a.proxy.credential != cred["typed"] || a.proxy.spn != "HTTP/squid.corp.example" || a.proxy.mutual != web.MutualRequired:
+		t.Errorf("its proxy: %+v", a.proxy)
+	case a.fallback != cred["person"] || !slices.Equal(a.expect.Names, []string{"svc", "svc@CORP.EXAMPLE", "person"}):
+		t.Errorf("its fallback: %+v, %v", a.fallback, a.expect.Names)
+	case b.proxy != nil || b.fallback != nil:
+		t.Errorf("site b: %+v", b)
+	}
+	for _, what := range []string{"credential typed: rc4", "proxy open: insecure_basic"} {
+		if !slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.HasPrefix(w, what) }) {
+			t.Errorf("no warning of %s in %q", what, c.Warnings)
+		}
+	}
+}
+
+// TestEnvironmentProxy: the environment's proxy is used unless the site says
+// otherwise, with the credentials of a [proxy.NAME] of that address.
+func TestEnvironmentProxy(t *testing.T) {
+	t.Setenv("https_proxy", "http://proxy.corp.example:3128")
+	t.Setenv("no_proxy", "direct.corp.example")
+	table := "[proxy.corp]\nurl = \"http://proxy.corp.example:3128/\"\ncredential = \"build\"\n"
+	for name, c := range map[string]struct{ host, option, table, want, account string }{
+		"environment":         {"app.corp.example", "", "", "http://proxy.corp.example:3128", ""},
+		"its credentials":     {"app.corp.example", "", table, "http://proxy.corp.example:3128/", "svc-build@CORP.EXAMPLE"},
+		"not for that host":   {"direct.corp.example", "", table, "", ""},
+		"none, says the site": {"app.corp.example", "proxy = \"none\"\n", table, "", ""},
+	} {
+		cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + strings.Replace(siteText, "app.corp.example", c.host, 1) + c.option + c.table})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		p := cfg.Sites[0].proxy
+		switch {
+		case p == nil && c.want != "", p != nil && p.url.String() != c.want:
+			t.Errorf("%s: proxy %+v, want %q", name, p, c.want)
+		case p != nil && (p.credential == nil) != (c.account == ""), p != nil && p.credential != nil && p.credential.account() != c.account:
+			t.Errorf("%s: credential %+v, want %q", name, p.credential, c.account)
+		}
+	}
+	t.Setenv("https_proxy", "socks5://user:CANARY-password@proxy.corp.example:1080")
+	_, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
+	if api.CodeOf(err) != api.ConfigInvalid || strings.Contains(err.Error(), "CANARY") {
+		t.Errorf("a URL of no proxy: %v", err)
+	}
+	t.Setenv("https_proxy", "http://user:CANARY-password@proxy.corp.example:3128")
+	cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
+	if err != nil || cfg.Sites[0].proxy.inURL == nil {
+		t.Errorf("a password in the URL: %v", err)
 	}
 }
 

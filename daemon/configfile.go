@@ -19,17 +19,30 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-// credentialTable and siteTable are the schema of the TOML tables. A site's
-// table also has the options of its kind.
+// credentialTable, proxyTable and siteTable are the schema of the TOML tables. A
+// site's table also has the options of its kind.
 type credentialTable struct {
-	Principal string `toml:"principal"`
-	Keytab    string `toml:"keytab"`
-	Username  string `toml:"username"`
+	Principal string   `toml:"principal"`
+	Keytab    string   `toml:"keytab"`
+	CCache    string   `toml:"ccache"`
+	Username  string   `toml:"username"`
+	NoPAC     bool     `toml:"no_pac"`
+	RC4       bool     `toml:"rc4"`
+	Export    []string `toml:"export"`
+}
+
+type proxyTable struct {
+	URL           string `toml:"url"`
+	Credential    string `toml:"credential"`
+	SPN           string `toml:"spn"`
+	MutualAuth    string `toml:"mutual_auth"`
+	InsecureBasic bool   `toml:"insecure_basic"`
 }
 
 type siteTable struct {
@@ -42,20 +55,28 @@ type siteTable struct {
 	UserAgent    string   `toml:"user_agent"`
 	InsecureHTTP bool     `toml:"insecure_http"`
 	Recheck      string   `toml:"recheck"`
+
+	SPN             string `toml:"spn"`
+	NoPAC           bool   `toml:"no_pac"`
+	MutualAuth      string `toml:"mutual_auth"`
+	ChannelBindings string `toml:"channel_bindings"`
+	Proxy           string `toml:"proxy"`
+	Fallback        string `toml:"fallback"`
 }
 
 type decoder struct {
-	kind         func(string) login.Driver // login.New
-	credentials  map[string]credentialTable
-	sites        map[string]*Site
-	credentialOf map[string]string // site → credential
-	where        map[string]string // table → file
-	variables    map[string]string // environment variable → site
+	kind        func(string) login.Driver // login.New
+	credentials map[string]credentialTable
+	proxies     map[string]proxyTable
+	sites       map[string]*Site
+	tables      map[string]siteTable
+	where       map[string]string // table → file
+	variables   map[string]string // environment variable → site
 }
 
 func newDecoder() *decoder {
-	return &decoder{kind: login.New, credentials: map[string]credentialTable{}, sites: map[string]*Site{},
-		credentialOf: map[string]string{}, where: map[string]string{}, variables: map[string]string{}}
+	return &decoder{kind: login.New, credentials: map[string]credentialTable{}, proxies: map[string]proxyTable{}, sites: map[string]*Site{},
+		tables: map[string]siteTable{}, where: map[string]string{}, variables: map[string]string{}}
 }
 
 // file decodes one file. The kinds are read first, because each site's table
@@ -101,9 +122,10 @@ func (d *decoder) file(name string, doc []byte) error {
 	}
 	document := reflect.New(reflect.StructOf([]reflect.StructField{
 		{Name: "Credential", Type: reflect.TypeFor[map[string]credentialTable](), Tag: `toml:"credential"`},
+		{Name: "Proxy", Type: reflect.TypeFor[map[string]proxyTable](), Tag: `toml:"proxy"`},
 		{Name: "Site", Type: reflect.StructOf(fields), Tag: `toml:"site"`},
 	}))
-	sites := document.Elem().Field(1)
+	sites := document.Elem().Field(2)
 	for i, t := range tables {
 		for j, target := range t.targets { // the kind's defaults
 			sites.Field(i).Field(j).Set(target)
@@ -120,6 +142,13 @@ func (d *decoder) file(name string, doc []byte) error {
 		if err := d.credential(name, cred, credentials[cred]); err != nil {
 			return err
 		}
+	}
+	proxies := document.Elem().Field(1).Interface().(map[string]proxyTable)
+	for _, proxy := range slices.Sorted(maps.Keys(proxies)) {
+		if err := d.once("proxy."+proxy, name); err != nil {
+			return err
+		}
+		d.proxies[proxy] = proxies[proxy]
 	}
 	for i, t := range tables {
 		for j, target := range t.targets {
@@ -192,18 +221,20 @@ func (d *decoder) credential(file, name string, t credentialTable) error {
 	}
 	wrong := func(detail string) error { return configError(file, "credential."+name+": "+detail) }
 	switch {
-	case t.Username != "" && (t.Principal != "" || t.Keytab != ""):
-		return wrong("it is either a principal with its keytab, or a username with a password")
+	case t.Username != "" && (t.Principal != "" || t.Keytab != "" || t.CCache != "" || t.NoPAC || t.RC4 || t.Export != nil):
+		return wrong("it is either a principal, with its keytab, ccache or password, or a username with a password")
 	case t.Username != "":
 		if strings.ContainsFunc(t.Username, unicode.IsControl) || strings.TrimSpace(t.Username) != t.Username {
 			return wrong("username holds a control character, or begins or ends with a space")
 		}
 	case t.Principal == "":
 		return wrong("principal is missing; without Kerberos give a username, and its password by: sessionctl login SITE")
-	case t.Keytab == "":
-		return wrong("keytab is missing")
-	case !filepath.IsAbs(t.Keytab):
+	case t.Keytab != "" && t.CCache != "":
+		return wrong("it has both a keytab and a ccache")
+	case t.Keytab != "" && !filepath.IsAbs(t.Keytab):
 		return wrong("keytab must be an absolute path")
+	case t.CCache != "" && t.NoPAC:
+		return wrong("no_pac is for tickets that the agent asks for itself; those of a ccache are there already")
 	}
 	d.credentials[name] = t
 	return nil
@@ -238,13 +269,23 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 		return wrong("url is neither https nor http, but %q", u.Scheme)
 	case t.Credential == "":
 		return wrong("credential is missing")
+	case !web.MutualPolicy(t.MutualAuth).Valid():
+		return wrong("mutual_auth is %q, not off, if-offered or required", t.MutualAuth)
+	case !web.BindingPolicy(t.ChannelBindings).Valid():
+		return wrong("channel_bindings is %q, not auto, off or required", t.ChannelBindings)
 	case strings.ContainsFunc(t.UserAgent, func(r rune) bool { return r < 0x20 || r == 0x7f }):
 		return wrong("user_agent holds a control character")
 	}
 	if _, err := web.ParseOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return wrong("url does not name a host")
 	}
-	s := &Site{Name: name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, driver: driver, recheck: defaultRecheck}
+	s := &Site{Name: name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, driver: driver, recheck: defaultRecheck,
+		spn: t.SPN, noPAC: t.NoPAC, mutual: web.MutualPolicy(t.MutualAuth), bindings: web.BindingPolicy(t.ChannelBindings)}
+	if t.SPN != "" {
+		if err := krb.CheckSPN(t.SPN); err != nil {
+			return wrong("spn: %s", api.AsError(err).Detail)
+		}
+	}
 	if t.Recheck != "" {
 		if s.recheck, err = time.ParseDuration(t.Recheck); err != nil || s.recheck < 0 {
 			return wrong(`recheck %q is not a duration such as "90s" or "5m"`, t.Recheck)
@@ -260,13 +301,11 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 	if s.allow = []peer.Rule{peer.User(uint32(os.Geteuid()))}; t.Allow != nil {
 		s.allow = nil
 	}
-	for _, a := range t.Allow {
-		r, err := peer.ParseRule(a)
-		if err != nil {
-			return wrong("allow: %v", err)
-		}
-		s.allow = append(s.allow, r)
+	rules, err := parseRules(t.Allow)
+	if err != nil {
+		return wrong("allow: %v", err)
 	}
+	s.allow = append(s.allow, rules...)
 	if c, ok := driver.(login.Checker); ok {
 		if err := c.Check(web.Options{Base: u, LoginHosts: s.loginHosts, InsecureHTTP: t.InsecureHTTP}, t.Identity); err != nil {
 			return wrong("%v", err)
@@ -280,8 +319,19 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 		s.expect.Names = []string{t.Identity}
 	}
 	s.fingerprint = fingerprint(t, driver)
-	d.sites[name], d.credentialOf[name] = s, t.Credential
+	d.sites[name], d.tables[name] = s, t
 	return nil
+}
+
+func parseRules(texts []string) (rules []peer.Rule, err error) {
+	for _, text := range texts {
+		r, err := peer.ParseRule(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
 }
 
 // fingerprint changes with whatever a stored session depends on: url, kind,

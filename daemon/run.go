@@ -20,7 +20,6 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
-	"github.com/sessionctl/sessionctl/daemon/internal/web"
 	"github.com/sessionctl/sessionctl/store"
 )
 
@@ -58,19 +57,21 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 		engine = krb.New(krb.Options{Config: o.Config.kerberos, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
 		defer engine.Close()
 	}
-	passwords := map[string]*keeper.Password{} // shared by the sites of a credential
+	secrets := &secrets{engine: engine, passwords: map[*Credential]*keeper.Password{}}
+	for _, c := range o.Config.credentials {
+		if c.byPassword() {
+			secrets.passwords[c] = keeper.NewPassword(c.Name, c.account(), passwordFile(c.Name), st.Bucket("passwords"), latches)
+		}
+	}
 	var sites []keeper.Site
 	for _, s := range o.Config.Sites {
-		if c := s.Credential; c.Username != "" && passwords[c.Name] == nil {
-			passwords[c.Name] = keeper.NewPassword(c.Name, c.Username, passwordFile(c.Name), st.Bucket("passwords"), latches)
-		}
-		sites = append(sites, s.forKeeper(engine, passwords[s.Credential.Name]))
+		sites = append(sites, s.forKeeper(secrets))
 	}
 	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Latches: latches, Log: o.Log})
 	defer k.Close()
 
 	srv := &service{
-		config: o.Config, keeper: k, krb: engine, store: st, socket: l.Addr().String(),
+		config: o.Config, keeper: k, secrets: secrets, store: st, socket: l.Addr().String(),
 		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log, ending: make(chan struct{}),
 	}
 	server := grpc.NewServer(
@@ -150,41 +151,4 @@ func passwordFile(credential string) string {
 		return ""
 	}
 	return file
-}
-
-// forKeeper puts a site together with what it logs in with: the engine that
-// makes its tickets, or its password, which then is not nil.
-func (s *Site) forKeeper(engine *krb.Engine, password *keeper.Password) keeper.Site {
-	options := web.Options{Base: s.URL, LoginHosts: s.loginHosts, InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent}
-	k := keeper.Site{
-		Name: s.Name, Kind: s.Kind, URL: s.URL, Account: s.Credential.account(),
-		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver, Password: password,
-		Exchange: func(jar *web.Jar, credentials bool) *web.Exchange {
-			o := options
-			if credentials && password == nil {
-				o.Negotiate = negotiator{engine, s.Credential.Credential}
-			}
-			return web.NewExchange(o, jar)
-		},
-	}
-	if password == nil {
-		k.Ready = func() error { return engine.Ready(s.Credential.Credential) }
-		k.Forgive = func(ctx context.Context) error { return engine.Forgive(ctx, s.Credential.Credential) }
-	}
-	return k
-}
-
-// negotiator lends one credential's tickets to an exchange.
-type negotiator struct {
-	engine     *krb.Engine
-	credential krb.Credential
-}
-
-// Initiate implements web.Negotiator.
-func (n negotiator) Initiate(ctx context.Context, spn string, fresh bool) (web.Negotiation, error) {
-	c, err := n.engine.Initiate(ctx, n.credential, spn, fresh)
-	if err != nil {
-		return nil, err // not c: a nil *krb.Context in the interface would not be nil
-	}
-	return c, nil
 }

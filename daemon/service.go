@@ -40,11 +40,11 @@ type service struct {
 	pb.UnimplementedTicketServiceServer
 	pb.UnimplementedAgentServiceServer
 
-	config *Config
-	keeper *keeper.Keeper
-	krb    *krb.Engine
-	store  *store.Store
-	socket string
+	config  *Config
+	keeper  *keeper.Keeper
+	secrets *secrets
+	store   *store.Store
+	socket  string
 	// warnings of the start, for a person to look at
 	warnings []string
 	started  time.Time
@@ -334,6 +334,15 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 	if err != nil {
 		return nil, err
 	}
+	if r.GetProxy() {
+		if r.GetCookie() != nil || r.GetPassword() == nil {
+			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a proxy takes a password alone", Remedy: "sessionctl login " + site.Name + " --proxy --password-stdin"}
+		}
+		if err := s.secrets.bringToProxy(ctx, site, r.GetPassword(), r.GetRetry()); err != nil {
+			return nil, err
+		}
+		return &pb.LoginResponse{}, nil
+	}
 	o := keeper.LoginOptions{Retry: r.GetRetry(), Password: r.GetPassword()}
 	if r.GetCookie() != nil {
 		if o.Password != nil || o.Retry {
@@ -396,16 +405,47 @@ func (s *service) ListTickets(ctx context.Context, _ *pb.ListTicketsRequest) (*p
 		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may list tickets", Remedy: "ask whoever runs the agent"}
 	}
 	resp := &pb.ListTicketsResponse{}
-	if s.krb == nil {
+	if s.secrets.engine == nil {
 		return resp, nil
 	}
-	for _, t := range s.krb.Tickets() {
+	for _, t := range s.secrets.engine.Tickets() {
 		resp.Tickets = append(resp.Tickets, &pb.Ticket{
 			Client: t.Client, Server: t.Server, Enctype: t.Enctype,
 			AuthTime: stamp(t.AuthTime), EndTime: stamp(t.EndTime), RenewTime: stamp(t.RenewTime),
 		})
 	}
 	return resp, nil
+}
+
+// ExportCache implements TicketService.
+func (s *service) ExportCache(ctx context.Context, r *pb.ExportCacheRequest) (*pb.ExportCacheResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The same words for a principal that is not there, so that names cannot be
+	// guessed.
+	denied := &api.Error{Code: api.Denied, Detail: "no tickets of that principal are exported to this user",
+		Remedy: "ask whoever runs the agent to name this user in the export list of its credential"}
+	if s.secrets.engine == nil {
+		return nil, denied
+	}
+	p, err := krb.ParsePrincipal(r.GetPrincipal(), s.config.kerberos.DefaultRealm())
+	if err != nil {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
+	}
+	for _, cred := range s.config.credentials {
+		if cred.Username != "" || cred.Principal.String() != p.String() || !peer.Allowed(cred.export, c) {
+			continue
+		}
+		x, err := s.secrets.engine.Export(ctx, s.secrets.ticket(cred))
+		if err != nil {
+			return nil, err
+		}
+		s.log.Info("a TGT is handed over", "principal", p.String(), "uid", c.UID, "pid", c.PID, "end", x.EndTime)
+		return &pb.ExportCacheResponse{Cache: x.Cache, Principal: p.String(), EndTime: stamp(x.EndTime), RefreshTime: stamp(x.RefreshTime)}, nil
+	}
+	return nil, denied
 }
 
 // GetStatus implements AgentService.

@@ -119,7 +119,7 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 		return report(cfg, stdout)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: journalTime}))
-	for _, p := range cfg.Problems() {
+	for _, p := range cfg.Problems(context.Background()) {
 		log.Warn(p.Error())
 	}
 	if storeFile, err = place(storeFile, "XDG_STATE_HOME", ".local/state", "store.db"); err != nil {
@@ -161,7 +161,7 @@ func report(cfg *daemon.Config, stdout io.Writer) error {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(stdout, "warning:", w)
 	}
-	problems := cfg.Problems()
+	problems := cfg.Problems(context.Background())
 	for _, p := range problems {
 		fmt.Fprintln(stdout, "problem:", p)
 		if r := api.AsError(p).Remedy; r != "" {

@@ -1181,7 +1181,10 @@ type LoginRequest struct {
 	// Adopt a session that a person made in a browser: the value of a Cookie
 	// header. It is proven as every session is, and the present one stays if it
 	// is not good.
-	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
+	Cookie []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
+	// The password is for the proxy that the site is reached through: it is kept
+	// once the proxy, or its realm, has accepted it. There is no login at the site.
+	Proxy         bool `protobuf:"varint,5,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1244,10 +1247,17 @@ func (x *LoginRequest) GetCookie() []byte {
 	return nil
 }
 
+func (x *LoginRequest) GetProxy() bool {
+	if x != nil {
+		return x.Proxy
+	}
+	return false
+}
+
 // LoginResponse holds the session that the login made.
 type LoginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session.
+	// The session. Absent if only a proxy's password was brought.
 	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1388,12 +1398,13 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
 	"\vhad_session\x18\x04 \x01(\bR\n" +
-	"hadSession\"\x8e\x01\n" +
+	"hadSession\"\xa4\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +
 	"\bpassword\x18\x03 \x01(\fH\x00R\bpassword\x88\x01\x01\x12\x1b\n" +
-	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01B\v\n" +
+	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01\x12\x14\n" +
+	"\x05proxy\x18\x05 \x01(\bR\x05proxyB\v\n" +
 	"\t_passwordB\t\n" +
 	"\a_cookie\"A\n" +
 	"\rLoginResponse\x120\n" +

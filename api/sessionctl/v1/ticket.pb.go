@@ -196,6 +196,126 @@ func (x *Ticket) GetRenewTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// ExportCacheRequest names a principal.
+type ExportCacheRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name@REALM, or name for one of the default realm.
+	Principal     string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportCacheRequest) Reset() {
+	*x = ExportCacheRequest{}
+	mi := &file_sessionctl_v1_ticket_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportCacheRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportCacheRequest) ProtoMessage() {}
+
+func (x *ExportCacheRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_ticket_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportCacheRequest.ProtoReflect.Descriptor instead.
+func (*ExportCacheRequest) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_ticket_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExportCacheRequest) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+// ExportCacheResponse holds a ticket cache.
+type ExportCacheResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A ticket cache in version 4 of MIT's FILE format, with the TGT alone. It is a
+	// secret: whoever has it can act as the principal until the ticket ends.
+	Cache []byte `protobuf:"bytes,1,opt,name=cache,proto3" json:"cache,omitempty"`
+	// Whose it is: name@REALM.
+	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	// When the TGT ends.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// From when on it is worth asking for a newer one.
+	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportCacheResponse) Reset() {
+	*x = ExportCacheResponse{}
+	mi := &file_sessionctl_v1_ticket_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportCacheResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportCacheResponse) ProtoMessage() {}
+
+func (x *ExportCacheResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_ticket_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportCacheResponse.ProtoReflect.Descriptor instead.
+func (*ExportCacheResponse) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_ticket_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExportCacheResponse) GetCache() []byte {
+	if x != nil {
+		return x.Cache
+	}
+	return nil
+}
+
+func (x *ExportCacheResponse) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *ExportCacheResponse) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *ExportCacheResponse) GetRefreshTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefreshTime
+	}
+	return nil
+}
+
 var File_sessionctl_v1_ticket_proto protoreflect.FileDescriptor
 
 const file_sessionctl_v1_ticket_proto_rawDesc = "" +
@@ -211,9 +331,17 @@ const file_sessionctl_v1_ticket_proto_rawDesc = "" +
 	"\tauth_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\x125\n" +
 	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x129\n" +
 	"\n" +
-	"renew_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trenewTime2e\n" +
+	"renew_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trenewTime\"2\n" +
+	"\x12ExportCacheRequest\x12\x1c\n" +
+	"\tprincipal\x18\x01 \x01(\tR\tprincipal\"\xc4\x01\n" +
+	"\x13ExportCacheResponse\x12\x19\n" +
+	"\x05cache\x18\x01 \x01(\fB\x03\x80\x01\x01R\x05cache\x12\x1c\n" +
+	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x125\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12=\n" +
+	"\frefresh_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime2\xbb\x01\n" +
 	"\rTicketService\x12T\n" +
-	"\vListTickets\x12!.sessionctl.v1.ListTicketsRequest\x1a\".sessionctl.v1.ListTicketsResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
+	"\vListTickets\x12!.sessionctl.v1.ListTicketsRequest\x1a\".sessionctl.v1.ListTicketsResponse\x12T\n" +
+	"\vExportCache\x12!.sessionctl.v1.ExportCacheRequest\x1a\".sessionctl.v1.ExportCacheResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
 
 var (
 	file_sessionctl_v1_ticket_proto_rawDescOnce sync.Once
@@ -227,25 +355,31 @@ func file_sessionctl_v1_ticket_proto_rawDescGZIP() []byte {
 	return file_sessionctl_v1_ticket_proto_rawDescData
 }
 
-var file_sessionctl_v1_ticket_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_sessionctl_v1_ticket_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sessionctl_v1_ticket_proto_goTypes = []any{
 	(*ListTicketsRequest)(nil),    // 0: sessionctl.v1.ListTicketsRequest
 	(*ListTicketsResponse)(nil),   // 1: sessionctl.v1.ListTicketsResponse
 	(*Ticket)(nil),                // 2: sessionctl.v1.Ticket
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*ExportCacheRequest)(nil),    // 3: sessionctl.v1.ExportCacheRequest
+	(*ExportCacheResponse)(nil),   // 4: sessionctl.v1.ExportCacheResponse
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_sessionctl_v1_ticket_proto_depIdxs = []int32{
 	2, // 0: sessionctl.v1.ListTicketsResponse.tickets:type_name -> sessionctl.v1.Ticket
-	3, // 1: sessionctl.v1.Ticket.auth_time:type_name -> google.protobuf.Timestamp
-	3, // 2: sessionctl.v1.Ticket.end_time:type_name -> google.protobuf.Timestamp
-	3, // 3: sessionctl.v1.Ticket.renew_time:type_name -> google.protobuf.Timestamp
-	0, // 4: sessionctl.v1.TicketService.ListTickets:input_type -> sessionctl.v1.ListTicketsRequest
-	1, // 5: sessionctl.v1.TicketService.ListTickets:output_type -> sessionctl.v1.ListTicketsResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 1: sessionctl.v1.Ticket.auth_time:type_name -> google.protobuf.Timestamp
+	5, // 2: sessionctl.v1.Ticket.end_time:type_name -> google.protobuf.Timestamp
+	5, // 3: sessionctl.v1.Ticket.renew_time:type_name -> google.protobuf.Timestamp
+	5, // 4: sessionctl.v1.ExportCacheResponse.end_time:type_name -> google.protobuf.Timestamp
+	5, // 5: sessionctl.v1.ExportCacheResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	0, // 6: sessionctl.v1.TicketService.ListTickets:input_type -> sessionctl.v1.ListTicketsRequest
+	3, // 7: sessionctl.v1.TicketService.ExportCache:input_type -> sessionctl.v1.ExportCacheRequest
+	1, // 8: sessionctl.v1.TicketService.ListTickets:output_type -> sessionctl.v1.ListTicketsResponse
+	4, // 9: sessionctl.v1.TicketService.ExportCache:output_type -> sessionctl.v1.ExportCacheResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sessionctl_v1_ticket_proto_init() }
@@ -259,7 +393,7 @@ func file_sessionctl_v1_ticket_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionctl_v1_ticket_proto_rawDesc), len(file_sessionctl_v1_ticket_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	TicketService_ListTickets_FullMethodName = "/sessionctl.v1.TicketService/ListTickets"
+	TicketService_ExportCache_FullMethodName = "/sessionctl.v1.TicketService/ExportCache"
 )
 
 // TicketServiceClient is the client API for TicketService service.
@@ -31,6 +32,11 @@ type TicketServiceClient interface {
 	// ListTickets lists the tickets at hand, without their keys. Only for the
 	// agent's own user and root.
 	ListTickets(ctx context.Context, in *ListTicketsRequest, opts ...grpc.CallOption) (*ListTicketsResponse, error)
+	// ExportCache hands over a principal's TGT as a ticket cache, for programs that
+	// know nothing of the agent. Only for callers on the export list of a
+	// credential of that principal, which nobody is unless the configuration says
+	// so; to others it does not tell which principals there are.
+	ExportCache(ctx context.Context, in *ExportCacheRequest, opts ...grpc.CallOption) (*ExportCacheResponse, error)
 }
 
 type ticketServiceClient struct {
@@ -51,6 +57,16 @@ func (c *ticketServiceClient) ListTickets(ctx context.Context, in *ListTicketsRe
 	return out, nil
 }
 
+func (c *ticketServiceClient) ExportCache(ctx context.Context, in *ExportCacheRequest, opts ...grpc.CallOption) (*ExportCacheResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExportCacheResponse)
+	err := c.cc.Invoke(ctx, TicketService_ExportCache_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TicketServiceServer is the server API for TicketService service.
 // All implementations must embed UnimplementedTicketServiceServer
 // for forward compatibility.
@@ -60,6 +76,11 @@ type TicketServiceServer interface {
 	// ListTickets lists the tickets at hand, without their keys. Only for the
 	// agent's own user and root.
 	ListTickets(context.Context, *ListTicketsRequest) (*ListTicketsResponse, error)
+	// ExportCache hands over a principal's TGT as a ticket cache, for programs that
+	// know nothing of the agent. Only for callers on the export list of a
+	// credential of that principal, which nobody is unless the configuration says
+	// so; to others it does not tell which principals there are.
+	ExportCache(context.Context, *ExportCacheRequest) (*ExportCacheResponse, error)
 	mustEmbedUnimplementedTicketServiceServer()
 }
 
@@ -72,6 +93,9 @@ type UnimplementedTicketServiceServer struct{}
 
 func (UnimplementedTicketServiceServer) ListTickets(context.Context, *ListTicketsRequest) (*ListTicketsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTickets not implemented")
+}
+func (UnimplementedTicketServiceServer) ExportCache(context.Context, *ExportCacheRequest) (*ExportCacheResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportCache not implemented")
 }
 func (UnimplementedTicketServiceServer) mustEmbedUnimplementedTicketServiceServer() {}
 func (UnimplementedTicketServiceServer) testEmbeddedByValue()                       {}
@@ -112,6 +136,24 @@ func _TicketService_ListTickets_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TicketService_ExportCache_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExportCacheRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TicketServiceServer).ExportCache(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TicketService_ExportCache_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TicketServiceServer).ExportCache(ctx, req.(*ExportCacheRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TicketService_ServiceDesc is the grpc.ServiceDesc for TicketService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +164,10 @@ var TicketService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTickets",
 			Handler:    _TicketService_ListTickets_Handler,
+		},
+		{
+			MethodName: "ExportCache",
+			Handler:    _TicketService_ExportCache_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -308,8 +308,11 @@ func (e *entry) safely(work func() *api.Error) (err *api.Error) {
 // attempt costs nobody anything: a latch answers, or a local file is read.
 // So a mended file or a new key counts at once.
 func (e *entry) guarded(c api.Code) bool {
+	if e.site.Fallback != nil && e.ready(nil) == nil {
+		return false // the site is asked before the password is
+	}
 	switch c {
-	case api.Latched, api.NoSecret, api.StoreDamaged, api.KeytabUnreadable, api.Krb5ConfInvalid:
+	case api.Latched, api.NoSecret, api.StoreDamaged, api.KeytabUnreadable, api.CCacheUnusable, api.NoTicket, api.Krb5ConfInvalid:
 		return true
 	}
 	return c.Refusal() && e.ready(e.attempt(nil)) != nil
@@ -376,13 +379,27 @@ func (e *entry) renew(offered *attempt) *api.Error {
 	return nil
 }
 
+// bring gives the credential a password that a person brings, and logs in with
+// it.
+func (e *entry) bring(password []byte, retry bool) *api.Error {
+	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
+	defer cancel()
+	if err := e.site.Bring(ctx, password, retry); err != nil {
+		e.k.failures.Add(1)
+		f := e.remedied(err, &attempt{offered: true})
+		e.log.Warn("the password was not taken", "code", f.Code, "detail", f.Detail)
+		return f
+	}
+	return e.renew(nil)
+}
+
 // remedied adds the ways out that only a person has. A password that was offered
 // and refused is not at hand for the next attempt.
 func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	f := *api.AsError(err)
 	login := "sessionctl login " + e.site.Name
-	p := e.site.Password
-	bring := p != nil && p.file == ""
+	p := e.site.password()
+	bring := p != nil && p.file == "" || e.site.Bring != nil
 	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
 	var ways []string
@@ -425,11 +442,21 @@ func (e *entry) ready(a *attempt) error {
 
 // forgive lifts the refusals that stand against the credential.
 func (e *entry) forgive(ctx context.Context, offered *attempt) error {
+	if e.site.ForgiveProxy != nil {
+		if err := e.site.ForgiveProxy(ctx); err != nil && api.CodeOf(err) != api.NoSecret {
+			return err
+		}
+	}
 	if a := e.attempt(offered); a != nil {
 		return a.forgive(ctx)
 	}
 	if err := e.site.Forgive(ctx); err != nil {
 		return err
+	}
+	if e.site.Fallback != nil {
+		if err := (&attempt{p: e.site.Fallback, site: &e.site}).forgive(ctx); err != nil && api.CodeOf(err) != api.NoSecret {
+			return err
+		}
 	}
 	return e.k.o.Latches.Clear(ctx, e.site.verifier(), e.site.Account, nil)
 }
@@ -461,6 +488,9 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 		}()
 	}
 	s, err = e.newSession(ctx, a)
+	if a == nil && e.site.Fallback != nil && noUse(api.CodeOf(err)) {
+		return e.fallBack(ctx, err)
+	}
 	if a == nil && api.CodeOf(err) == api.Captcha {
 		if err := e.k.o.Latches.refuse(context.WithoutCancel(ctx), e.site.verifier(), e.site.Account, nil, api.AsError(err)); err != nil {
 			e.log.Error("a latch is not stored", "err", err)
@@ -469,13 +499,42 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 	return s, err
 }
 
+// noUse reports whether a failure says that a site has no use for tickets, or the
+// realm none of the site.
+func noUse(c api.Code) bool {
+	switch c {
+	case api.NoChallenge, api.ChallengeUnsupported, api.NTLMOnly, api.SPNUnknown, api.ServiceKeyMismatch, api.NegotiateRejected:
+		return true
+	}
+	return false
+}
+
+// fallBack logs in with the site's other credential, a password, because of why
+// its own is of no use.
+func (e *entry) fallBack(ctx context.Context, why error) (s *Session, err error) {
+	a := &attempt{p: e.site.Fallback, site: &e.site}
+	e.log.Info("the site has no use for a ticket, falling back to a password", "code", api.CodeOf(why), "detail", api.AsError(why).Detail)
+	if err := a.ready(); err != nil {
+		f := *api.AsError(err)
+		f.Detail = "falling back to a password, because " + api.AsError(why).Detail + ": " + f.Detail
+		return nil, &f
+	}
+	err = &api.Error{Code: api.Unknown, Detail: "the login broke off"} // also after a panic
+	defer func() {
+		if err := a.end(context.WithoutCancel(ctx), err); err != nil {
+			e.log.Error("what became of a password is not stored", "err", err)
+		}
+	}()
+	return e.newSession(ctx, a)
+}
+
 // newSession logs in and proves the session. a is nil unless a password is lent.
 func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
 	var lent login.Password // a nil *attempt in it would not be nil
 	if a != nil {
 		lent = a
 	}
-	x := e.site.Exchange(new(web.Jar), true)
+	x := e.site.Exchange(new(web.Jar), a == nil)
 	err := e.site.Driver.Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
@@ -544,8 +603,8 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		return nil, err
 	}
 	if !e.site.Expect.Met(id) {
-		if p := e.site.Password; p != nil {
-			if stored, err := p.load(); err == nil {
+		if p := e.site.password(); p != nil {
+			if stored, err := p.Load(); err == nil {
 				secrets = append(secrets, stored.Reveal())
 			}
 		}

@@ -54,11 +54,29 @@ type Site struct {
 	Password *Password
 	Ready    func() error
 	Forgive  func(context.Context) error
+	// Bring, if it is not nil, proves a password to the credential's realm and
+	// keeps it, once more after a refusal with retry. It returns an *api.Error.
+	Bring func(ctx context.Context, password []byte, retry bool) error
+	// Fallback, if it is not nil, logs in when the site has no use for the
+	// credential, which then is no password.
+	Fallback *Password
+	// ForgiveProxy lifts what stands against the credential at the site's proxy;
+	// nil if it has none.
+	ForgiveProxy func(context.Context) error
 	// Driver logs in.
 	Driver login.Driver
-	// Exchange starts a dialogue with the site. Without credentials it must
-	// not answer challenges.
-	Exchange func(jar *web.Jar, credentials bool) *web.Exchange
+	// Exchange starts a dialogue with the site. Without tickets it must not answer
+	// the site's challenges.
+	Exchange func(jar *web.Jar, tickets bool) *web.Exchange
+}
+
+// password returns the password that the site logs in with, at first or in the
+// end; nil if it has none.
+func (s *Site) password() *Password {
+	if s.Password != nil {
+		return s.Password
+	}
+	return s.Fallback
 }
 
 // Options are what a Keeper works with.
@@ -194,14 +212,20 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 	if err != nil {
 		return Served{}, err
 	}
+	if o.Password != nil && e.site.Bring != nil {
+		if err := CheckPassword(o.Password); err != nil {
+			return Served{}, err
+		}
+		return e.alone(ctx, func() *api.Error { return e.bring(o.Password, o.Retry) })
+	}
 	var offered *attempt
 	if o.Password != nil {
-		p := e.site.Password
-		switch {
-		case p == nil:
-			return Served{}, &api.Error{Code: api.InvalidRequest, Detail: "the site does not log in with a password", Remedy: "give its credential a username instead of a principal"}
-		case p.file != "":
-			return Served{}, &api.Error{Code: api.InvalidRequest, Detail: "the password stands in " + p.file, Remedy: "change it there, and restart the agent"}
+		p := e.site.password()
+		if p == nil {
+			return Served{}, &api.Error{Code: api.InvalidRequest, Detail: "the site does not log in with a password", Remedy: "leave out the keytab or ccache of its credential, or give that a username instead of a principal"}
+		}
+		if err := p.Fixed(); err != nil {
+			return Served{}, err
 		}
 		if err := CheckPassword(o.Password); err != nil {
 			return Served{}, err

@@ -51,6 +51,14 @@ type passwordRecord struct {
 	Password []byte `json:"password"`
 }
 
+// Fixed returns what keeps the password from being replaced, or nil.
+func (p *Password) Fixed() error {
+	if p.file == "" {
+		return nil
+	}
+	return &api.Error{Code: api.InvalidRequest, Detail: "the password stands in " + p.file, Remedy: "change it there, and restart the agent"}
+}
+
 // CheckPassword returns what keeps a text from being a password. Logins send
 // UTF-8: what is not would arrive as something else, and be an attempt.
 func CheckPassword(p []byte) error {
@@ -100,8 +108,8 @@ func (s *Site) secret(pw secret.String) []byte {
 	return []byte(s.Fingerprint + "\x00" + pw.Reveal())
 }
 
-// load returns the password.
-func (p *Password) load() (secret.String, error) {
+// Load returns the password: an *api.Error of code api.NoSecret if there is none.
+func (p *Password) Load() (secret.String, error) {
 	if p.file != "" {
 		return p.read()
 	}
@@ -138,8 +146,8 @@ func (p *Password) read() (secret.String, error) {
 	return secret.New(string(b)), nil
 }
 
-// store keeps a password that was accepted.
-func (p *Password) store(ctx context.Context, pw secret.String) error {
+// Store keeps a password that was accepted.
+func (p *Password) Store(ctx context.Context, pw secret.String) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, revision, err := p.records.Load(p.key())
@@ -173,7 +181,7 @@ type attempt struct {
 // password returns what is lent.
 func (a *attempt) password() (pw secret.String, err error) {
 	if !a.offered {
-		a.secret, err = a.p.load()
+		a.secret, err = a.p.Load()
 	}
 	return a.secret, err
 }
@@ -272,7 +280,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	}
 	err := l.End(ctx, a.p.verifier(), a.p.user, pw, others)
 	if others == nil && a.offered {
-		a.unkept = a.p.store(ctx, a.secret)
+		a.unkept = a.p.Store(ctx, a.secret)
 	}
 	return errors.Join(err, alone)
 }

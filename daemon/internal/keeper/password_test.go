@@ -112,7 +112,7 @@ func startTeam(t *testing.T, right, stored string) *team {
 	}
 	m.start(t, "")
 	if stored != "" {
-		if err := m.password.store(t.Context(), secret.New(stored)); err != nil {
+		if err := m.password.Store(t.Context(), secret.New(stored)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -721,7 +721,7 @@ func TestGivenBack(t *testing.T) {
 			// Neither refused nor accepted: the next attempt counts, and it alone.
 			if code == api.Forbidden {
 				m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(wrongPassword)}), code)
-				if pw, err := m.password.load(); err != nil || pw.Reveal() != rightPassword {
+				if pw, err := m.password.Load(); err != nil || pw.Reveal() != rightPassword {
 					t.Errorf("a password that nobody looked at was stored: %v", err)
 				}
 			}
@@ -786,7 +786,7 @@ func TestVerdictOfTheProof(t *testing.T) {
 				m := startTeam(t, rightPassword, "")
 				m.sites["jira"].set(func() { c.site(m.sites["jira"]) })
 				m.want(t, m.login(t, "jira", LoginOptions{Password: []byte(rightPassword)}), c.code)
-				if pw, err := m.password.load(); c.accepted != (err == nil && pw.Reveal() == rightPassword) {
+				if pw, err := m.password.Load(); c.accepted != (err == nil && pw.Reveal() == rightPassword) {
 					t.Errorf("what was offered is stored: %v", err == nil)
 				}
 			})
@@ -1039,10 +1039,10 @@ func FuzzPassword(f *testing.F) {
 			return
 		}
 		p := NewPassword("office", "build", "", newRecords(), nil)
-		if err := p.store(t.Context(), secret.New(string(b))); err != nil {
+		if err := p.Store(t.Context(), secret.New(string(b))); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := p.load(); err != nil || got.Reveal() != string(b) {
+		if got, err := p.Load(); err != nil || got.Reveal() != string(b) {
 			t.Errorf("%q came back as %q, %v", b, got.Reveal(), err)
 		}
 	})

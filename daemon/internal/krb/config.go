@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,21 +17,28 @@ import (
 const (
 	maxConfigSize  = 1 << 20 // bytes of one file
 	maxConfigFiles = 256     // all files together
-	maxConfigDepth = 10      // includes inside includes
+	maxConfigDepth = 10      // braces inside braces, and includes inside includes
+	maxConfigLine  = 2047    // bytes with the line feed: MIT takes what follows as the next line
 )
 
-// Config is what krb5.conf says, as MIT krb5 reads it (krb5.conf(5)). Sections
-// and options that the agent has no use for are accepted and ignored.
+// Config is what krb5.conf says, as MIT krb5's library reads it, which is at
+// times not what krb5.conf(5) says. Sections and options that the agent has no
+// use for are accepted and ignored.
 type Config struct {
+	paths     []string              // the files that were asked for
 	files     []string              // every file that was read
 	relations map[string][]relation // by path: section, subsections, tag
-	lifetime  time.Duration         // of the tickets to ask for
+	sections  map[string]bool       // by path: section, subsections
+	realm     string                // whose subsections of [libdefaults] count; see ForRealm
+	lifetime  time.Duration         // ticket_lifetime of [libdefaults]
+	warnings  []string
 }
 
 // relation is one "tag = value" with the place it stands at.
 type relation struct {
-	value string
-	at    position
+	value  string
+	at     position
+	source int // which of the listed files it is from, includes and all
 }
 
 type position struct {
@@ -42,102 +47,51 @@ type position struct {
 	text string
 }
 
-// defaultLifetime is MIT's ticket_lifetime.
-const defaultLifetime = 24 * time.Hour
-
-// LoadConfig reads the files in order of priority, like the list in
-// KRB5_CONFIG: of a scalar the first value counts, lists add up, and what an
-// earlier file marks final (*) later files cannot add to. A missing file is
-// skipped unless all are missing. The error is an *api.Error of code
-// Krb5ConfInvalid that quotes file, line number and line.
+// LoadConfig reads files and directories in order of priority, like the list
+// in KRB5_CONFIG: of a scalar the first value counts, lists add up, and what an
+// earlier file marks final (*) later files cannot add to. Of a directory it
+// reads what includedir would. As in MIT's library, what is missing is left
+// out, even if nothing remains (Warnings tells), an empty name ends the list,
+// and ~/ is the home directory.
+//
+// The error is an *api.Error of code Krb5ConfInvalid that quotes file, line
+// number and line. It stands for what makes MIT's library refuse the files, or
+// fail at each login, and for the agent's own bounds.
 func LoadConfig(paths ...string) (*Config, error) {
-	p := parser{
-		config: &Config{relations: make(map[string][]relation), lifetime: defaultLifetime},
-		final:  make(map[string]int),
+	if i := slices.Index(paths, ""); i >= 0 {
+		paths = paths[:i]
 	}
+	c := &Config{paths: paths, relations: make(map[string][]relation), sections: make(map[string]bool)}
+	p := parser{config: c, final: make(map[string]int)}
 	for i, path := range paths {
+		if rest, ok := strings.CutPrefix(path, "~/"); ok {
+			if home, err := os.UserHomeDir(); err == nil {
+				path = home + "/" + rest
+			}
+		}
 		p.source = i
-		err := p.file(path, 0)
-		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*api.Error)) {
-			continue
+		err := p.named(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			if !errors.As(err, new(*api.Error)) {
+				p.warnings = append(p.warnings, err.Error()+": nothing is read from it")
+				continue
+			}
 		}
 		if err != nil {
-			return nil, configError(err)
+			return nil, unreadable(err)
 		}
 	}
-	c := p.config
-	if len(c.files) == 0 {
-		return nil, &api.Error{Code: api.Krb5ConfInvalid,
-			Detail: "no krb5.conf: none of " + quote(strings.Join(paths, ", ")) + " exists",
-			Remedy: "install the Kerberos client configuration of your realm as /etc/krb5.conf"}
-	}
-	if r, ok := c.first("libdefaults", "ticket_lifetime"); ok {
-		d, err := parseLifetime(r.value)
-		if err != nil {
-			return nil, r.at.errorf("%v", err)
-		}
-		c.lifetime = d
+	c.warnings = p.warnings
+	if err := c.check(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-func configError(err error) error {
-	if e, ok := errors.AsType[*api.Error](err); ok {
-		return e
-	}
-	return &api.Error{Code: api.Krb5ConfInvalid, Detail: "krb5.conf: " + err.Error(), Err: err,
-		Remedy: "make the file readable for the agent's user"}
-}
-
-// DefaultRealm returns [libdefaults] default_realm, "" if there is none.
-func (c *Config) DefaultRealm() string {
-	r, _ := c.first("libdefaults", "default_realm")
-	return r.value
-}
-
-// KDCs returns the realm's KDCs as host:port, in the order of the files. An
-// entry for a proxy (https://…) is left out.
-func (c *Config) KDCs(realm string) []string {
-	var kdcs []string
-	for _, r := range c.relations[path("realms", realm, "kdc")] {
-		// What follows a blank is not part of the host, as in MIT.
-		host, _, _ := strings.Cut(strings.ReplaceAll(r.value, "\t", " "), " ")
-		if host == "" || strings.Contains(host, "://") {
-			continue
-		}
-		if a := withPort(host, "88"); !slices.Contains(kdcs, a) {
-			kdcs = append(kdcs, a)
-		}
-	}
-	return kdcs
-}
-
-// withPort adds the default port to "host", "1.2.3.4", "::1" and "[::1]".
-func withPort(host, port string) string {
-	if h, p, err := net.SplitHostPort(host); err == nil {
-		return net.JoinHostPort(h, p)
-	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), port)
-}
-
-// RealmOf returns the realm that [domain_realm] names for a host, "" if it
-// names none. Of a.b.c it looks up a.b.c, .b.c, b.c, .c and c, in lower case.
-func (c *Config) RealmOf(host string) string {
-	name := strings.TrimSuffix(strings.ToLower(host), ".")
-	for name != "" {
-		if r, ok := c.first("domain_realm", name); ok {
-			return r.value
-		}
-		if rest, ok := strings.CutPrefix(name, "."); ok {
-			name = rest
-		} else if dot := strings.IndexByte(name, '.'); dot >= 0 {
-			name = name[dot:]
-		} else {
-			return ""
-		}
-	}
-	return ""
-}
+// Warnings tells of what MIT's library passes over in silence: missing files,
+// lines and values that have no effect. Each says in which file, and on which
+// line if there is one.
+func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
 
 func (c *Config) first(elements ...string) (relation, bool) {
 	if rs := c.relations[path(elements...)]; len(rs) > 0 {
@@ -146,174 +100,257 @@ func (c *Config) first(elements ...string) (relation, bool) {
 	return relation{}, false
 }
 
+// path is the key of a section or relation. No element has the separator in
+// it, because a zero byte ends a line.
 func path(elements ...string) string { return strings.Join(elements, "\x00") }
 
 // parser reads profile files into a Config.
 type parser struct {
-	config *Config
-	source int            // which of the listed files, counting from 0
-	final  map[string]int // path → the source that marked it final
-	files  int
+	config   *Config
+	source   int            // which of the listed files, counting from 0
+	final    map[string]int // path of a section → the source that marked it final
+	files    int
+	warnings []string
 }
 
-// file reads one file; depth counts the includes around it. The error is
-// fs.ErrNotExist for a missing file.
-func (p *parser) file(name string, depth int) error {
-	if p.files++; p.files > maxConfigFiles {
-		return &api.Error{Code: api.Krb5ConfInvalid, Detail: fmt.Sprintf("%s: more than %d configuration files", name, maxConfigFiles)}
-	}
-	data, err := readRegular(name, maxConfigSize)
+// named reads a file or directory of the list. Errors that are no *api.Error
+// say that there is no such thing, or that it cannot be read.
+func (p *parser) named(name string) error {
+	info, err := os.Stat(name)
 	if err != nil {
 		return err
 	}
+	if !info.IsDir() {
+		return p.file(name, 0)
+	}
+	if err = p.directory(name, 0); err != nil {
+		return unreadable(err)
+	}
+	return nil
+}
+
+// unreadable makes an *api.Error of err, if it is none.
+func unreadable(err error) error {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	return &api.Error{Code: api.Krb5ConfInvalid, Detail: "krb5.conf: " + err.Error(), Err: err,
+		Remedy: "name what the agent's user can read"}
+}
+
+// directory reads the files of a directory whose names MIT accepts, in the
+// order of their bytes.
+func (p *parser) directory(name string, depth int) error {
+	entries, err := os.ReadDir(name)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if includable(e.Name()) {
+			if err := p.file(filepath.Join(name, e.Name()), depth); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// file reads one file; depth counts the includes around it. Errors that are no
+// *api.Error say that it cannot be read.
+func (p *parser) file(name string, depth int) error {
+	if p.files++; p.files > maxConfigFiles {
+		return &api.Error{Code: api.Krb5ConfInvalid, Detail: fmt.Sprintf("%s: more than %d configuration files", name, maxConfigFiles),
+			Remedy: "include fewer files"}
+	}
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		p.warnings = append(p.warnings, name+" is a directory: nothing is read from it")
+		return nil
+	}
+	var data []byte
+	if name != os.DevNull { // the usual way to say: no configuration
+		var err error
+		if data, err = readRegular(name, maxConfigSize); err != nil {
+			return err
+		}
+	}
 	p.config.files = append(p.config.files, name)
-
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	var where []string // open section and subsections
-	brace := ""        // the tag that waits for "{" on a line of its own
-	var at position
-	for n, text := range strings.Split(string(data), "\n") {
-		line := strings.TrimSpace(text)
-		at = position{file: name, line: n + 1, text: line}
-		if line == "" || line[0] == '#' || line[0] == ';' {
-			continue
-		}
-		if brace != "" {
-			if line != "{" {
-				return at.errorf("%q has no value, and no { follows", brace)
-			}
-			where = append(where, brace)
-			brace = ""
-			continue
-		}
-		if directive, arg, ok := cutDirective(line); ok {
-			if err := p.include(directive, arg, at, depth+1); err != nil {
+	f := fileParser{parser: p, depth: depth, at: position{file: name}}
+	for line := range bytes.Lines(data) {
+		f.at.line++
+		for chunk := range slices.Chunk(line, maxConfigLine) {
+			text, _, _ := bytes.Cut(chunk, []byte{0})
+			f.at.text = strings.Trim(string(text), space)
+			if err := f.line(string(text)); err != nil {
 				return err
-			}
-			continue
-		}
-		switch {
-		case line[0] == '[':
-			section, rest, ok := strings.Cut(line[1:], "]")
-			section, rest = strings.TrimSpace(section), strings.TrimSpace(rest)
-			if !ok || section == "" || rest != "" && rest != "*" {
-				return at.errorf("no section header")
-			}
-			if len(where) > 1 {
-				return at.errorf("section inside the braces of %q", where[len(where)-1])
-			}
-			where = []string{section}
-			if rest == "*" {
-				p.markFinal(where)
-			}
-		case line[0] == '}':
-			if rest := strings.TrimSpace(line[1:]); len(where) < 2 || rest != "" && rest != "*" {
-				return at.errorf("} without {")
-			} else if rest == "*" {
-				p.markFinal(where)
-			}
-			where = where[:len(where)-1]
-		default:
-			tag, value, ok := strings.Cut(line, "=")
-			tag = strings.TrimSpace(tag)
-			tag, final := strings.CutSuffix(tag, "*")
-			switch {
-			case !ok:
-				return at.errorf("neither a section nor tag = value")
-			case tag == "" || strings.ContainsAny(tag, " \t"):
-				return at.errorf("no tag before the =")
-			case len(where) == 0:
-				return at.errorf("outside a section")
-			case len(where) > maxConfigDepth:
-				return at.errorf("more than %d levels of braces", maxConfigDepth)
-			}
-			below := append(slices.Clip(where), tag)
-			switch value = strings.TrimSpace(value); {
-			case value == "":
-				brace = tag
-			case value == "{":
-				where = below
-			default:
-				if value, ok = unquote(value); !ok {
-					return at.errorf("quotation mark is not closed")
-				}
-				p.add(below, relation{value, at})
-			}
-			if final {
-				p.markFinal(below)
 			}
 		}
 	}
-	if brace != "" || len(where) > 1 {
-		return at.errorf("the file ends inside the braces of %q", append(where, brace)[1])
+	if len(f.where) > 1 {
+		f.warnf("the file ends inside the braces of %s", quote(f.where[len(f.where)-1]))
 	}
 	return nil
 }
 
-func (p *parser) markFinal(elements []string) {
-	if _, ok := p.final[path(elements...)]; !ok {
-		p.final[path(elements...)] = p.source
-	}
+// fileParser is the state within one file.
+type fileParser struct {
+	*parser
+	depth int
+	at    position
+	where []string // open section and subsections; nil: before the first section
+	brace bool     // the next line must begin with {
 }
 
-// add keeps a relation unless a file of higher priority marked it, or a
-// section around it, as final.
-func (p *parser) add(elements []string, r relation) {
-	for i := range elements {
-		if source, ok := p.final[path(elements[:i+1]...)]; ok && source < p.source {
-			return
-		}
-	}
-	key := path(elements...)
-	p.config.relations[key] = append(p.config.relations[key], r)
-}
+// space is what C's isspace takes for white space.
+const space = " \t\n\v\f\r"
 
-func cutDirective(line string) (directive, arg string, ok bool) {
+// line reads one line, with its line feed. Directives are directives only at
+// its very beginning.
+func (f *fileParser) line(line string) error {
 	for _, d := range []string{"include", "includedir"} {
-		if rest, found := strings.CutPrefix(line, d); found && strings.TrimLeft(rest, " \t") != rest {
-			if arg = strings.TrimSpace(rest); !strings.HasPrefix(arg, "=") {
-				return d, arg, true
-			}
+		if rest, ok := strings.CutPrefix(line, d); ok && rest != "" && strings.Contains(space, rest[:1]) {
+			return f.include(d, strings.TrimRight(strings.TrimLeft(rest, space), "\r\n"))
 		}
 	}
-	return "", "", false
-}
-
-// include reads a file, or all files of a directory whose names MIT accepts,
-// in order of their names. They start outside any section.
-func (p *parser) include(directive, arg string, at position, depth int) error {
-	if depth > maxConfigDepth {
-		return at.errorf("includes nest deeper than %d", maxConfigDepth)
-	}
-	names := []string{arg}
-	if directive == "includedir" {
-		entries, err := os.ReadDir(arg)
-		if err != nil {
-			return at.errorf("%v", err)
+	text := strings.TrimRight(strings.TrimLeft(line, space), "\r\n")
+	comment := text == "" || text[0] == '#' || text[0] == ';'
+	switch {
+	case f.where == nil && strings.HasPrefix(line, "module") && len(line) > 6 && strings.Contains(space, line[6:7]):
+		return f.at.errorf("the agent loads no modules")
+	case f.where == nil && !strings.HasPrefix(line, "["):
+		if !comment {
+			f.warnf("this stands before the first line that begins with [, and has no effect")
 		}
-		names = nil
-		for _, e := range entries {
-			if includable(e.Name()) && !e.IsDir() {
-				names = append(names, filepath.Join(arg, e.Name()))
-			}
+	case f.brace:
+		if !strings.HasPrefix(text, "{") {
+			return f.at.errorf("%s has no value, and the line after it does not begin with {", quote(f.where[len(f.where)-1]))
 		}
-	}
-	for _, name := range names {
-		if err := p.file(name, depth); err != nil {
-			if errors.As(err, new(*api.Error)) {
-				return err
-			}
-			return at.errorf("%v", err)
+		f.brace = false
+		f.ignored(text[1:])
+	case comment:
+	case text[0] == '[':
+		return f.section(text[1:])
+	case text[0] == '}':
+		if len(f.where) < 2 {
+			return f.at.errorf("} without {")
 		}
+		rest, final := strings.CutPrefix(text[1:], "*")
+		if final {
+			f.markFinal()
+		}
+		f.where = f.where[:len(f.where)-1]
+		f.ignored(rest)
+	default:
+		return f.relation(text)
 	}
 	return nil
 }
 
-// includable is the rule of krb5.conf(5) for files of an includedir: the name
-// ends in .conf and does not begin with a dot, or has only letters, digits,
-// dashes and underscores.
+// section reads what follows a [.
+func (f *fileParser) section(text string) error {
+	if len(f.where) > 1 {
+		return f.at.errorf("section inside the braces of %s", quote(f.where[len(f.where)-1]))
+	}
+	name, rest, ok := strings.Cut(text, "]")
+	rest, final := strings.CutPrefix(rest, "*")
+	if !ok || strings.Trim(rest, space) != "" {
+		return f.at.errorf("no section header")
+	}
+	if name != strings.Trim(name, space) {
+		f.warnf("the blanks inside the brackets are part of the section's name")
+	}
+	f.open(name)
+	if final {
+		f.markFinal()
+	}
+	return nil
+}
+
+// open goes into a section, or into a subsection if there are braces.
+func (f *fileParser) open(where ...string) {
+	f.where = where
+	if !f.hidden() {
+		f.config.sections[path(where...)] = true
+	}
+}
+
+// relation reads tag = value, tag = { or tag =.
+func (f *fileParser) relation(text string) error {
+	tag, value, ok := strings.Cut(text, "=")
+	tag = strings.TrimRight(tag, space)
+	switch {
+	case !ok:
+		return f.at.errorf("neither a section nor tag = value")
+	case text[0] == '=' || strings.ContainsAny(tag, space):
+		return f.at.errorf("no single word before the =")
+	}
+	// MIT 1.20 heeds the mark only at sections, whatever krb5.conf(5) says.
+	tag, _, final := strings.Cut(tag, "*")
+	below := append(slices.Clip(f.where), tag)
+	value = strings.TrimLeft(value, space)
+	if value == "" || value[0] == '{' && strings.Trim(value[1:], space) == "" {
+		if len(below) > maxConfigDepth {
+			return f.at.errorf("more than %d levels of braces", maxConfigDepth)
+		}
+		f.open(below...)
+		f.brace = value == ""
+		if final {
+			f.markFinal()
+		}
+		return nil
+	}
+	if value[0] == '"' {
+		var rest string
+		value, rest = unquote(value[1:])
+		f.ignored(rest)
+	} else {
+		value = strings.TrimRight(value, space)
+	}
+	if !f.hidden() {
+		key := path(below...)
+		f.config.relations[key] = append(f.config.relations[key], relation{value, f.at, f.source})
+	}
+	return nil
+}
+
+// markFinal marks the open section.
+func (f *fileParser) markFinal() {
+	if _, ok := f.final[path(f.where...)]; !ok {
+		f.final[path(f.where...)] = f.source
+	}
+}
+
+// hidden says whether a file of higher priority marked the open section, or
+// one around it, as final.
+func (f *fileParser) hidden() bool {
+	for i := range f.where {
+		if source, ok := f.final[path(f.where[:i+1]...)]; ok && source < f.source {
+			return true
+		}
+	}
+	return false
+}
+
+// include reads a file or directory. Each file starts outside any section.
+func (f *fileParser) include(directive, name string) error {
+	if f.depth == maxConfigDepth {
+		return f.at.errorf("includes nest deeper than %d", maxConfigDepth)
+	}
+	read := f.file
+	if directive == "includedir" {
+		read = f.directory
+	}
+	err := read(name, f.depth+1)
+	if err == nil || errors.As(err, new(*api.Error)) {
+		return err
+	}
+	return f.at.errorf("%v", err)
+}
+
+// includable is the rule for files of an includedir: the name does not begin
+// with a dot, and it ends in .conf or has only letters, digits, dashes and
+// underscores.
 func includable(name string) bool {
-	if strings.HasSuffix(name, ".conf") {
+	if name[0] == '.' || strings.HasSuffix(name, ".conf") {
 		return name[0] != '.'
 	}
 	return !strings.ContainsFunc(name, func(r rune) bool {
@@ -321,79 +358,45 @@ func includable(name string) bool {
 	})
 }
 
-// unquote takes the quotes off a value that begins with one.
-func unquote(v string) (string, bool) {
-	if v[0] != '"' {
-		return v, true
-	}
+// unquote reads up to the closing quotation mark or, if there is none, to the
+// end.
+func unquote(text string) (value, rest string) {
 	var b strings.Builder
-	for i := 1; i < len(v); i++ {
-		switch v[i] {
-		case '"':
-			return b.String(), true
-		case '\\':
-			if i++; i < len(v) {
-				b.WriteByte(unescape(v[i]))
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return b.String(), text[i+1:]
+		case text[i] == '\\' && i+1 < len(text):
+			i++
+			c, special := map[byte]byte{'n': '\n', 't': '\t', 'b': '\b'}[text[i]]
+			if !special {
+				c = text[i]
 			}
+			b.WriteByte(c)
 		default:
-			b.WriteByte(v[i])
+			b.WriteByte(text[i])
 		}
 	}
-	return "", false
+	return b.String(), ""
+}
+
+// ignored warns of text after the end of what a line says, unless it is meant
+// as a comment.
+func (f *fileParser) ignored(rest string) {
+	if rest = strings.Trim(rest, space); rest != "" && rest[0] != '#' && rest[0] != ';' {
+		f.warnf("%s has no effect", quote(rest))
+	}
+}
+
+func (f *fileParser) warnf(format string, args ...any) {
+	f.warnings = append(f.warnings, f.at.says(format, args...))
+}
+
+func (at position) says(format string, args ...any) string {
+	return fmt.Sprintf("%s:%d: %s: %s", at.file, at.line, fmt.Sprintf(format, args...), quote(at.text))
 }
 
 func (at position) errorf(format string, args ...any) error {
-	return &api.Error{Code: api.Krb5ConfInvalid,
-		Detail: fmt.Sprintf("%s:%d: %s: %s", at.file, at.line, fmt.Sprintf(format, args...), quote(at.text)),
+	return &api.Error{Code: api.Krb5ConfInvalid, Detail: at.says(format, args...),
 		Remedy: "correct that line; krb5.conf(5) describes the format"}
-}
-
-// parseLifetime reads a duration as krb5.conf(5) defines it: seconds, h:mm,
-// h:mm:ss, or numbers with the units d, h, m and s.
-func parseLifetime(s string) (time.Duration, error) {
-	bad := fmt.Errorf("%s is no duration such as 10h or 1d", quote(s))
-	var total time.Duration
-	add := func(number string, unit time.Duration) bool {
-		n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32)
-		total += time.Duration(n) * unit
-		return err == nil && total <= maxLifetime
-	}
-	if n := strings.Count(s, ":"); n == 1 || n == 2 {
-		for i, number := range strings.Split(s, ":") {
-			if !add(number, []time.Duration{time.Hour, time.Minute, time.Second}[i]) {
-				return 0, bad
-			}
-		}
-		return total, nil
-	}
-	for rest := strings.TrimSpace(s); rest != ""; {
-		i := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-		if i < 0 {
-			rest += "s"
-			i = len(rest) - 1
-		}
-		unit, ok := map[byte]time.Duration{'d': 24 * time.Hour, 'h': time.Hour, 'm': time.Minute, 's': time.Second}[rest[i]]
-		if !ok || !add(rest[:i], unit) {
-			return 0, bad
-		}
-		rest = strings.TrimSpace(rest[i+1:])
-	}
-	if total == 0 {
-		return 0, bad
-	}
-	return total, nil
-}
-
-// maxLifetime keeps sums of durations far from an overflow.
-const maxLifetime = 10 * 365 * 24 * time.Hour
-
-// CheckRealm returns what is missing for tickets of a realm: an error of code
-// Krb5ConfInvalid if it has no KDC.
-func (c *Config) CheckRealm(realm string) error {
-	if len(c.KDCs(realm)) > 0 {
-		return nil
-	}
-	return &api.Error{Code: api.Krb5ConfInvalid,
-		Detail: fmt.Sprintf("no KDC of the realm %s is configured in %s", realm, strings.Join(c.files, ", ")),
-		Remedy: fmt.Sprintf("add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", realm)}
 }

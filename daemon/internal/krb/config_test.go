@@ -1,10 +1,12 @@
 package krb
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -103,17 +105,17 @@ includedir DIR/conf.d/
 		"everything else": {
 			files: map[string]string{
 				"krb5.conf": "\ufeff; a comment\r\n[libdefaults]\r\n" +
-					"  default_realm = \"A.TEST\"   \r\n  default_realm = LATER.TEST\r\n  ticket_lifetime = 1d 2h 30\r\n" +
+					"  default_realm = \"A.TEST\"   \r\n  default_realm = LATER.TEST\r\n  ticket_lifetime = 1d 2h 30s\r\n" +
 					"  forwardable = on\r\n  proxiable = off\r\n  udp_preference_limit = 65535\r\n  kdc_timesync = -1\r\n" +
 					"  A.TEST = {\r\n    x = y\r\n    deep = {\r\n      er = 1\r\n    }\r\n  }\r\n" +
-					"[realms]\r\n  A.TEST =\r\n  # between\r\n  {\r\n    kdc = 192.0.2.1\r\n    auth_to_local_names = {\r\n      a = b\r\n    }\r\n    v4_realm = X\r\n  }\r\n" +
+					"[realms]\r\n  A.TEST =\r\n  {\r\n    kdc = 192.0.2.1\r\n    auth_to_local_names = {\r\n      a = b\r\n    }\r\n    v4_realm = X\r\n  }\r\n" +
 					"include DIR/more\r\n  B.TEST = {\r\n    kdc = b\r\n  }\r\n" +
 					"[unknown section]*\r\n  tag* = value\r\n[domain_realm]\r\n  .deep.a.test = DEEP.TEST\r\n  a.test = A.TEST\r\n" +
-					"[realms]\r\n  A.TEST = {\r\n    kdc = [2001:db8::1]:8888\r\n    kdc = 2001:db8::2\r\n    kdc = [2001:db8::3]\r\n    kdc = 192.0.2.1\r\n    kdc = https://proxy/KdcProxy\r\n  }\r\n",
+					"[realms]\r\n  A.TEST = {\r\n    kdc = [2001:db8::1]:8888\r\n    kdc = [2001:db8::3]\r\n    kdc = 192.0.2.1\r\n    kdc = https://proxy/KdcProxy\r\n  }\r\n",
 				"more": "[realms]\n A.TEST = {\n  kdc = included # not host\n }\n",
 			},
 			want: answers{realm: "A.TEST", host: "x.y.deep.a.test", hostIn: "DEEP.TEST", lifetime: 26*time.Hour + 30*time.Second,
-				kdcs: []string{"192.0.2.1:88", "included:88", "[2001:db8::1]:8888", "[2001:db8::2]:88", "[2001:db8::3]:88"}},
+				kdcs: []string{"192.0.2.1:88", "included:88", "[2001:db8::1]:8888", "[2001:db8::3]:88"}},
 		},
 		"a list of files": {
 			files: map[string]string{
@@ -123,14 +125,6 @@ includedir DIR/conf.d/
 			},
 			list: []string{"missing", "first", "second", "third"},
 			want: answers{realm: "A.TEST", kdcs: []string{"one:88", "two:88"}, host: "a.test", lifetime: 90 * time.Minute},
-		},
-		"a final tag": {
-			files: map[string]string{
-				"first":  "[realms]\nA.TEST = {\nkdc* = one\n}\n",
-				"second": "[libdefaults]\ndefault_realm = A.TEST\n[realms]\nA.TEST = {\nkdc = two\n}\n",
-			},
-			list: []string{"first", "second"},
-			want: answers{realm: "A.TEST", kdcs: []string{"one:88"}},
 		},
 		"empty": {files: map[string]string{"krb5.conf": ""}},
 	} {
@@ -168,42 +162,163 @@ includedir DIR/conf.d/
 	}
 }
 
+// Wrong lines are quoted with file and line. That MIT refuses these files too is
+// TestConfigMIT's.
 func TestConfigErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"[libdefaults]\nnonsense line\n": `krb5.conf:2: neither a section nor tag = value: "nonsense line"`,
-		"\na = b\n":                      `krb5.conf:2: outside a section: "a = b"`,
-		"[libdefaults\n":                 `krb5.conf:1: no section header: "[libdefaults"`,
-		"[a] b\n":                        `krb5.conf:1: no section header: "[a] b"`,
-		"[]\n":                           `krb5.conf:1: no section header: "[]"`,
-		"[a]\n= b\n":                     `krb5.conf:2: no tag before the =: "= b"`,
-		"[a]\nb c = d\n":                 `krb5.conf:2: no tag before the =: "b c = d"`,
-		"[a]\n}\n":                       `krb5.conf:2: } without {: "}"`,
-		"[a]\nb = {\n} c\n":              `krb5.conf:3: } without {: "} c"`,
-		"[a]\nb = {\n[c]\n":              `krb5.conf:3: section inside the braces of "b": "[c]"`,
-		"[a]\nb = {\n":                   `the file ends inside the braces of "b"`,
-		"[a]\nb =\n":                     `the file ends inside the braces of "b"`,
-		"[a]\nb =\nc = d\n":              `krb5.conf:3: "b" has no value, and no { follows: "c = d"`,
-		"[a]\nb = \"c\n":                 `krb5.conf:2: quotation mark is not closed: "b = \"c"`,
-		"[libdefaults]\nticket_lifetime = soon\n":                   `krb5.conf:2: "soon" is no duration such as 10h or 1d: "ticket_lifetime = soon"`,
-		"[libdefaults]\nticket_lifetime = 99999d\n":                 `no duration`,
-		"[libdefaults]\nticket_lifetime = 1:2:x\n":                  `no duration`,
-		"include DIR/krb5.conf\n":                                   `krb5.conf:1: includes nest deeper than 10`,
-		"[a]\ninclude DIR/none\n":                                   `krb5.conf:2: open DIR/none: no such file`,
-		"\nincludedir DIR/none\n":                                   `krb5.conf:2: open DIR/none: no such file`,
-		"include DIR\n":                                             `krb5.conf:1: DIR is not a regular file`,
-		"[a]\n" + strings.Repeat("b = {\n", 11):                     `levels of braces`,
-		"[a]\n#" + strings.Repeat("x", maxConfigSize):               `larger than 1024 KiB`,
+		"[libdefaults]\nnonsense line\n":              `krb5.conf:2: neither a section nor tag = value: "nonsense line"`,
+		"[libdefaults\n":                              `krb5.conf:1: no section header: "[libdefaults"`,
+		"[a] b\n":                                     `krb5.conf:1: no section header: "[a] b"`,
+		"[a]\n= b\n":                                  `krb5.conf:2: no single word before the =: "= b"`,
+		"[a]\nb c = d\n":                              `krb5.conf:2: no single word before the =: "b c = d"`,
+		"[a]\n}\n":                                    `krb5.conf:2: } without {: "}"`,
+		"[a]\nb = {\n[c]\n":                           `krb5.conf:3: section inside the braces of "b": "[c]"`,
+		"[a]\nb =\nc = d\n":                           `krb5.conf:3: "b" has no value, and the line after it does not begin with {: "c = d"`,
+		"[a]\n#" + strings.Repeat("x", 2047):          `krb5.conf:2: neither a section nor tag = value: "x"`,
+		"# x\nmodule /lib/x.so:y\n":                   `krb5.conf:2: the agent loads no modules: "module /lib/x.so:y"`,
+		"include DIR/krb5.conf\n":                     `krb5.conf:1: includes nest deeper than 10: "include DIR/krb5.conf"`,
+		"[a]\ninclude DIR/none\n":                     `krb5.conf:2: open DIR/none: no such file or directory: "include DIR/none"`,
+		"\nincludedir DIR/none\n":                     `krb5.conf:2: open DIR/none: no such file or directory: "includedir DIR/none"`,
+		"include DIR/fine \n":                         `krb5.conf:1: open DIR/fine : no such file or directory`,
+		"include DIR/fifo\n":                          `krb5.conf:1: DIR/fifo is not a regular file`,
+		"include DIR/wrong\n":                         `wrong:3: neither a section nor tag = value: "wrong"`,
+		"[a]\n" + strings.Repeat("b = {\n", 11):       `krb5.conf:11: more than 10 levels of braces`,
+		"[a]\n#" + strings.Repeat("x", maxConfigSize): `larger than 1024 KiB`,
 		strings.Repeat("include DIR/fine\n", maxConfigFiles) + "\n": `more than 256 configuration files`,
+
+		"[libdefaults]\nticket_lifetime = soon\n":               `krb5.conf:2: "soon" is no duration such as 10h or 1d: "ticket_lifetime = soon"`,
+		"[libdefaults]\nA = {\nrenew_lifetime = soon\n}\n":      `krb5.conf:3: "soon" is no duration such as 10h or 1d: "renew_lifetime = soon"`,
+		"[libdefaults]\nticket_lifetime = -1h\n":                `krb5.conf:2: tickets would end when they begin: "ticket_lifetime = -1h"`,
+		"[libdefaults]\ndns_canonicalize_hostname = perhaps\n":  `krb5.conf:2: "perhaps" is neither yes nor no: "dns_canonicalize_hostname = perhaps"`,
+		"[libdefaults]\nudp_preference_limit = 1 # TCP\n":       `krb5.conf:2: "1 # TCP" is no number: "udp_preference_limit = 1 # TCP"`,
+		"[libdefaults]\n\npermitted_enctypes = des-cbc-crc x\n": `krb5.conf:3: none of these is an encryption type that MIT krb5 knows and allows: "permitted_enctypes = des-cbc-crc x"`,
 	} {
-		dir := write(t, map[string]string{"krb5.conf": text, "fine": ""})
+		dir := write(t, map[string]string{"krb5.conf": text, "fine": "", "wrong": "\n[a]\n wrong\n"})
+		if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		_, err := LoadConfig(filepath.Join(dir, "krb5.conf"))
 		want = strings.ReplaceAll(want, "DIR", dir)
 		if api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: error %v\nwant %s", text, err, want)
 		}
 	}
-	if _, err := LoadConfig("/none/one", "/none/two"); api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), "/none/one, /none/two") {
-		t.Errorf("no file at all: %v", err)
+}
+
+// A realm is checked when it is asked for: other realms do without it.
+func TestCheckRealm(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "",
+		"[realms]\nA.TEST = {\nadmin_server = x\n}\n":                                  "",
+		"[realms]\nA.TEST = {\nkdc = https://x\nkdc = x\n}\n":                          "",
+		"[realms]\nB.TEST = {\nkdc = x\n}\n[libdefaults]\ndns_lookup_kdc = no\n":       "no KDC of the realm A.TEST is configured in DIR/krb5.conf, and dns_lookup_kdc is off",
+		"[realms]\nA.TEST = {\nkdc = https://x\n}\n":                                   "all KDCs of the realm A.TEST in DIR/krb5.conf are KDC proxies",
+		"[realms]\nA.TEST = {\nkdc = good\nkdc = 2001:db8::1\n}\n":                     `krb5.conf:4: "2001:db8::1" is no host, host:port or [address]:port, and MIT's library finds no KDC of the realm because of it: "kdc = 2001:db8::1"`,
+		"[realms]\nA.TEST = {\nkdc = kdc.a.test:88 # first\n}\n":                       `krb5.conf:3: "kdc.a.test:88 # first" is no host`,
+		"[realms]\nA.TEST = {\nkdc = \" x\"\n}\n":                                      `krb5.conf:3: " x" is no host`,
+		"[libdefaults]\ndns_lookup_kdc = maybe\n":                                      "dns_lookup_kdc is off",
+		"[realms]*\nA.TEST* = {\n}\n[libdefaults]\ndns_lookup_kdc = false\n[a]\nb=c\n": "no KDC of the realm A.TEST",
+	} {
+		dir := write(t, map[string]string{"krb5.conf": text})
+		c, err := LoadConfig(filepath.Join(dir, "krb5.conf"))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		err = c.CheckRealm("A.TEST")
+		if want == "" && err == nil {
+			continue
+		}
+		if want = strings.ReplaceAll(want, "DIR", dir); want == "" || api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+// MIT passes over these in silence; the agent tells.
+func TestConfigWarnings(t *testing.T) {
+	dir := write(t, map[string]string{
+		"krb5.conf": `
+; no warning
+default_realm = LOST
+[libdefaults]
+default_realm = "A.TEST" and more
+default_realm = A.TEST
+default_realm = B.TEST
+ticket_lifetime = 1w
+renew_lifetime = 7d # a week
+forwardable = true # yes
+proxiable = f
+dns_lookup_kdc = \
+kdc_timesync = yes
+A.TEST = {
+	forwardable = sure
+	dns_lookup_kdc = no effect here, as in MIT
+} # no warning
+default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp
+permitted_enctypes = -rc4 DEFAULT
+include DIR/directory
+include DIR/more
+[ realms ]
+[realms]
+A.TEST = {
+	kdc = one
+	kdc = two
+	kdc = https://proxy.a.test/KdcProxy
+} x
+B.TEST =
+{ kdc = three
+	kdc = four
+`,
+		"more":        "[domain_realm]\na.test = A.TEST\na.test = A.TEST\na.test = B.TEST\n",
+		"second":      "[libdefaults]\ndefault_realm = OVERRULED\n",
+		"directory/x": "",
+	})
+	file := filepath.Join(dir, "krb5.conf")
+	c, err := LoadConfig(filepath.Join(dir, "none"), file, filepath.Join(dir, "second"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(strings.ReplaceAll(`stat DIR/none: no such file or directory: nothing is read from it
+DIR/krb5.conf:3: this stands before the first line that begins with [, and has no effect: "default_realm = LOST"
+DIR/krb5.conf:5: "and more" has no effect: "default_realm = \"A.TEST\" and more"
+DIR/directory is a directory: nothing is read from it
+DIR/krb5.conf:22: the blanks inside the brackets are part of the section's name: "[ realms ]"
+DIR/krb5.conf:28: "x" has no effect: "} x"
+DIR/krb5.conf:30: "kdc = three" has no effect: "{ kdc = three"
+DIR/krb5.conf:31: the file ends inside the braces of "B.TEST": "kdc = four"
+DIR/krb5.conf:18: "banana" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
+DIR/krb5.conf:18: "des-cbc-crc" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
+DIR/krb5.conf:18: "rc4-hmac-exp" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
+DIR/krb5.conf:13: "yes" is no number, and has no effect: "kdc_timesync = yes"
+DIR/more:4: the first a.test counts, which is at DIR/more:2: "a.test = B.TEST"
+DIR/krb5.conf:15: "sure" is neither yes nor no, and taken for no: "forwardable = sure"
+DIR/krb5.conf:7: the first default_realm counts, which is at DIR/krb5.conf:5: "default_realm = B.TEST"
+DIR/krb5.conf:12: "\\" is neither yes nor no, and taken for no: "dns_lookup_kdc = \\"
+DIR/krb5.conf:10: "true # yes" is neither yes nor no, and taken for no: "forwardable = true # yes"
+DIR/krb5.conf:11: "f" is neither yes nor no, and taken for no: "proxiable = f"
+DIR/krb5.conf:8: it means 1s; "w" has no effect: "ticket_lifetime = 1w"
+DIR/krb5.conf:27: the agent does not speak to KDC proxies: "kdc = https://proxy.a.test/KdcProxy"`, "DIR", dir), "\n")
+	if got := c.Warnings(); !slices.Equal(got, want) {
+		t.Errorf("warnings\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestConfigMissing(t *testing.T) {
+	c, err := LoadConfig("/none/one", "/none/two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Warnings(); len(got) != 2 || !strings.Contains(got[1], "/none/two") {
+		t.Errorf("warnings %q", got)
+	}
+	if err := c.CheckRealm("A.TEST"); err != nil {
+		t.Errorf("DNS may know: %v", err)
+	}
+	home := write(t, map[string]string{"krb5.conf": "[libdefaults]\ndefault_realm = HOME\n"})
+	t.Setenv("HOME", home)
+	if c, err = LoadConfig("~/krb5.conf"); err != nil || c.DefaultRealm() != "HOME" {
+		t.Errorf("in the home directory: %v", err)
 	}
 }
 
@@ -220,6 +335,9 @@ func FuzzLoadConfig(f *testing.F) {
 	f.Add("[libdefaults]\ndefault_realm = A\nticket_lifetime = 1d 2h\n[realms]*\nA = {\n kdc = \"a\\tb\"\n}*\n[domain_realm]\n.a = A\n")
 	f.Add("\ufeff[realms]\r\nA =\r\n{\r\nkdc = [::1]:88\r\n}\r\n")
 	f.Add("[a]\nb = {\nc = {\n}\n}\n}")
+	for _, c := range configCases {
+		f.Add(c.text)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "include") {
 			return // it would read other files
@@ -236,10 +354,30 @@ func FuzzLoadConfig(f *testing.F) {
 			}
 			return
 		}
-		if c.lifetime <= 0 || c.lifetime > maxLifetime {
+		if c.lifetime <= 0 || c.lifetime > math.MaxInt32*time.Second {
 			t.Errorf("lifetime %s", c.lifetime)
 		}
-		c.KDCs(c.DefaultRealm())
+		if c.RenewLifetime() < 0 || c.UDPPreferenceLimit() < 0 {
+			t.Errorf("renew lifetime %s, UDP preference limit %d", c.RenewLifetime(), c.UDPPreferenceLimit())
+		}
+		for key := range c.sections {
+			realm := strings.TrimPrefix(key, path("realms", ""))
+			if kdcs := c.KDCs(realm); len(kdcs) > 0 && c.CheckRealm(realm) != nil {
+				t.Errorf("KDCs %q, but %v", kdcs, c.CheckRealm(realm))
+			}
+			c.ForRealm(realm).TicketLifetime()
+			c.CAPath(realm, realm)
+		}
+		for _, request := range []string{"tkt", "tgs"} {
+			if list := c.Enctypes(request); list != nil && len(list) == 0 {
+				t.Errorf("no enctype at all: %q", text)
+			}
+		}
+		for _, w := range c.Warnings() {
+			if strings.ContainsFunc(w, func(r rune) bool { return r < ' ' }) {
+				t.Errorf("control character in %q", w)
+			}
+		}
 		c.RealmOf("a.b")
 	})
 }

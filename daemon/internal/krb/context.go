@@ -1,6 +1,7 @@
 package krb
 
 import (
+	"crypto/md5"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -25,18 +26,26 @@ type Context struct {
 	server Principal
 	key    types.EncryptionKey
 	auth   types.Authenticator
+	bound  bool // to channel bindings
 	now    func() time.Time
 }
 
 // newContext builds a SPNEGO NegTokenInit (RFC 4178, 4.2.1) with Kerberos as
-// its one mechanism: an AP-REQ (RFC 4121, 4.1) that demands mutual
-// authentication and delegates nothing.
-func (e *Engine) newContext(t *ticket) (*Context, error) {
-	// RFC 4121, 4.1.1: length of the channel bindings, bindings (none), flags.
+// its one mechanism: an AP-REQ (RFC 4121, 4.1) that delegates nothing.
+func (e *Engine) newContext(t *ticket, o InitiateOptions) (*Context, error) {
+	// RFC 4121, 4.1.1: length of the channel bindings, bindings, flags.
 	sum := make([]byte, 24)
 	binary.LittleEndian.PutUint32(sum, 16)
-	binary.LittleEndian.PutUint32(sum[20:], gssapi.ContextFlagMutual|gssapi.ContextFlagInteg)
-	auth, ap, err := e.apReq(t, types.Checksum{CksumType: chksumtype.GSSAPI, Checksum: sum}, true)
+	if o.Bindings != nil {
+		hash := bindingsHash(o.Bindings)
+		copy(sum[4:], hash[:])
+	}
+	contextFlags := uint32(gssapi.ContextFlagInteg)
+	if o.Mutual {
+		contextFlags |= gssapi.ContextFlagMutual
+	}
+	binary.LittleEndian.PutUint32(sum[20:], contextFlags)
+	auth, ap, err := e.apReq(t, types.Checksum{CksumType: chksumtype.GSSAPI, Checksum: sum}, o.Mutual)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +62,15 @@ func (e *Engine) newContext(t *ticket) (*Context, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode NegTokenInit: %w", err)
 	}
-	return &Context{token: token, server: t.server, key: t.key, auth: auth, now: e.now}, nil
+	return &Context{token: token, server: t.server, key: t.key, auth: auth, bound: o.Bindings != nil, now: e.now}, nil
+}
+
+// bindingsHash is the MD5 of channel bindings without addresses (RFC 4121,
+// 4.1.1.2).
+func bindingsHash(applicationData []byte) [md5.Size]byte {
+	b := make([]byte, 16, 20+len(applicationData))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(applicationData)))
+	return md5.Sum(append(b, applicationData...))
 }
 
 // Token returns the token, not in base64.
@@ -74,7 +91,7 @@ func (c *Context) Verify(token []byte) (mutual bool, err error) {
 		return unproven(fmt.Sprintf("it has %d bytes", len(token)))
 	}
 	var answer spnego.SPNEGOToken
-	if err := safely(func() error { return answer.Unmarshal(token) }); err != nil || !answer.Resp {
+	if err := decode(token, answer.Unmarshal); err != nil || !answer.Resp {
 		return unproven("it is no NegTokenResp")
 	}
 	resp := &answer.NegTokenResp
@@ -109,7 +126,7 @@ func (c *Context) Verify(token []byte) (mutual bool, err error) {
 		return unproven("its AP-REP does not open with the session key")
 	}
 	var part messages.EncAPRepPart
-	if err := safely(func() error { return part.Unmarshal(plain) }); err != nil {
+	if err := decode(plain, part.Unmarshal); err != nil {
 		return unproven("its AP-REP is malformed")
 	}
 	if part.CTime.Unix() != c.auth.CTime.Unix() || part.Cusec != c.auth.Cusec {
@@ -133,6 +150,11 @@ func (c *Context) refused(k *messages.KRBError) error {
 		errorcode.KRB_AP_ERR_MODIFIED, errorcode.KRB_AP_ERR_BADKEYVER, errorcode.KRB_AP_ERR_NOKEY:
 		return refused(api.ServiceKeyMismatch, "cannot open the ticket, its keytab is stale or another's",
 			"have the service's administrator renew its keytab")
+	case errorcode.KRB_ERR_GENERIC: // MIT: among others, bindings that are not the channel's
+		if c.bound {
+			return refused(api.BadChannelBinding, "refuses the token that is bound to the TLS connection",
+				`if something in front of the service ends TLS, set channel_bindings = "off"`)
+		}
 	}
 	return refused(api.NegotiateRejected, "refuses the token", "ask the service's administrator")
 }

@@ -1,14 +1,20 @@
 package krb
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
@@ -19,12 +25,462 @@ import (
 
 const (
 	// hedge is how long the agent waits for one KDC before it asks the next
-	// as well.
-	hedge = 150 * time.Millisecond
-	// maxReply is the largest answer of a KDC or a service that is decoded, in
-	// bytes: nothing proves yet who sent it.
-	maxReply = 64 << 10
+	// as well: more than a round trip in most networks.
+	hedge = 100 * time.Millisecond
+	// alternative is how many KDCs are asked over the better transport before
+	// the first is asked over the other: a firewall that drops all datagrams
+	// costs no more than that, however many KDCs there are.
+	alternative = 2
+	// dialTime is how long an attempt, which goes to one KDC after the other,
+	// waits for a connection.
+	dialTime = 2 * time.Second
+	// resendAfter is when a datagram without an answer is sent again, twice as
+	// long when again, resends times in all.
+	resendAfter = 500 * time.Millisecond
+	resends     = 2
+	// badTime is how long a KDC that failed or was silent is asked after the
+	// others.
+	badTime = 30 * time.Second
+	// dnsLife is how long SRV records are used without looking again, and
+	// staleTime how long a new look may take while there are old ones.
+	dnsLife   = 5 * time.Minute
+	staleTime = time.Second
+	// maxServers is how many SRV records of one name are used.
+	maxServers = 16
 )
+
+const (
+	// maxReply is the largest answer of a KDC or a service that is decoded, in
+	// bytes: nothing proves yet who sent it. Windows keeps tickets below 64 KiB
+	// (MaxTokenSize), MIT's KDC its answers below 1 MiB.
+	maxReply = 256 << 10
+	// maxDatagram holds every datagram.
+	maxDatagram = 64 << 10
+	// maxElements and maxNesting bound what is decoded: an answer has some
+	// fifty elements, nine deep.
+	maxElements = 1024
+	maxNesting  = 32
+)
+
+// Resolver looks names up in DNS, as net.Resolver does. The name of LookupSRV
+// ends in a dot: it is not looked for below the domains of resolv.conf.
+type Resolver interface {
+	LookupSRV(ctx context.Context, service, proto, name string) (cname string, addrs []*net.SRV, err error)
+	LookupCNAME(ctx context.Context, host string) (cname string, err error)
+}
+
+// realmKDCs asks the KDCs of one realm (RFC 4120, 7.2): those of krb5.conf,
+// else those that DNS names. It remembers who answered and who did not, and is
+// safe for concurrent use.
+type realmKDCs struct {
+	realm    string
+	config   *Config
+	resolver Resolver
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	now      func() time.Time
+
+	mu      sync.Mutex
+	good    route               // answered last
+	bad     map[route]time.Time // when it failed or was silent
+	dns     servers             // what DNS said last
+	dnsTime time.Time           // when, …
+	dnsLife time.Duration       // … and for how long that is used
+}
+
+// newRealmKDCs returns the KDCs of a realm. dial is called with the networks
+// "udp" and "tcp".
+func newRealmKDCs(realm string, config *Config, resolver Resolver, dial func(ctx context.Context, network, address string) (net.Conn, error), now func() time.Time) *realmKDCs {
+	return &realmKDCs{realm: realm, config: config, resolver: resolver, dial: dial, now: now, bad: make(map[route]time.Time)}
+}
+
+// route is one way to a KDC.
+type route struct {
+	network string // udp or tcp
+	addr    string // host:port; a host from DNS ends in a dot
+}
+
+func (r route) String() string {
+	return strings.Replace(r.addr, ".:", ":", 1) + " (" + r.network + ")"
+}
+
+// servers are the addresses of KDCs by network, the best first.
+type servers map[string][]string
+
+// question is a message on its way to a KDC.
+type question struct {
+	route
+	since time.Time
+	err   error // what went wrong
+}
+
+// answer is what came of a question.
+type answer struct {
+	*question
+	reply     reply
+	delivered bool // the KDC may have acted on the message
+}
+
+var (
+	// errDelivered says that a KDC may have acted on a message it did not
+	// answer.
+	errDelivered = errors.New("a KDC may have got the message")
+
+	errNoConnection = errors.New("no connection in time")
+	errNoAnswer     = errors.New("no answer in time")
+	errUnavailable  = errors.New("it says that its service is unavailable")
+	errTooBig       = errors.New("its answer does not fit into a datagram")
+)
+
+// exchange sends a message and returns the first answer. It begins with the
+// KDC that answered last and goes on in the order of krb5.conf or of the SRV
+// records, those last that failed within badTime. The next one is asked when
+// one fails, or when it has been silent for the time of hedge.
+//
+// A message of at most udp_preference_limit bytes is sent over UDP first, over
+// TCP otherwise; the other transport is the alternative in both cases, as
+// krb5.conf(5) has it.
+//
+// An attempt carries pre-authentication, of which a realm counts the failures:
+// it goes to one KDC after the other, and to no other once one may have it.
+// That is why it prefers TCP, which tells whether it was delivered, and is sent
+// once where only UDP is left.
+//
+// The error is an *api.Error of code KDCUnreachable that names each KDC asked,
+// or of code Krb5ConfInvalid if there is none to be asked.
+func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) (reply, error) {
+	kdcs, err := k.servers(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	routes := k.routes(kdcs, len(message), attempt)
+	answers := make(chan answer, 2*len(routes)) // nobody waits for those that come late
+	var asked []*question
+	pending := 0
+	ask := func() {
+		q := &question{route: routes[0], since: time.Now()}
+		routes = routes[1:]
+		asked = append(asked, q)
+		pending++
+		go func() {
+			a := answer{question: q}
+			a.reply, a.delivered, a.err = k.ask(ctx, q.route, message, attempt)
+			answers <- a
+		}()
+	}
+	var cause error
+	next := time.NewTicker(hedge)
+	defer next.Stop()
+	ask()
+	for pending > 0 { // all questions end with the context
+		select {
+		case a := <-answers:
+			pending--
+			if a.err == nil {
+				k.remember(asked, a.question)
+				return a.reply, nil
+			}
+			if attempt && a.delivered {
+				cause, routes = errDelivered, nil
+			}
+			switch tcp := (route{"tcp", a.addr}); {
+			case a.err == errUnavailable:
+				routes = slices.DeleteFunc(routes, func(r route) bool { return r.addr == a.addr })
+			case a.err == errTooBig && !slices.ContainsFunc(asked, func(q *question) bool { return q.route == tcp }),
+				a.err == syscall.ECONNREFUSED && slices.Contains(routes, tcp):
+				routes = slices.DeleteFunc(routes, func(r route) bool { return r == tcp })
+				routes = slices.Insert(routes, 0, tcp)
+			}
+			if len(routes) > 0 && ctx.Err() == nil {
+				ask()
+				next.Reset(hedge)
+			}
+		case <-next.C:
+			if len(routes) > 0 && ctx.Err() == nil && !attempt {
+				ask()
+			}
+		}
+	}
+	k.remember(asked, nil)
+	return reply{}, k.unreachable(asked, cause)
+}
+
+// servers returns where the realm's KDCs are.
+func (k *realmKDCs) servers(ctx context.Context) (servers, error) {
+	if kdcs := k.config.KDCs(k.realm); len(kdcs) > 0 {
+		return servers{"udp": kdcs, "tcp": kdcs}, nil
+	}
+	if !k.config.DNSLookupKDC() {
+		return nil, k.config.CheckRealm(k.realm)
+	}
+	k.mu.Lock()
+	known, usable := k.dns, k.within(k.dnsTime, k.dnsLife)
+	k.mu.Unlock()
+	if usable {
+		return known, nil
+	}
+	found, life, err := k.lookup(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dns, k.dnsTime, k.dnsLife = found, k.now(), life
+	return found, nil
+}
+
+// lookup asks DNS for the realm's KDCs (RFC 4120, 7.2.3.2), and how long the
+// answer is good for. What DNS does not tell now stays as known.
+func (k *realmKDCs) lookup(ctx context.Context, known servers) (servers, time.Duration, error) {
+	limit := dnsLife // longer than any context
+	if known != nil {
+		limit = staleTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	type records struct {
+		network string
+		addrs   []string
+		err     error
+	}
+	answers := make(chan records, 2)
+	for _, network := range []string{"udp", "tcp"} {
+		go func() {
+			_, srvs, err := k.resolver.LookupSRV(ctx, "kerberos", network, k.realm+".")
+			r := records{network: network, err: err}
+			for _, srv := range srvs { // in order of priority, and of weight by chance
+				addr := net.JoinHostPort(srv.Target, strconv.Itoa(int(srv.Port)))
+				if srv.Target != "." && len(r.addrs) < maxServers && !slices.Contains(r.addrs, addr) {
+					r.addrs = append(r.addrs, addr)
+				}
+			}
+			answers <- r
+		}()
+	}
+	found := servers{"udp": known["udp"], "tcp": known["tcp"]}
+	said := map[string]string{"udp": errNoAnswer.Error(), "tcp": errNoAnswer.Error()}
+	told := 0
+	for range 2 {
+		select {
+		case r := <-answers:
+			missing, _ := errors.AsType[*net.DNSError](r.err)
+			if len(r.addrs) > 0 || r.err == nil || missing != nil && missing.IsNotFound {
+				found[r.network] = r.addrs
+				told++
+			}
+			if len(r.addrs) > 0 { // no long wait for the other
+				defer time.AfterFunc(hedge, cancel).Stop()
+			}
+			if said[r.network] = "not offered"; r.err != nil {
+				said[r.network] = r.err.Error()
+			}
+		case <-ctx.Done():
+		}
+	}
+	switch {
+	case len(found["udp"])+len(found["tcp"]) > 0:
+		if told == 2 {
+			return found, dnsLife, nil
+		}
+		return found, badTime, nil
+	case known != nil:
+		return known, badTime, nil
+	}
+	return nil, 0, &api.Error{Code: api.KDCUnreachable,
+		Detail: fmt.Sprintf("krb5.conf names no KDC of %[1]s, and DNS none either: _kerberos._udp.%[1]s: %[2]s; _kerberos._tcp.%[1]s: %[3]s", k.realm, said["udp"], said["tcp"]),
+		Remedy: fmt.Sprintf("check the network and the name of the realm, or add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", k.realm)}
+}
+
+// routes returns the ways to the KDCs in the order they are tried for a
+// message of a size.
+func (k *realmKDCs) routes(kdcs servers, size int, attempt bool) []route {
+	first, second, lag := "udp", "tcp", alternative
+	if attempt || size > k.config.UDPPreferenceLimit() {
+		first, second = second, first
+	}
+	if attempt {
+		lag = 0
+	}
+	var routes []route
+	for i := range max(len(kdcs[first]), len(kdcs[second])+lag) {
+		if i < len(kdcs[first]) {
+			routes = append(routes, route{first, kdcs[first][i]})
+		}
+		if j := i - lag; j >= 0 && j < len(kdcs[second]) {
+			routes = append(routes, route{second, kdcs[second][j]})
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	good := k.good
+	if first == "tcp" {
+		good.network = "tcp"
+	}
+	class := func(r route) int {
+		switch {
+		case k.within(k.bad[r], badTime):
+			return 3
+		case r == good:
+			return 0
+		case r.addr == good.addr && attempt:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(routes, func(a, b route) int { return cmp.Compare(class(a), class(b)) })
+	return routes
+}
+
+// remember keeps who answered, if anybody did, and who did not.
+func (k *realmKDCs) remember(asked []*question, answered *question) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.bad, func(_ route, at time.Time) bool { return !k.within(at, badTime) })
+	for _, q := range asked {
+		switch {
+		case q == answered:
+			k.good = q.route
+			delete(k.bad, q.route)
+		case q.err == errTooBig:
+		case q.err == nil || q.err == errNoAnswer || q.err == errNoConnection:
+			if time.Since(q.since) >= hedge {
+				k.bad[q.route] = k.now()
+			}
+		default:
+			k.bad[q.route] = k.now()
+		}
+	}
+}
+
+// within tells whether a time is less than so long ago.
+func (k *realmKDCs) within(at time.Time, life time.Duration) bool {
+	age := k.now().Sub(at)
+	return 0 <= age && age < life
+}
+
+func (k *realmKDCs) unreachable(asked []*question, cause error) error {
+	var each []string
+	for _, q := range asked {
+		each = append(each, q.route.String()+": "+q.err.Error())
+	}
+	where := "the kdc lines of " + k.realm + " in krb5.conf"
+	if len(k.config.KDCs(k.realm)) == 0 {
+		where = fmt.Sprintf("the SRV records _kerberos._udp.%[1]s and _kerberos._tcp.%[1]s", k.realm)
+	}
+	return &api.Error{Code: api.KDCUnreachable, Err: cause,
+		Detail: "no KDC of " + k.realm + " answers: " + strings.Join(each, "; "),
+		Remedy: "check the network and " + where}
+}
+
+// ask sends the message to one KDC and reads its answer. delivered tells
+// whether the KDC may have acted on it.
+func (k *realmKDCs) ask(ctx context.Context, r route, message []byte, attempt bool) (_ reply, delivered bool, err error) {
+	dialing := ctx
+	if attempt {
+		var cancel context.CancelFunc
+		dialing, cancel = context.WithTimeout(ctx, dialTime)
+		defer cancel()
+	}
+	conn, err := k.dial(dialing, r.network, r.addr)
+	if err != nil {
+		if dialing.Err() != nil {
+			err = errNoConnection
+		}
+		return reply{}, false, plain(err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
+	var b []byte
+	switch {
+	case r.network == "tcp":
+		b, delivered, err = overTCP(conn, message)
+	case attempt:
+		b, delivered, err = overUDP(conn, message, 0)
+	default:
+		b, delivered, err = overUDP(conn, message, resends)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errNoAnswer
+		}
+		return reply{}, delivered, err
+	}
+	answer, err := parseReply(b)
+	if err == nil && answer.refusal != nil {
+		switch answer.refusal.ErrorCode {
+		case errorcode.KDC_ERR_SVC_UNAVAILABLE:
+			return reply{}, false, errUnavailable
+		case errorcode.KRB_ERR_RESPONSE_TOO_BIG:
+			return reply{}, true, errTooBig
+		}
+	}
+	return answer, true, err
+}
+
+// plain takes off a network error what stands before its text anyway.
+func plain(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if call, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = call.Err
+	}
+	return err
+}
+
+// overTCP exchanges messages with their lengths in front (RFC 4120, 7.2.2).
+func overTCP(conn net.Conn, message []byte) (_ []byte, delivered bool, err error) {
+	broken := errors.New("the connection broke before an answer")
+	framed := binary.BigEndian.AppendUint32(nil, uint32(len(message)))
+	if _, err := conn.Write(append(framed, message...)); err != nil {
+		return nil, true, broken
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return nil, true, broken
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	switch {
+	case string(size[:]) == "HTTP":
+		return nil, true, errors.New("it is an HTTP server")
+	case n > maxReply:
+		return nil, true, fmt.Errorf("announces an answer of %d bytes, more than %d", n, maxReply)
+	}
+	b := make([]byte, n)
+	if n, err := io.ReadFull(conn, b); err != nil {
+		return nil, true, fmt.Errorf("the connection broke inside its answer, after %d of %d bytes", n, len(b))
+	}
+	return b, true, nil
+}
+
+// overUDP exchanges datagrams (RFC 4120, 7.2.1), and sends a message that is
+// not answered again.
+func overUDP(conn net.Conn, message []byte, again int) (_ []byte, delivered bool, err error) {
+	b := make([]byte, maxDatagram)
+	for sent := 0; ; sent++ {
+		if _, err := conn.Write(message); err != nil {
+			return nil, false, plain(err)
+		}
+		var deadline time.Time // none
+		if sent < again {
+			deadline = time.Now().Add(resendAfter << sent)
+		}
+		if err := conn.SetReadDeadline(deadline); err != nil {
+			return nil, true, plain(err)
+		}
+		n, err := conn.Read(b)
+		switch {
+		case err == nil:
+			return b[:n], true, nil
+		case errors.Is(err, syscall.ECONNREFUSED): // by ICMP: nobody got it
+			return nil, false, syscall.ECONNREFUSED
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, true, plain(err)
+		}
+	}
+}
 
 // reply is a KDC's answer: exactly one field is set.
 type reply struct {
@@ -35,10 +491,7 @@ type reply struct {
 
 // parseReply reads an answer of a KDC (RFC 4120, 5.4.2 and 5.9.1).
 func parseReply(b []byte) (r reply, err error) {
-	if len(b) == 0 {
-		return reply{}, errors.New("empty answer")
-	}
-	err = safely(func() error {
+	err = decode(b, func(b []byte) error {
 		switch application := int(b[0]) - 0x60; application {
 		case asnAppTag.KRBError:
 			r.refusal = new(messages.KRBError)
@@ -50,7 +503,7 @@ func parseReply(b []byte) (r reply, err error) {
 			r.tgs = new(messages.TGSRep)
 			return r.tgs.Unmarshal(b)
 		}
-		return errors.New("no Kerberos message")
+		return errors.New("another message")
 	})
 	if err != nil {
 		return reply{}, errors.New("its answer is no Kerberos message")
@@ -58,154 +511,62 @@ func parseReply(b []byte) (r reply, err error) {
 	return r, nil
 }
 
-// realmKDCs sends messages to the KDCs of one realm, over TCP (RFC 4120,
-// 7.2.2).
-type realmKDCs struct {
-	realm string
-	addrs []string // in the order of krb5.conf
-	dial  func(ctx context.Context, network, address string) (net.Conn, error)
-
-	mu   sync.Mutex
-	good int // index of the KDC that answered last
-}
-
-// answer is what came of asking one KDC.
-type answer struct {
-	kdc       int
-	reply     reply
-	delivered bool // the KDC may have acted on the message
-	err       error
-}
-
-// exchange sends a message and returns the first answer. It begins with the
-// KDC that answered last and asks the next one when a KDC fails, or when it
-// has been silent for the time of hedge.
-//
-// An attempt carries pre-authentication, of which a realm counts the failures:
-// it goes to one KDC after the other, and to no other once one may have it.
-//
-// The error is an *api.Error of code KDCUnreachable that names each KDC.
-func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) (reply, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	k.mu.Lock()
-	first := k.good
-	k.mu.Unlock()
-
-	answers := make(chan answer, len(k.addrs))
-	failures := make([]error, len(k.addrs))
-	asked, pending := 0, 0
-	ask := func() {
-		i := (first + asked) % len(k.addrs)
-		asked++
-		pending++
-		failures[i] = errors.New("no answer in time")
-		go func() {
-			r, delivered, err := k.ask(ctx, k.addrs[i], message, attempt)
-			answers <- answer{i, r, delivered, err}
-		}()
+// wellFormed tells whether bytes are one ASN.1 element in DER as Kerberos and
+// SPNEGO have them, all tags explicit (RFC 4120, 5.1; RFC 4178, 4.2), whose
+// lengths agree and that is neither deep nor made of very many elements.
+// gokrb5's decoder trusts no length, but takes some fifteen times the size of
+// small elements.
+func wellFormed(b []byte) error {
+	if len(b) > maxReply {
+		return fmt.Errorf("%d bytes, more than %d", len(b), maxReply)
 	}
-	ask()
-	next := time.NewTicker(hedge)
-	defer next.Stop()
-	for pending > 0 {
-		select {
-		case a := <-answers:
-			pending--
-			if a.err == nil {
-				k.mu.Lock()
-				k.good = a.kdc
-				k.mu.Unlock()
-				return a.reply, nil
-			}
-			failures[a.kdc] = a.err
-			if attempt && a.delivered {
-				return reply{}, k.unreachable(first, asked, failures, errDelivered)
-			}
-			if asked < len(k.addrs) {
-				ask()
-				next.Reset(hedge)
-			}
-		case <-next.C:
-			if asked < len(k.addrs) && !attempt {
-				ask()
-			}
-		case <-ctx.Done():
-			var cause error
-			for ; pending > 0; pending-- { // they end with the context
-				if a := <-answers; attempt && a.delivered {
-					cause = errDelivered
-				}
-			}
-			return reply{}, k.unreachable(first, asked, failures, cause)
+	rest, err := elements(b, 1, maxNesting, new(int))
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%d bytes follow the message", len(rest))
+	}
+	return err
+}
+
+// elements walks through count elements, or all there are if it is negative,
+// and returns what follows them.
+func elements(b []byte, count, nesting int, seen *int) (rest []byte, err error) {
+	for ; count != 0 && (count > 0 || len(b) > 0); count-- {
+		if *seen++; *seen > maxElements {
+			return nil, fmt.Errorf("more than %d elements", maxElements)
 		}
-	}
-	return reply{}, k.unreachable(first, asked, failures, nil)
-}
-
-// errDelivered says that a KDC may have acted on a message it did not answer.
-var errDelivered = errors.New("a KDC may have got the message")
-
-func (k *realmKDCs) unreachable(first, asked int, failures []error, cause error) error {
-	// The next exchange begins elsewhere.
-	k.mu.Lock()
-	if k.good == first {
-		k.good = (first + 1) % len(k.addrs)
-	}
-	k.mu.Unlock()
-	var each []string
-	for n := range asked {
-		i := (first + n) % len(k.addrs)
-		each = append(each, k.addrs[i]+": "+failures[i].Error())
-	}
-	return &api.Error{Code: api.KDCUnreachable, Err: cause,
-		Detail: "no KDC of " + k.realm + " answers: " + strings.Join(each, "; "),
-		Remedy: "check the network and the kdc lines of " + k.realm + " in krb5.conf"}
-}
-
-// dialTime is how long an attempt, which goes to one KDC after the other, waits
-// for a connection.
-const dialTime = 2 * time.Second
-
-// ask sends the message to one KDC. delivered tells whether the KDC may have
-// got it.
-func (k *realmKDCs) ask(ctx context.Context, addr string, message []byte, attempt bool) (r reply, delivered bool, err error) {
-	dialing := ctx
-	if attempt {
-		var cancel context.CancelFunc
-		dialing, cancel = context.WithTimeout(ctx, dialTime)
-		defer cancel()
-	}
-	conn, err := k.dial(dialing, "tcp", addr)
-	if err != nil {
-		// The address stands before this text already.
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			err = op.Err
+		if len(b) < 2 {
+			return nil, errors.New("an element is cut off")
 		}
-		return reply{}, false, err
+		tag, size := b[0], int(b[1])
+		b = b[2:]
+		if size >= 0x80 {
+			digits := size - 0x80
+			if digits == 0 || digits > 3 || digits > len(b) {
+				return nil, errors.New("the length of an element is malformed")
+			}
+			size = 0
+			for _, d := range b[:digits] {
+				size = size<<8 | int(d)
+			}
+			b = b[digits:]
+		}
+		if size > len(b) {
+			return nil, errors.New("an element is longer than what holds it")
+		}
+		const class, constructed, number = 0xc0, 0x20, 0x1f
+		switch holds := tag&constructed != 0; {
+		case tag&number == number:
+			return nil, errors.New("an element has a tag of several bytes")
+		case holds != (tag&class != 0 || tag&number == 0x10 || tag&number == 0x11): // SEQUENCE, SET
+			return nil, fmt.Errorf("an element has the tag %#x", tag)
+		case holds && nesting == 0:
+			return nil, fmt.Errorf("elements nest deeper than %d", maxNesting)
+		case holds:
+			if _, err := elements(b[:size], -1, nesting-1, seen); err != nil {
+				return nil, err
+			}
+		}
+		b = b[size:]
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-
-	framed := binary.BigEndian.AppendUint32(nil, uint32(len(message)))
-	if _, err := conn.Write(append(framed, message...)); err != nil {
-		return reply{}, true, errors.New("the connection broke before an answer")
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return reply{}, true, errors.New("the connection broke before an answer")
-	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > maxReply {
-		return reply{}, true, fmt.Errorf("announces an answer of %d bytes, more than %d", n, maxReply)
-	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(conn, b); err != nil {
-		return reply{}, true, errors.New("the connection broke inside its answer")
-	}
-	r, err = parseReply(b)
-	if err == nil && r.refusal != nil && r.refusal.ErrorCode == errorcode.KDC_ERR_SVC_UNAVAILABLE {
-		return reply{}, false, errors.New("it says that its service is unavailable")
-	}
-	return r, true, err
+	return b, nil
 }

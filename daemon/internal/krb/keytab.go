@@ -1,9 +1,6 @@
 package krb
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,15 +24,17 @@ type enctype struct {
 	id      int32
 	name    string // as in the RFC
 	keySize int    // bytes
+	weak    bool   // used only when asked for
 }
 
-// enctypes are those of RFC 3962 and RFC 8009, in the order of MIT's default
-// permitted_enctypes.
+// enctypes are those of RFC 3962, RFC 8009 and RFC 4757, in the order of MIT's
+// default permitted_enctypes.
 var enctypes = []enctype{
-	{etypeID.AES256_CTS_HMAC_SHA1_96, "aes256-cts-hmac-sha1-96", 32},
-	{etypeID.AES128_CTS_HMAC_SHA1_96, "aes128-cts-hmac-sha1-96", 16},
-	{etypeID.AES256_CTS_HMAC_SHA384_192, "aes256-cts-hmac-sha384-192", 32},
-	{etypeID.AES128_CTS_HMAC_SHA256_128, "aes128-cts-hmac-sha256-128", 16},
+	{etypeID.AES256_CTS_HMAC_SHA1_96, "aes256-cts-hmac-sha1-96", 32, false},
+	{etypeID.AES128_CTS_HMAC_SHA1_96, "aes128-cts-hmac-sha1-96", 16, false},
+	{etypeID.AES256_CTS_HMAC_SHA384_192, "aes256-cts-hmac-sha384-192", 32, false},
+	{etypeID.AES128_CTS_HMAC_SHA256_128, "aes128-cts-hmac-sha256-128", 16, false},
+	{etypeID.RC4_HMAC, "arcfour-hmac", 16, true},
 }
 
 func enctypeOf(id int32) (enctype, bool) {
@@ -59,78 +58,24 @@ func enctypeNames(ids []int32) string {
 	return strings.Join(names, ", ")
 }
 
-// keys are a principal's long-term keys of one version, in the order of
-// enctypes.
-type keys struct {
-	kvno int
-	keys []types.EncryptionKey
-}
-
-// find returns the key of an encryption type.
-func (k keys) find(etype int32) (types.EncryptionKey, bool) {
-	i := slices.IndexFunc(k.keys, func(key types.EncryptionKey) bool { return key.KeyType == etype })
-	if i < 0 {
-		return types.EncryptionKey{}, false
-	}
-	return k.keys[i], true
-}
-
-func (k keys) etypes() []int32 {
-	ids := make([]int32, len(k.keys))
-	for i, key := range k.keys {
-		ids[i] = key.KeyType
-	}
-	return ids
-}
-
-// secrets is each of the keys in one piece.
-func (k keys) secrets() [][]byte {
-	all := make([][]byte, len(k.keys))
-	for i, key := range k.keys {
-		all[i] = secretOf(key)
-	}
-	return all
-}
-
-// secretOf is a key in one piece. The version is not part of it: the same key
-// is the same secret.
-func secretOf(key types.EncryptionKey) []byte {
-	return append(binary.BigEndian.AppendUint32(nil, uint32(key.KeyType)), key.KeyValue...)
-}
-
-// fingerprint tells one material from another without telling the keys.
-func (k keys) fingerprint() string {
-	h := sha256.New()
-	h.Write([]byte("sessionctl keytab fingerprint\x00"))
-	for _, s := range k.secrets() {
-		h.Write(s)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// CheckKeytab tells whether the keytab file at path holds a key that a login
-// of p could use. The error is an *api.Error of code KeytabUnreadable or
-// EtypeUnsupported.
-func CheckKeytab(path string, p Principal) error {
-	_, err := readKeytab(path, p)
-	return err
-}
-
-// readKeytab returns the keys of p's highest version in a keytab file.
-func readKeytab(path string, p Principal) (keys, error) {
+// readKeytab returns the keys of p's highest version in a keytab file, in the
+// order of enctypes, and the principal as the file spells it: if p is not in it,
+// one whose name differs in nothing but case, as they do in Active Directory.
+// The error is an *api.Error of code KeytabUnreadable or EtypeUnsupported.
+func readKeytab(path string, p Principal, rc4 bool) (source, error) {
 	data, err := readRegular(path, maxKeytabSize)
 	if err != nil {
-		return keys{}, &api.Error{Code: api.KeytabUnreadable, Detail: "keytab: " + err.Error(), Err: err,
+		return source{}, &api.Error{Code: api.KeytabUnreadable, Detail: "keytab: " + err.Error(), Err: err,
 			Remedy: "make " + path + " a keytab file that the agent's user may read"}
 	}
-	return parseKeytab(data, path, p)
+	return parseKeytab(data, path, p, rc4)
 }
 
 // parseKeytab does the same for the file's bytes
 // (https://web.mit.edu/kerberos/krb5-latest/doc/formats/keytab_file_format.html).
-func parseKeytab(data []byte, path string, p Principal) (keys, error) {
-	unreadable := func(what, remedy string) (keys, error) {
-		return keys{}, &api.Error{Code: api.KeytabUnreadable, Detail: "keytab " + path + " " + what, Remedy: remedy}
+func parseKeytab(data []byte, path string, p Principal, rc4 bool) (source, error) {
+	unreadable := func(what, remedy string) (source, error) {
+		return source{}, &api.Error{Code: api.KeytabUnreadable, Detail: "keytab " + path + " " + what, Remedy: remedy}
 	}
 	kt := keytab.New()
 	// gokrb5's errors quote the file's bytes, so their text goes nowhere.
@@ -142,12 +87,27 @@ func parseKeytab(data []byte, path string, p Principal) (keys, error) {
 		made time.Time
 		key  types.EncryptionKey
 	}
+	owners := make([]Principal, len(kt.Entries))
+	for i, e := range kt.Entries {
+		owners[i] = Principal{Components: e.Principal.Components, Realm: e.Principal.Realm}
+	}
+	if !slices.ContainsFunc(owners, p.equal) {
+		var alike []Principal
+		for _, o := range owners {
+			if o.fits(p) && !slices.ContainsFunc(alike, o.equal) {
+				alike = append(alike, o)
+			}
+		}
+		if len(alike) == 1 {
+			p = alike[0]
+		}
+	}
 	newest := make(map[int32]version) // of kvno, by enctype
 	var kvno uint32
 	var found []int32
 	var others []string
-	for _, e := range kt.Entries {
-		owner := Principal{Components: e.Principal.Components, Realm: e.Principal.Realm}
+	for i, e := range kt.Entries {
+		owner := owners[i]
 		if !owner.equal(p) {
 			if name := owner.String(); !slices.Contains(others, name) && len(others) < 5 {
 				others = append(others, name)
@@ -167,7 +127,7 @@ func parseKeytab(data []byte, path string, p Principal) (keys, error) {
 			found = append(found, e.Key.KeyType)
 		}
 		et, ok := enctypeOf(e.Key.KeyType)
-		if !ok {
+		if !ok || et.weak && !rc4 {
 			continue
 		}
 		if len(e.Key.KeyValue) != et.keySize {
@@ -184,26 +144,20 @@ func parseKeytab(data []byte, path string, p Principal) (keys, error) {
 		return unreadable("has no key of "+p.String()+"; it has keys of "+strings.Join(others, ", "),
 			"correct the principal or the keytab; klist -k "+path+" lists it")
 	case len(newest) == 0:
-		return keys{}, &api.Error{Code: api.EtypeUnsupported,
-			Detail: fmt.Sprintf("keytab %s has only keys of %s for %s, version %d; the agent speaks %s",
-				path, enctypeNames(found), p, kvno, enctypeNames(allEtypes())),
-			Remedy: "give the principal an AES key and make a new keytab"}
+		remedy := "give the principal an AES key and make a new keytab"
+		if slices.Contains(found, etypeID.RC4_HMAC) {
+			remedy += "; if that cannot be, rc4 = true lets the agent use arcfour-hmac, which is broken"
+		}
+		return source{}, &api.Error{Code: api.EtypeUnsupported, Remedy: remedy,
+			Detail: fmt.Sprintf("keytab %s has only keys of %s for %s, version %d", path, enctypeNames(found), p, kvno)}
 	}
-	k := keys{kvno: int(kvno)}
+	s := source{client: p, kvno: int(kvno)}
 	for _, et := range enctypes {
 		if v, ok := newest[et.id]; ok {
-			k.keys = append(k.keys, v.key)
+			s.keys = append(s.keys, v.key)
 		}
 	}
-	return k, nil
-}
-
-func allEtypes() []int32 {
-	ids := make([]int32, len(enctypes))
-	for i, e := range enctypes {
-		ids[i] = e.id
-	}
-	return ids
+	return s, nil
 }
 
 // readRegular reads a regular file of at most limit bytes. It follows links,

@@ -1,9 +1,9 @@
-// Package krb turns a keytab into a SPNEGO token: keytab → TGT → service
-// ticket → token, with own AS and TGS exchanges (RFC 4120) over gokrb5's
-// codecs and crypto, an own reader of krb5.conf, and the check of the
-// service's answer.
+// Package krb turns a keytab, a password or a ticket cache into a SPNEGO token:
+// key → TGT → service ticket → token, with own AS and TGS exchanges (RFC 4120)
+// over gokrb5's codecs and crypto, an own reader of krb5.conf, and the check of
+// the service's answer.
 //
-// Tickets live in memory and, through Records, in the store. A refused key is
+// Tickets live in memory and, through Records, in the store. A refused secret is
 // latched, through Latch, before anybody can try it again.
 //
 // HTTP, the store and the configuration of the agent do not belong here; of
@@ -24,15 +24,11 @@ import (
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/types"
-	"github.com/sessionctl/sessionctl/api"
 	"golang.org/x/sync/singleflight"
-)
 
-// Credential is what a login consumes: a principal and where its keys are.
-type Credential struct {
-	Principal Principal
-	Keytab    string // path of a keytab file, read again for each login
-}
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb/ccache"
+)
 
 // Records keeps tickets over a restart. Its errors never fail a login.
 type Records interface {
@@ -73,6 +69,8 @@ type Options struct {
 	Now func() time.Time
 	// Dial connects to KDCs; nil means net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolver finds KDCs and canonical host names; nil means net.DefaultResolver.
+	Resolver Resolver
 	// Log takes events; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -92,6 +90,7 @@ type Engine struct {
 	latch   Latch
 	now     func() time.Time
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	dns     Resolver
 	log     *slog.Logger
 
 	flights singleflight.Group // by ticketKey.record
@@ -103,12 +102,14 @@ type Engine struct {
 	tickets   map[ticketKey]*ticket // nil: looked for in records, none there
 	realms    map[string]*realmKDCs
 	turns     map[string]chan struct{} // by principal
+	early     map[ticketKey]time.Time  // no TGT is replaced ahead of its end before
 	lastStamp time.Time
 }
 
 // ticketKey names a ticket: whose, made with which keys, for whom.
 type ticketKey struct {
-	client, fingerprint, server string
+	client, fingerprint string
+	server              string // as it is asked for: service/host@REALM, without a realm if none is known
 }
 
 // record is the key of the ticket's record.
@@ -122,14 +123,18 @@ func New(o Options) *Engine {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
 	e := &Engine{
-		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, dial: o.Dial, log: o.Log,
+		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, dial: o.Dial, dns: o.Resolver, log: o.Log,
 		tickets: make(map[ticketKey]*ticket),
 		realms:  make(map[string]*realmKDCs),
 		turns:   make(map[string]chan struct{}),
+		early:   make(map[ticketKey]time.Time),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -145,92 +150,204 @@ func (e *Engine) Close() {
 // Verifier names who judges a principal's keys: its realm.
 func Verifier(p Principal) string { return "realm:" + p.Realm }
 
-// Initiate makes a token that shows the credential's principal to a service.
-// The spn is written service/host; unless @REALM follows, its realm is what
-// [domain_realm] says of the host, else the principal's. Each call makes a new
-// token from the ticket at hand; fresh asks the KDC for a new service ticket
-// first.
-//
-// Errors are *api.Error, or the context's when that ends first.
-func (e *Engine) Initiate(ctx context.Context, cred Credential, spn string, fresh bool) (*Context, error) {
-	client := cred.Principal
-	server, err := e.service(spn, client.Realm)
-	if err != nil {
-		return nil, err
-	}
-	long, err := readKeytab(cred.Keytab, client)
-	if err != nil {
-		return nil, err
-	}
-	key := ticketKey{client.String(), long.fingerprint(), server.String()}
-	var unwanted *ticket
-	if fresh {
-		unwanted = e.cached(key)
-	}
-	t, err := e.ticket(ctx, key, unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
-		return e.fromTGT(ctx, client, long, server)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return e.newContext(t)
+// InitiateOptions say what a context is to be like.
+type InitiateOptions struct {
+	// Fresh asks the KDC for a new service ticket first.
+	Fresh bool
+	// Bindings is the application data of channel bindings (RFC 5056), nil
+	// without any: "tls-server-end-point:" and a hash, for TLS (RFC 5929).
+	Bindings []byte
+	// Mutual asks the service to prove itself.
+	Mutual bool
+	// Exact says that the SPN is as a person configured it: no other name of the
+	// host is tried.
+	Exact bool
 }
 
-// service reads an SPN.
-func (e *Engine) service(spn, clientRealm string) (Principal, error) {
-	p, err := ParsePrincipal(spn, clientRealm)
+// Initiate makes a token that shows the credential's principal to a service.
+// The spn is written service/host. Unless @REALM follows, its realm is what
+// [domain_realm] says of the host, else where the KDCs refer to. If no KDC knows
+// the service, the host's canonical name in the DNS is tried, unless krb5.conf
+// has dns_canonicalize_hostname = false. Each call makes a new token from the
+// ticket at hand.
+//
+// Errors are *api.Error, or the context's when that ends first.
+func (e *Engine) Initiate(ctx context.Context, cred Credential, spn string, o InitiateOptions) (*Context, error) {
+	server, err := e.service(spn)
+	if err != nil {
+		return nil, err
+	}
+	src, err := e.source(ctx, cred)
+	if err != nil {
+		return nil, err
+	}
+	t, err := e.serviceTicket(ctx, src, server, o.Fresh)
+	if api.CodeOf(err) == api.SPNUnknown && !o.Exact {
+		if canonical, cerr := e.canonical(ctx, server); cerr == nil {
+			if t, cerr = e.serviceTicket(ctx, src, canonical, o.Fresh); cerr == nil {
+				return e.newContext(t, o)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e.newContext(t, o)
+}
+
+// service reads an SPN. Its realm stays empty if nothing is known of it.
+func (e *Engine) service(spn string) (Principal, error) {
+	const unknown = "?"
+	p, err := ParsePrincipal(spn, unknown)
 	if err != nil {
 		return Principal{}, err
 	}
 	if len(p.Components) < 2 {
-		return Principal{}, &api.Error{Code: api.ConfigInvalid, Detail: "SPN " + quote(spn) + " is not of the form service/host"}
+		return Principal{}, &api.Error{Code: api.ConfigInvalid, Detail: "SPN " + quote(spn) + " is not of the form service/host", Remedy: "write it as HTTP/host or HTTP/host@REALM"}
 	}
-	if realm := e.config.RealmOf(p.Components[1]); realm != "" && !strings.Contains(spn, "@") {
-		p.Realm = realm
-	}
-	if p.Realm != clientRealm {
-		return Principal{}, &api.Error{Code: api.SPNUnknown,
-			Detail: fmt.Sprintf("%s is in another realm than the principal's, %s, and the agent does not cross realms", p, clientRealm),
-			Remedy: "use a principal of " + p.Realm}
+	if p.Realm == unknown {
+		p.Realm = e.config.RealmOf(p.Components[1])
 	}
 	return p, nil
 }
 
-// fromTGT gets a service ticket. A TGT that the KDC refuses, because its own
-// key changed for example, is replaced once.
-func (e *Engine) fromTGT(ctx context.Context, client Principal, long keys, server Principal) (*ticket, error) {
-	tgt, err := e.tgt(ctx, client, long, nil)
+// canonical returns the service under its host's canonical name in the DNS. That
+// is asked only when no KDC knows the name as it was typed: who answers instead
+// of the DNS can then have a token made for a service that the KDC does know,
+// under TLS to the host as it was typed.
+func (e *Engine) canonical(ctx context.Context, server Principal) (Principal, error) {
+	if !e.config.CanonicalizeHostname() {
+		return Principal{}, errors.New("krb5.conf forbids to ask the DNS")
+	}
+	name, err := e.dns.LookupCNAME(ctx, server.Components[1])
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if err == nil && (name == "" || name == server.Components[1]) {
+		err = errors.New("the name is canonical")
+	}
 	if err != nil {
-		return nil, err
+		return Principal{}, err
 	}
-	t, err := e.serviceTicket(ctx, tgt, server)
-	if errors.Is(err, errTGTRefused) {
-		e.log.Warn("the KDC refuses the TGT, logging in again", "principal", client.String(), "error", err)
-		if tgt, err = e.tgt(ctx, client, long, tgt); err != nil {
-			return nil, err
-		}
-		t, err = e.serviceTicket(ctx, tgt, server)
+	c := Principal{Components: slices.Clone(server.Components), Realm: e.config.RealmOf(name)}
+	c.Components[1] = name
+	return c, nil
+}
+
+// serviceTicket returns a ticket for a service.
+func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal, fresh bool) (*ticket, error) {
+	key := ticketKey{src.client.String(), src.fingerprint(), server.String()}
+	var unwanted []*ticket
+	if fresh {
+		unwanted = []*ticket{e.cached(key)}
 	}
-	if errors.Is(err, errUndecipherable) {
-		err = badReply("TGS-REQ", err.Error())
+	return e.ticket(ctx, key, unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
+		return e.obtain(ctx, src, server)
+	})
+}
+
+// tgt returns a TGT of the source's realm other than the unwanted ones. One that
+// is near its end is replaced ahead of it, while it still serves.
+func (e *Engine) tgt(ctx context.Context, src source, unwanted ...*ticket) (*ticket, error) {
+	key := src.tgtKey()
+	t, err := e.ticket(ctx, key, unwanted, tgtTime, e.login(src))
+	if err == nil && !t.due().After(e.now()) {
+		e.ahead(key, t, e.login(src))
 	}
 	return t, err
 }
 
-// tgt returns a TGT of the client other than the unwanted one.
-func (e *Engine) tgt(ctx context.Context, client Principal, long keys, unwanted *ticket) (*ticket, error) {
-	key := ticketKey{client.String(), long.fingerprint(), ticketGranting(client.Realm).String()}
-	return e.ticket(ctx, key, unwanted, tgtTime, func(ctx context.Context) (*ticket, error) {
-		done, err := e.turn(ctx, client)
+// login returns what makes a new TGT.
+func (e *Engine) login(src source) func(context.Context) (*ticket, error) {
+	return func(ctx context.Context) (*ticket, error) {
+		if src.cached != nil {
+			return e.renewal(ctx, src)
+		}
+		done, err := e.turn(ctx, src.client)
 		if err != nil {
 			return nil, err
 		}
 		defer done()
-		if err := e.latch.Check(Verifier(client), client.String(), long.secrets()...); err != nil {
+		if err := e.latch.Check(Verifier(src.client), src.client.String(), src.secrets()...); err != nil {
 			return nil, err
 		}
-		return e.authenticate(ctx, client, long)
+		return e.authenticate(ctx, src)
+	}
+}
+
+// renewal returns the TGT of a ticket cache, renewed if it is time and possible.
+// What is renewed stays with the agent; the cache is its owner's.
+func (e *Engine) renewal(ctx context.Context, src source) (*ticket, error) {
+	best := src.cached
+	if t := e.cached(src.tgtKey()); t != nil && !best.end.After(t.end) {
+		best = t // renewed before
+	}
+	now := e.now()
+	if best.due().After(now) || best.flags&flagRenewable == 0 || !best.renew.After(best.end) {
+		return best, nil
+	}
+	t, err := e.renewed(ctx, src, best)
+	if err != nil && best.left(now) > leastLeft {
+		e.log.Warn("a TGT could not be renewed", "principal", src.client.String(), "end", best.end, "error", err)
+		return best, nil
+	}
+	return t, err
+}
+
+// earlyPause is how long after an attempt to replace a TGT ahead of its end the
+// next one is made.
+const earlyPause = time.Minute
+
+// ahead replaces a TGT that still serves, without anybody waiting for it.
+func (e *Engine) ahead(key ticketKey, old *ticket, get func(context.Context) (*ticket, error)) {
+	now := e.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.early[key].After(now) || e.ctx.Err() != nil {
+		return
+	}
+	e.early[key] = now.Add(earlyPause)
+	e.flying.Go(func() {
+		if _, err := e.ticket(e.ctx, key, []*ticket{old}, tgtTime, get); err != nil {
+			e.log.Warn("a TGT could not be replaced ahead of its end", "client", key.client, "end", old.end, "error", err)
+		}
 	})
+}
+
+// Export is a principal's TGT for others to use.
+type Export struct {
+	// Cache is a ticket cache in version 4 of MIT's FILE format. It is a secret.
+	Cache []byte
+	// EndTime is when the ticket ends, RefreshTime from when on a newer one is
+	// worth asking for.
+	EndTime, RefreshTime time.Time
+}
+
+// Export returns a TGT of the credential's principal, made anew if it is near
+// its end and a KDC answers.
+func (e *Engine) Export(ctx context.Context, cred Credential) (Export, error) {
+	src, err := e.source(ctx, cred)
+	if err != nil {
+		return Export{}, err
+	}
+	t, err := e.tgt(ctx, src)
+	if err != nil {
+		return Export{}, err
+	}
+	if !t.due().After(e.now()) {
+		if newer, err := e.ticket(ctx, src.tgtKey(), []*ticket{t}, tgtTime, e.login(src)); err == nil {
+			t = newer
+		}
+	}
+	c, err := t.forCache()
+	if err != nil {
+		return Export{}, err
+	}
+	cache := ccache.Cache{Principal: c.Client, Credentials: []ccache.Credential{c}, Offset: t.offset}
+	x := Export{EndTime: t.end.Add(-t.offset), RefreshTime: t.due()}
+	if soon := e.now().Add(earlyPause); x.RefreshTime.Before(soon) {
+		x.RefreshTime = soon
+	}
+	x.Cache, err = cache.Encode()
+	return x, err
 }
 
 // turn waits until nobody else tries a key of the principal. Flights are of a
@@ -253,48 +370,61 @@ func (e *Engine) turn(ctx context.Context, client Principal) (done func(), err e
 }
 
 // verdict tells the latch what became of a key.
-func (e *Engine) verdict(ctx context.Context, client Principal, key types.EncryptionKey, verdict error) {
+func (e *Engine) verdict(ctx context.Context, src source, key types.EncryptionKey, verdict error) {
 	// Not for the flight's deadline, which may be all but over.
-	if err := e.latch.End(context.WithoutCancel(ctx), Verifier(client), client.String(), secretOf(key), verdict); err != nil {
-		e.log.Error("what became of a keytab's key could not be written down", "principal", client.String(), "error", err)
+	if err := e.latch.End(context.WithoutCancel(ctx), Verifier(src.client), src.client.String(), src.secret(key), verdict); err != nil {
+		e.log.Error("what became of a secret could not be written down", "principal", src.client.String(), "error", err)
 	}
 }
 
 // Ready says what keeps a credential from being used, before any KDC or site is
-// asked: a keytab that cannot be read, or a refusal that stands.
-func (e *Engine) Ready(cred Credential) error {
-	long, err := readKeytab(cred.Keytab, cred.Principal)
+// asked: a keytab that cannot be read, a ticket cache without a TGT that lives, a
+// password that is not at hand, or a refusal that stands.
+func (e *Engine) Ready(ctx context.Context, cred Credential) error {
+	src, err := e.source(ctx, cred)
 	if err != nil {
 		return err
 	}
-	return e.latch.Check(Verifier(cred.Principal), cred.Principal.String(), long.secrets()...)
+	return e.latch.Check(Verifier(src.client), src.client.String(), src.secrets()...)
 }
 
-// Forgive lifts a refusal that stands against the keys of a credential.
+// Forgive lifts a refusal that stands against the secrets of a credential.
 func (e *Engine) Forgive(ctx context.Context, cred Credential) error {
-	long, err := readKeytab(cred.Keytab, cred.Principal)
+	src, err := e.source(ctx, cred)
 	if err != nil {
 		return err
 	}
-	if err := e.latch.Clear(ctx, Verifier(cred.Principal), cred.Principal.String(), long.secrets()...); err != nil {
+	if err := e.latch.Clear(ctx, Verifier(src.client), src.client.String(), src.secrets()...); err != nil {
 		return &api.Error{Code: api.StoreFailed, Detail: "the refusal could not be lifted: " + api.AsError(err).Detail, Err: err,
 			Remedy: cmp.Or(api.AsError(err).Remedy, "see that the store can be written: sessionctl status")}
 	}
 	return nil
 }
 
-// ticket returns the ticket of a key, if it is usable and not the unwanted
+// Authenticate proves the credential to its realm's KDC, with a new TGT unless
+// there is one from the same secret.
+func (e *Engine) Authenticate(ctx context.Context, cred Credential) error {
+	src, err := e.source(ctx, cred)
+	if err == nil {
+		_, err = e.tgt(ctx, src)
+	}
+	return err
+}
+
+// ticket returns the ticket of a key, if it is usable and not an unwanted
 // one; else it gets one in a flight that all callers share and that takes no
 // longer than the limit.
-func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, limit time.Duration, get func(context.Context) (*ticket, error)) (*ticket, error) {
+func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, limit time.Duration, get func(context.Context) (*ticket, error)) (*ticket, error) {
 	for {
-		if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
+		mine := false // safe to read when the flight has landed
+		if t := e.cached(key); t != nil && !slices.Contains(unwanted, t) && t.usable(e.now()) {
 			return t, nil
 		}
 		e.flying.Add(1) // before it flies, or Close could miss it
 		flight := e.flights.DoChan(key.record(), func() (any, error) {
+			mine = true
 			// An earlier flight may have landed since.
-			if t := e.cached(key); t != nil && t != unwanted && t.usable(e.now()) {
+			if t := e.cached(key); t != nil && !slices.Contains(unwanted, t) && t.usable(e.now()) {
 				return t, nil
 			}
 			ctx, cancel := context.WithTimeout(e.ctx, limit)
@@ -302,6 +432,9 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, li
 			t, err := get(ctx)
 			if err != nil {
 				return nil, err
+			}
+			if t == e.cached(key) {
+				return t, nil // there is no better one
 			}
 			e.keep(ctx, key, t)
 			e.log.Info("ticket", "client", key.client, "server", key.server, "end", t.end)
@@ -320,7 +453,7 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted *ticket, li
 				return nil, landed.Err
 			}
 			// A flight that began for others may bring what is unwanted here.
-			if t := landed.Val.(*ticket); t != unwanted {
+			if t := landed.Val.(*ticket); mine || !slices.Contains(unwanted, t) {
 				return t, nil
 			}
 		}
@@ -352,10 +485,11 @@ func (e *Engine) load(key ticketKey) *ticket {
 		return nil
 	}
 	var t *ticket
+	var asked string
 	if err == nil {
-		t, err = decodeTicket(record)
+		t, asked, err = decodeTicket(record)
 	}
-	if err == nil && (t.client.String() != key.client || t.server.String() != key.server) {
+	if err == nil && asked != key.server {
 		err = errors.New("ticket record of another ticket")
 	}
 	if err != nil {
@@ -370,7 +504,7 @@ func (e *Engine) keep(ctx context.Context, key ticketKey, t *ticket) {
 	e.mu.Lock()
 	e.tickets[key] = t
 	e.mu.Unlock()
-	record, err := t.encode()
+	record, err := t.encode(key.server)
 	if err == nil {
 		// Only this flight writes the record, so the revision cannot change.
 		var revision uint64
@@ -380,6 +514,17 @@ func (e *Engine) keep(ctx context.Context, key ticketKey, t *ticket) {
 	}
 	if err != nil {
 		e.log.Warn("a ticket was not stored", "client", key.client, "server", key.server, "error", err)
+	}
+}
+
+// replace puts what is known better into the place of a ticket in memory.
+func (e *Engine) replace(old, t *ticket) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key, known := range e.tickets {
+		if known == old {
+			e.tickets[key] = t
+		}
 	}
 }
 
@@ -393,14 +538,14 @@ func (e *Engine) kdcsOf(realm string) (*realmKDCs, error) {
 	if err := e.config.CheckRealm(realm); err != nil {
 		return nil, err
 	}
-	k := &realmKDCs{realm: realm, addrs: e.config.KDCs(realm), dial: e.dial}
+	k := newRealmKDCs(realm, e.config, e.dns, e.dial, e.now)
 	e.realms[realm] = k
 	return k, nil
 }
 
-// stamp returns the time of a new authenticator. No two are alike, because
+// stamp returns the time of a new authenticator, for a clock of that offset. No two are alike, because
 // services take two of the same microsecond for a replay.
-func (e *Engine) stamp() time.Time {
+func (e *Engine) stamp(offset time.Duration) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now().UTC().Truncate(time.Microsecond)
@@ -408,7 +553,27 @@ func (e *Engine) stamp() time.Time {
 		now = e.lastStamp.Add(time.Microsecond)
 	}
 	e.lastStamp = now
-	return now
+	return now.Add(offset)
+}
+
+// Check returns what keeps a credential from being used by an engine with that
+// configuration, as far as that shows without asking anybody: no KDC for its
+// realm, a keytab or a ticket cache that is of no use.
+func Check(ctx context.Context, c *Config, cred Credential) error {
+	e := New(Options{Config: c, Records: noRecords{}})
+	defer e.Close()
+	if err := c.CheckRealm(c.spelling(cred.Principal.Realm)); err != nil || cred.Keytab == "" && cred.Cache == "" {
+		return err
+	}
+	_, err := e.source(ctx, cred)
+	return err
+}
+
+type noRecords struct{}
+
+func (noRecords) Load(string) ([]byte, uint64, error) { return nil, 0, nil }
+func (noRecords) Swap(context.Context, string, uint64, []byte) (uint64, error) {
+	return 0, errors.New("there is no store")
 }
 
 // TicketInfo tells about a ticket, without ticket bytes and keys.
@@ -431,7 +596,7 @@ func (e *Engine) Tickets() []TicketInfo {
 	now := e.now()
 	var infos []TicketInfo
 	for _, t := range tickets {
-		if t != nil && t.end.After(now) {
+		if t != nil && t.left(now) > 0 {
 			infos = append(infos, TicketInfo{t.client.String(), t.server.String(),
 				enctypeNames([]int32{t.key.KeyType}), t.auth, t.end, t.renew})
 		}

@@ -70,7 +70,7 @@ func TestMIT(t *testing.T) {
 		e := krb.New(krb.Options{Config: config, Records: &records{}, Latch: &latch{}, Log: slog.New(slog.DiscardHandler)})
 		p, err := krb.ParsePrincipal(c.name, "RIG.TEST")
 		must(err)
-		_, err = e.Initiate(ctx, krb.Credential{Principal: p, Keytab: path(c.name)}, c.spn, false)
+		_, err = e.Initiate(ctx, krb.Credential{Principal: p, Keytab: path(c.name)}, c.spn, krb.InitiateOptions{Mutual: true})
 		e.Close()
 		if api.CodeOf(err) != c.code {
 			t.Errorf("%s for %s: %v, want %q", c.name, c.spn, err, c.code)
@@ -98,7 +98,7 @@ func TestMIT(t *testing.T) {
 	defer e.Close()
 	p, err := krb.ParsePrincipal("svc", "RIG.TEST")
 	must(err)
-	if _, err := e.Initiate(context.WithoutCancel(ctx), krb.Credential{Principal: p, Keytab: path("svc")}, site, false); err != nil {
+	if _, err := e.Initiate(context.WithoutCancel(ctx), krb.Credential{Principal: p, Keytab: path("svc")}, site, krb.InitiateOptions{Mutual: true}); err != nil {
 		t.Errorf("two silent KDCs: %v", err)
 	}
 }

@@ -92,6 +92,12 @@ func (p Principal) equal(q Principal) bool {
 	return p.Realm == q.Realm && slices.Equal(p.Components, q.Components)
 }
 
+// fits reports whether p and q differ in nothing but the case of letters. Names
+// do not have any in Active Directory, where the KDC answers with its own.
+func (p Principal) fits(q Principal) bool {
+	return strings.EqualFold(p.Realm, q.Realm) && slices.EqualFunc(p.Components, q.Components, strings.EqualFold)
+}
+
 func (p Principal) name(nameType int32) types.PrincipalName {
 	return types.PrincipalName{NameType: nameType, NameString: p.Components}
 }
@@ -101,6 +107,27 @@ func principalOf(name types.PrincipalName, realm string) Principal {
 }
 
 // ticketGranting returns the ticket-granting service of a realm (RFC 4120, 7.3).
-func ticketGranting(realm string) Principal {
-	return Principal{Components: []string{"krbtgt", realm}, Realm: realm}
+func ticketGranting(realm string) Principal { return ticketGrantingAt(realm, realm) }
+
+// ticketGrantingAt returns the ticket-granting service of a realm as another
+// realm knows it.
+func ticketGrantingAt(realm, other string) Principal {
+	return Principal{Components: []string{"krbtgt", realm}, Realm: other}
+}
+
+// spelling returns a realm as krb5.conf has it. Realms are told apart by case,
+// but those of Active Directory are DNS names that people write in any: so one
+// that krb5.conf does not know is taken for its upper case.
+func (c *Config) spelling(realm string) string {
+	if c.HasRealm(realm) || c.DefaultRealm() == realm {
+		return realm
+	}
+	return strings.ToUpper(realm)
+}
+
+// CheckSPN returns what keeps a text from naming a service: service/host, with or
+// without @REALM. The error is an *api.Error of code ConfigInvalid.
+func CheckSPN(spn string) error {
+	_, err := (&Engine{config: new(Config)}).service(spn)
+	return err
 }

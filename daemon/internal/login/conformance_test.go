@@ -203,7 +203,7 @@ func negotiateSite(b behaviour, foreign string) http.HandlerFunc {
 // anyToken is a Negotiator whose tokens are not looked at.
 type anyToken struct{}
 
-func (anyToken) Initiate(context.Context, string, bool) (web.Negotiation, error) {
+func (anyToken) Initiate(context.Context, string, web.InitiateOptions) (web.Negotiation, error) {
 	return anyToken{}, nil
 }
 func (anyToken) Token() []byte               { return []byte("CANARY-token") }

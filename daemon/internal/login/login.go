@@ -50,6 +50,20 @@ type Logouter interface {
 	Logout(ctx context.Context, x *web.Exchange) error
 }
 
+// Fallbacker is a Driver that logs in with something it does not take as a
+// site's credential, where the site has no use for that.
+type Fallbacker interface {
+	// FallsBackTo returns what it is.
+	FallsBackTo() Means
+}
+
+// FallsBack reports whether a driver can log in with a password where the site
+// has no use for a ticket.
+func FallsBack(d Driver) bool {
+	f, ok := d.(Fallbacker)
+	return ok && f.FallsBackTo() == Secret || slices.Contains(d.Takes(), Secret)
+}
+
 // Companion is a Driver whose sites want more of a request than the cookies.
 type Companion interface {
 	// Headers returns what a request of that method needs beside the cookies;
@@ -65,7 +79,7 @@ type Means string
 
 // The means, as messages name them.
 const (
-	Ticket Means = "a principal and its keytab"
+	Ticket Means = "a principal"
 	Secret Means = "a username and its password"
 )
 

@@ -2,6 +2,7 @@ package login
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 
@@ -19,8 +20,12 @@ type spnego struct{ proof }
 // Takes implements Driver.
 func (*spnego) Takes() []Means { return []Means{Ticket} }
 
+// FallsBackTo implements Fallbacker: the site may offer Basic beside Negotiate
+// (mod_auth_gssapi: GssapiBasicAuth).
+func (*spnego) FallsBackTo() Means { return Secret }
+
 // Login implements Driver.
-func (s *spnego) Login(ctx context.Context, x *web.Exchange, _ Password) error {
+func (s *spnego) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	u, err := x.URL(s.LoginURL)
 	if err != nil {
 		return err
@@ -28,6 +33,9 @@ func (s *spnego) Login(ctx context.Context, x *web.Exchange, _ Password) error {
 	r, err := x.Get(ctx, u)
 	if err != nil {
 		return err
+	}
+	if p != nil {
+		return byBasic(ctx, x, r, p)
 	}
 	if err := web.StatusError(r); err != nil {
 		return err
@@ -51,6 +59,48 @@ func negotiated(x *web.Exchange, r *web.Response) error {
 			Remedy: "check login_url, and user_agent: some gates ask only certain agents, on certain pages, from certain addresses"}
 	case x.Jar().Len() == 0:
 		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie",
+			Remedy: "point login_url at a page that starts a session"}
+	}
+	return nil
+}
+
+// byBasic answers a challenge of the Basic scheme (RFC 7617), once. The password
+// goes to the URL that asked for it, and to no other.
+func byBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) error {
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	if r.Status != http.StatusUnauthorized || web.FindChallenge(r.Challenges, "basic") == nil {
+		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " does not ask for a password by Basic", Remedy: "leave out the site's fallback"}
+	}
+	password, err := p.Take(ctx)
+	if err != nil {
+		return err
+	}
+	r, err = x.Send(ctx, web.Request{URL: r.URL, Header: http.Header{"Authorization": {
+		"Basic " + base64.StdEncoding.EncodeToString([]byte(p.User()+":"+password.Reveal()))}}})
+	if err != nil {
+		return err
+	}
+	if err := web.StatusError(r); err != nil {
+		return err
+	}
+	if r.Status == http.StatusUnauthorized {
+		return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User(), Remedy: "correct the password"}
+	}
+	p.Accepted()
+	if next, err := x.Follows(r); err != nil {
+		return err
+	} else if next != nil {
+		if r, err = x.Get(ctx, next); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r.Status >= 400:
+		return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status), Remedy: "check the site's url and login_url"}
+	case x.Jar().Len() == 0:
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the password but sets no cookie",
 			Remedy: "point login_url at a page that starts a session"}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -32,12 +33,25 @@ import (
 type Acceptor struct {
 	// Now is the service's clock; nil means time.Now.
 	Now func() time.Time
+	// Bindings is the application data of the channel's bindings (RFC 5056), such
+	// as "tls-server-end-point:" and a certificate's hash (RFC 5929, 4). A token
+	// that is bound to another channel is refused. One that is bound to none is
+	// taken. nil: whatever a token is bound to, it is taken as bound to none.
+	Bindings []byte
+	// RequireBindings refuses tokens that are bound to no channel, as IIS does
+	// with extended protection set to Require.
+	RequireBindings bool
+	// Windows answers KRB_AP_ERR_MODIFIED (41) where the service's key does not
+	// open the ticket, as Windows does, and not 31 like MIT.
+	Windows bool
 
 	spn  types.PrincipalName
 	keys *keytab.Keytab
 
 	mu    sync.Mutex
 	flags uint32
+	bound bool
+	last  Ticket
 	seen  map[[sha256.Size]byte]bool // encrypted authenticators
 }
 
@@ -56,8 +70,9 @@ func NewAcceptor(keytabFile []byte, spn string) (*Acceptor, error) {
 
 // Accept checks a token. If it is good, principal is who sent it, and reply
 // the NegTokenResp for the answer: with an AP-REP if the client wants mutual
-// authentication. Else err says why not, and reply is a reject token, which
-// holds a KRB-ERROR where mod_auth_gssapi sends one.
+// authentication. Else err says why not, and reply is a reject token. As
+// measured with MIT krb5 1.20, it holds a KRB-ERROR if the client wants mutual
+// authentication: 60 for wrong bindings, for the rest see below.
 func (a *Acceptor) Accept(token []byte) (principal string, reply []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -76,20 +91,21 @@ func (a *Acceptor) Accept(token []byte) (principal string, reply []byte, err err
 		return "", RejectToken(), errors.New("rig: no AP-REQ in the token")
 	}
 	principal, apRep, err := a.accept(&mech.APReq)
-	if e, ok := errors.AsType[messages.KRBError](err); ok {
+	if err != nil {
+		e, ok := errors.AsType[messages.KRBError](err)
+		if !ok || !types.IsFlagSet(&mech.APReq.APOptions, flags.APOptionMutualRequired) {
+			return "", RejectToken(), err
+		}
 		b, merr := e.Marshal()
 		if merr != nil {
 			return "", RejectToken(), merr
 		}
-		return "", respond(spnego.NegStateReject, mechToken(0x03, b)), err
-	}
-	if err != nil {
-		return "", RejectToken(), err
+		return "", respond(spnego.NegStateReject, nil, mechToken(0x03, b)), err
 	}
 	if apRep == nil {
-		return principal, respond(spnego.NegStateAcceptCompleted, nil), nil
+		return principal, respond(spnego.NegStateAcceptCompleted, gssapi.OIDKRB5.OID(), nil), nil
 	}
-	return principal, respond(spnego.NegStateAcceptCompleted, mechToken(0x02, apRep)), nil
+	return principal, respond(spnego.NegStateAcceptCompleted, gssapi.OIDKRB5.OID(), mechToken(0x02, apRep)), nil
 }
 
 // Flags returns the context flags that the last good token asked for (RFC 4121,
@@ -98,6 +114,20 @@ func (a *Acceptor) Flags() uint32 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.flags
+}
+
+// Bound says whether the last good token was bound to the channel of Bindings.
+func (a *Acceptor) Bound() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bound
+}
+
+// LastTicket returns the ticket of the last good token.
+func (a *Acceptor) LastTicket() Ticket {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last
 }
 
 // accept checks an AP-REQ (RFC 4120, 3.2.3) and makes the AP-REP if one is
@@ -110,9 +140,9 @@ func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, 
 	fail := func(code int32) (string, []byte, error) {
 		return "", nil, krbError(now(), code, req.Ticket.Realm, req.Ticket.SName, "")
 	}
-	// The three codes are measured at MIT krb5 1.20: a ticket for an SPN that is
-	// not in the keytab, for a version that is not, and one that the key of its
-	// version does not open.
+	// The first three codes are measured at MIT krb5 1.20: a ticket for an SPN that
+	// is not in the keytab, for a version that is not, and one that the key of its
+	// version does not open. So is 34 for a replay.
 	if !req.Ticket.SName.Equal(a.spn) {
 		return fail(errorcode.KRB_AP_ERR_NOT_US)
 	}
@@ -121,6 +151,9 @@ func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, 
 		return fail(errorcode.KRB_AP_ERR_BADKEYVER)
 	}
 	if err := req.Ticket.Decrypt(key); err != nil {
+		if a.Windows {
+			return fail(errorcode.KRB_AP_ERR_MODIFIED)
+		}
 		return fail(errorcode.KRB_AP_ERR_BAD_INTEGRITY)
 	}
 	ticket := req.Ticket.DecryptedEncPart
@@ -138,11 +171,18 @@ func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, 
 	case a.replayed(req.EncryptedAuthenticator.Cipher):
 		return fail(errorcode.KRB_AP_ERR_REPEAT)
 	}
-	if sum := auth.Cksum.Checksum; auth.Cksum.CksumType == chksumtype.GSSAPI && len(sum) >= 24 {
-		a.mu.Lock()
-		a.flags = binary.LittleEndian.Uint32(sum[20:])
-		a.mu.Unlock()
+	flagged, bindings := checksum(auth)
+	bound := a.Bindings != nil && bindings == channel(a.Bindings)
+	switch {
+	case bound:
+	case a.Bindings != nil && bindings != [md5.Size]byte{}:
+		return fail(errorcode.KRB_ERR_GENERIC)
+	case a.RequireBindings:
+		return "", nil, errors.New("rig: a token that is bound to no channel")
 	}
+	a.mu.Lock()
+	a.flags, a.bound, a.last = flagged, bound, ticketOf(req.Ticket, ticket)
+	a.mu.Unlock()
 	principal = ticket.CName.PrincipalNameString() + "@" + ticket.CRealm
 	if !types.IsFlagSet(&req.APOptions, flags.APOptionMutualRequired) {
 		return principal, nil, nil
@@ -159,6 +199,22 @@ func (a *Acceptor) accept(req *messages.APReq) (principal string, apRep []byte, 
 		return "", nil, err
 	}
 	return principal, asn1tools.AddASNAppTag(b, asnAppTag.APREP), nil
+}
+
+// checksum returns the context flags and the bindings in an authenticator's
+// checksum (RFC 4121, 4.1.1).
+func checksum(auth types.Authenticator) (flags uint32, bindings [md5.Size]byte) {
+	if sum := auth.Cksum.Checksum; auth.Cksum.CksumType == chksumtype.GSSAPI && len(sum) >= 24 {
+		copy(bindings[:], sum[4:])
+		flags = binary.LittleEndian.Uint32(sum[20:])
+	}
+	return flags, bindings
+}
+
+// channel is the hash of channel bindings without addresses (RFC 4121, 4.1.1.2).
+func channel(data []byte) [md5.Size]byte {
+	b := binary.LittleEndian.AppendUint32(make([]byte, 16), uint32(len(data)))
+	return md5.Sum(append(b, data...))
 }
 
 // key returns the service's key of a ticket's enctype and version.
@@ -193,8 +249,8 @@ func mechToken(id byte, message []byte) []byte {
 }
 
 // respond encodes a NegTokenResp (RFC 4178, 4.2.2).
-func respond(state spnego.NegState, token []byte) []byte {
-	resp := spnego.NegTokenResp{NegState: asn1.Enumerated(state), SupportedMech: gssapi.OIDKRB5.OID(), ResponseToken: token}
+func respond(state spnego.NegState, mech asn1.ObjectIdentifier, token []byte) []byte {
+	resp := spnego.NegTokenResp{NegState: asn1.Enumerated(state), SupportedMech: mech, ResponseToken: token}
 	b, err := resp.Marshal()
 	if err != nil {
 		panic(err)

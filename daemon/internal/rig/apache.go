@@ -28,7 +28,9 @@ import (
 const apacheModules = "/usr/lib/apache2/modules"
 
 // Apache is Apache with mod_auth_gssapi, on free ports of 127.0.0.1, under the
-// name localhost. It needs apache2, mod_ssl and mod_auth_gssapi, but not root.
+// name localhost and any other. It needs apache2, mod_ssl and mod_auth_gssapi, but
+// not root. Of a header field it reads 8190 bytes, its default, and answers 400 to
+// a longer one.
 //
 // Its pages, under http and https, each with index.html and whoami, which
 // answers {"user":"svc@REALM"}:
@@ -40,6 +42,8 @@ const apacheModules = "/usr/lib/apache2/modules"
 //	/deny/           valid tickets are good for nobody: always 401
 //	/redir/1         302 to /spnego/
 //	/redir/foreign   302 to /spnego/ of http://127.0.0.1, another host name
+//	/redir/tls       302 to /spnego/ by https, of the same host name
+//	/tohttp          302 to /spnego/ by http, of the same host name
 //
 // Who is authenticated is in the header X-Remote-User of the answer. Start, Stop
 // and Restart must not be called at the same time.
@@ -54,9 +58,11 @@ type Apache struct {
 
 // ApacheOptions says how Apache is to run.
 type ApacheOptions struct {
-	// Krb5ConfFile and KeytabFile are paths; the keytab holds HTTP/localhost. Both
-	// are read at every start.
+	// Krb5ConfFile and KeytabFile are paths. Every service in the keytab is good,
+	// such as HTTP/localhost, whatever its realm. Both are read at every start.
 	Krb5ConfFile, KeytabFile string
+	// Hosts are names that the certificate is good for beside localhost.
+	Hosts []string
 	// SessionMaxAge is how long the cookie of /spnego/ is good for; 0 is ten
 	// minutes. It counts in seconds.
 	SessionMaxAge time.Duration
@@ -67,31 +73,20 @@ type ApacheOptions struct {
 // directories above dir, which must be below the temporary directory, are made
 // passable (o+x) for it.
 func StartApache(ctx context.Context, dir string, options ApacheOptions) (*Apache, error) {
-	dir, err := filepath.Abs(dir)
+	dir, owner, err := ownDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	if options.SessionMaxAge == 0 {
 		options.SessionMaxAge = 10 * time.Minute
 	}
-	a := &Apache{dir: dir, options: options}
+	a := &Apache{dir: dir, options: options, owner: owner}
 	for _, port := range []*int{&a.port, &a.tlsPort} {
 		if *port, err = freePort(); err != nil {
 			return nil, err
 		}
 	}
 	a.newSessionKey()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	if os.Geteuid() == 0 {
-		if a.owner, err = nobody(); err != nil {
-			return nil, err
-		}
-		if err := passable(dir); err != nil {
-			return nil, err
-		}
-	}
 	if err := a.writeCertificates(); err != nil {
 		return nil, err
 	}
@@ -130,11 +125,7 @@ func (a *Apache) Start(ctx context.Context) error {
 		{a.options.Krb5ConfFile, "krb5.conf"},
 		{a.options.KeytabFile, "http.keytab"},
 	} {
-		b, err := os.ReadFile(f.from)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(a.dir, f.to), b, 0o600); err != nil {
+		if err := copyFile(filepath.Join(a.dir, f.to), f.from); err != nil {
 			return err
 		}
 	}
@@ -142,7 +133,7 @@ func (a *Apache) Start(ctx context.Context) error {
 	if err := writeTemplate(conf, "httpd.conf", a.conf()); err != nil {
 		return err
 	}
-	if err := a.giveAway(); err != nil {
+	if err := giveAway(a.dir, a.owner); err != nil {
 		return err
 	}
 	// -X is one process with threads and without privileges of its own: it dies
@@ -274,7 +265,8 @@ func (a *Apache) writePages() error {
 }
 
 // writeCertificates makes a certification authority and a certificate for
-// localhost, both good for a day; the authority's key is thrown away.
+// localhost and the other hosts, both good for a day; the authority's key is thrown
+// away.
 func (a *Apache) writeCertificates() error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -299,7 +291,7 @@ func (a *Apache) writeCertificates() error {
 		NotAfter:     ca.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost"},
+		DNSNames:     append([]string{"localhost"}, a.options.Hosts...),
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
@@ -324,21 +316,8 @@ func (a *Apache) writeCertificates() error {
 	return os.WriteFile(filepath.Join(a.dir, "tls.pem"), server, 0o600)
 }
 
-// giveAway makes everything in the directory belong to the user who runs Apache.
-func (a *Apache) giveAway() error {
-	if a.owner == nil {
-		return nil
-	}
-	return filepath.WalkDir(a.dir, func(path string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, int(a.owner.Uid), int(a.owner.Gid))
-	})
-}
-
-// nobody returns the user that Apache runs as when root starts it: it refuses to
-// serve as root.
+// nobody returns the user that servers run as when root starts them: Apache refuses
+// to serve as root.
 func nobody() (*syscall.Credential, error) {
 	u, err := user.Lookup("nobody")
 	if err != nil {
@@ -362,7 +341,7 @@ func passable(dir string) error {
 	temp := filepath.Clean(os.TempDir())
 	for d := filepath.Dir(dir); d != temp; d = filepath.Dir(d) {
 		if d == filepath.Dir(d) {
-			return fmt.Errorf("apache runs as nobody and cannot reach %s: use a directory below %s", dir, temp)
+			return fmt.Errorf("the server runs as nobody and cannot reach %s: use a directory below %s", dir, temp)
 		}
 		info, err := os.Stat(d)
 		if err != nil {

@@ -118,6 +118,15 @@ func TestApachePages(t *testing.T) {
 		t.Errorf("/redir/foreign: %+v", got)
 	}
 
+	for from, to := range map[string]string{
+		a.URL() + "/redir/tls": a.TLSURL() + "/spnego/",
+		a.TLSURL() + "/tohttp": a.URL() + "/spnego/",
+	} {
+		if got := curl(t, a, k, from); got.status != "302" || got.location != to {
+			t.Errorf("%s: %+v, want %s", from, got, to)
+		}
+	}
+
 	for page, want := range map[string]string{
 		"/plain/": "", "/spnego/": "Negotiate", "/nosess/": "Negotiate", "/basic/": "Negotiate,Basic", "/deny/": "Negotiate",
 	} {
@@ -280,6 +289,62 @@ func TestApacheNewServiceKey(t *testing.T) {
 	must(t, a.Restart(t.Context(), false))
 	if got := curl(t, a, k, a.URL()+"/nosess/"); got.status != "200" {
 		t.Errorf("with the new keytab: %+v", got)
+	}
+}
+
+// One keytab with services of two realms, and host names beside localhost.
+func TestApacheHosts(t *testing.T) {
+	rig.Require(t, "apache2", "mod_auth_gssapi", "mod_ssl", "curl")
+	a, b := startRealm(t, "ALPHA.TEST"), startRealm(t, "BETA.TEST")
+	must(t, a.Trust(t.Context(), b))
+	dir := t.TempDir()
+	http := filepath.Join(dir, "http.keytab")
+	for k, spn := range map[*rig.MITKDC]string{a: "HTTP/web.alpha.test", b: "HTTP/web.beta.test"} {
+		must(t, k.AddService(t.Context(), spn))
+		must(t, k.Keytab(t.Context(), http, spn))
+	}
+	must(t, rig.Krb5Conf{Realms: []rig.Realm{a, b}, Referrals: true}.WriteFile(a.Krb5ConfFile()))
+	server, err := rig.StartApache(t.Context(), filepath.Join(dir, "apache"), rig.ApacheOptions{
+		Krb5ConfFile: a.Krb5ConfFile(), KeytabFile: http, Hosts: []string{"web.beta.test"},
+	})
+	must(t, err)
+	t.Cleanup(server.Stop)
+	if failure := kinit(t, a, keytab(a, "svc"), "svc@ALPHA.TEST"); failure != "" {
+		t.Fatal(failure)
+	}
+	on := func(base, host string) (url, resolve string) {
+		scheme, port, _ := strings.Cut(base, "://localhost:")
+		return scheme + "://" + host + ":" + port, host + ":" + port + ":127.0.0.1"
+	}
+	for _, host := range []string{"web.alpha.test", "web.beta.test"} {
+		url, resolve := on(server.URL(), host)
+		if got := curl(t, server, a, "--resolve", resolve, url+"/nosess/whoami"); got.body != `{"user":"svc@ALPHA.TEST"}` {
+			t.Errorf("%s: %+v", host, got)
+		}
+		to, _ := on(server.TLSURL(), host)
+		if got := curl(t, server, a, "--resolve", resolve, url+"/redir/tls"); got.location != to+"/spnego/" {
+			t.Errorf("%s: to https: %+v", host, got)
+		}
+	}
+	url, resolve := on(server.TLSURL(), "web.beta.test")
+	if got := curl(t, server, a, "--resolve", resolve, url+"/nosess/"); got.user != "svc@ALPHA.TEST" {
+		t.Errorf("https: %+v", got)
+	}
+	url, resolve = on(server.TLSURL(), "web.alpha.test")
+	if _, failure := run(t, a, "curl", "-sS", "--cacert", server.CAFile(), "--resolve", resolve, url+"/plain/"); !strings.Contains(failure, "certificate") {
+		t.Errorf("a host that the certificate does not name: curl says %q", failure)
+	}
+}
+
+func TestApacheHeaderLimit(t *testing.T) {
+	a, _ := startApache(t, 0)
+	for length, status := range map[int]int{8190: 200, 8191: 400, 8192:400, 8193:400} {
+		res := get(t, a.URL()+"/plain/", func(r *http.Request) {
+			r.Header.Set("Authorization", strings.Repeat("x", length-len("Authorization: ")))
+		})
+		if res.StatusCode != status {
+			t.Errorf("a header field of %d bytes: %s, want %d", length, res.Status, status)
+		}
 	}
 }
 

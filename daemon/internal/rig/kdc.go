@@ -7,76 +7,60 @@
 package rig
 
 import (
-	"cmp"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/jcmturner/gofork/encoding/asn1"
-	"github.com/jcmturner/gokrb5/v8/asn1tools"
 	"github.com/jcmturner/gokrb5/v8/crypto"
-	"github.com/jcmturner/gokrb5/v8/iana"
-	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
-	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/iana/etypeID"
-	"github.com/jcmturner/gokrb5/v8/iana/flags"
-	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
-	"github.com/jcmturner/gokrb5/v8/iana/msgtype"
 	"github.com/jcmturner/gokrb5/v8/iana/nametype"
-	"github.com/jcmturner/gokrb5/v8/iana/patype"
-	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
 )
 
 // Enctypes of a KDC: aes256-cts-hmac-sha1-96, aes128-cts-hmac-sha1-96 (RFC
-// 3962), aes128-cts-hmac-sha256-128 and aes256-cts-hmac-sha384-192 (RFC 8009).
+// 3962), aes128-cts-hmac-sha256-128, aes256-cts-hmac-sha384-192 (RFC 8009) and
+// arcfour-hmac (RFC 4757).
 const (
 	AES256SHA1 = etypeID.AES256_CTS_HMAC_SHA1_96
 	AES128SHA1 = etypeID.AES128_CTS_HMAC_SHA1_96
 	AES128SHA2 = etypeID.AES128_CTS_HMAC_SHA256_128
 	AES256SHA2 = etypeID.AES256_CTS_HMAC_SHA384_192
+	RC4        = etypeID.RC4_HMAC
 )
 
 // defaultEtypes are MIT's default supported_enctypes (kdc.conf(5)).
 var defaultEtypes = []int32{AES256SHA1, AES128SHA1}
 
-// maxMessage is the largest request that the KDC reads, in bytes.
-const maxMessage = 64 << 10
+// krbtgtEtypes are those of a realm's own krbtgt and of the keys between
+// realms. As in MIT's realms, rc4 is none of them.
+var krbtgtEtypes = []int32{AES256SHA1, AES128SHA1, AES256SHA2, AES128SHA2}
 
 // skew is how far a client's clock may be off: MIT's default clockskew.
 const skew = 5 * time.Minute
-
-// Mode is how a KDC behaves on its port.
-type Mode int
-
-// What a KDC on the network can be like.
-const (
-	Answering  Mode = iota // as RFC 4120 says
-	Silent                 // takes requests, never answers
-	Refusing               // nobody listens
-	Garbage                // answers with bytes that are no Kerberos message
-	HugeLength             // announces an answer of 3 GiB: RFC 4120, 7.2.2 leaves the length to the sender
-)
 
 // Counts is what a KDC was asked, and answered, since it was made.
 type Counts struct {
 	AS            int // AS-REQs
 	ASTGT         int // TGTs issued by the AS
 	PreauthFailed int // pre-authentications refused
-	TGS           int // tickets issued by the TGS
+	TGS           int // tickets issued by the TGS, all kinds
+	Renewed       int // of those: renewed ones
+	Referrals     int // of those: TGTs of other realms for who asked for something else
 }
 
-// KDC is a Kerberos KDC (RFC 4120) for one realm, in this process, over TCP on
-// a free port of 127.0.0.1. It demands pre-authentication by encrypted
-// timestamp of every principal. Its methods may be used while it serves; those
-// that name a principal panic if there is none.
+// Requests is how many messages have reached a KDC by each transport since it
+// was made, whatever became of them.
+type Requests struct{ UDP, TCP int }
+
+// KDC is a Kerberos KDC (RFC 4120) for one realm, in this process, over TCP and
+// UDP on a free port of 127.0.0.1. It demands pre-authentication by encrypted
+// timestamp of every principal that NoPreauth has not named. Its methods may be
+// used while it serves; those that name a principal panic if there is none.
 type KDC struct {
 	realm string
 	addr  string
@@ -85,23 +69,36 @@ type KDC struct {
 
 	mu         sync.Mutex
 	principals map[string]*account
-	aliases    map[string]string // name asked for → name in the ticket
-	listener   net.Listener      // nil while refusing
+	aliases    map[string]string   // name asked for → name in the ticket
+	trusted    map[string]*account // realm → key of its krbtgt/REALM for this realm
+	hosts      map[string]string   // host → realm that it is in
+	routes     map[string]string   // realm → next realm on the way
+	foldCase   bool
+	listener   net.Listener   // nil while TCP is refused
+	packets    net.PacketConn // nil while UDP is refused
 	conns      map[net.Conn]bool
 	closed     bool
-	mode       Mode
+	tcp, udp   Mode
+	udpLimit   int // bytes
 	now        func() time.Time
 	life       time.Duration
+	renewLife  time.Duration
 	counts     Counts
+	requests   Requests
+	last       Ticket
 }
 
 // account is a principal's entry in the database.
 type account struct {
-	name    []string
-	salt    string
-	kvno    int
-	keys    []types.EncryptionKey // the best first
-	refusal int32                 // KRB-ERROR code of every AS-REQ, 0: none
+	name       []string
+	password   string // "": random keys
+	salt       string
+	iterations uint32 // 0: the enctype's default
+	kvno       int
+	keys       []types.EncryptionKey // the best first
+	refusal    int32                 // KRB-ERROR code of every AS-REQ, 0: none
+	noPreauth  bool
+	pac        int // bytes
 }
 
 func (a *account) key(etype int32) (types.EncryptionKey, bool) {
@@ -125,7 +122,7 @@ func (a *account) firstKey(etypes []int32) (types.EncryptionKey, bool) {
 
 // NewKDC starts a KDC that knows nobody yet.
 func NewKDC(realm string) (*KDC, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, packets, err := listenBoth()
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +130,17 @@ func NewKDC(realm string) (*KDC, error) {
 		realm: realm, addr: ln.Addr().String(),
 		principals: make(map[string]*account),
 		aliases:    make(map[string]string),
+		trusted:    make(map[string]*account),
+		hosts:      make(map[string]string),
+		routes:     make(map[string]string),
 		conns:      make(map[net.Conn]bool),
+		udpLimit:   4096, // MIT's kdc_max_dgram_reply_size (kdc.conf(5))
 		now:        time.Now,
 		life:       10 * time.Hour,
 	}
-	k.add("krbtgt/"+realm, "", []int32{AES256SHA1, AES128SHA1, AES256SHA2, AES128SHA2})
-	k.listen(ln)
+	k.add("krbtgt/"+realm, "", krbtgtEtypes)
+	k.listenTCP(ln)
+	k.listenUDP(packets)
 	return k, nil
 }
 
@@ -148,11 +150,13 @@ func (k *KDC) Addr() string { return k.addr }
 // Realm returns the KDC's realm.
 func (k *KDC) Realm() string { return k.realm }
 
-// Krb5Conf returns a krb5.conf for the realm, which MIT's programs understand
-// as well.
-func (k *KDC) Krb5Conf() string {
-	return fmt.Sprintf(`[libdefaults]
-    default_realm = %[1]s
+// Krb5Conf returns a krb5.conf for the realm and for those of others, which
+// MIT's programs understand as well. It makes clients use TCP, and says of no
+// host which realm it is in.
+func (k *KDC) Krb5Conf(others ...*KDC) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `[libdefaults]
+    default_realm = %s
     dns_lookup_kdc = false
     dns_lookup_realm = false
     dns_canonicalize_hostname = false
@@ -160,10 +164,11 @@ func (k *KDC) Krb5Conf() string {
     udp_preference_limit = 1
 
 [realms]
-    %[1]s = {
-        kdc = %[2]s
-    }
-`, k.realm, k.addr)
+`, k.realm)
+	for _, kdc := range append([]*KDC{k}, others...) {
+		fmt.Fprintf(&b, "    %s = {\n        kdc = %s\n    }\n", kdc.realm, kdc.addr)
+	}
+	return b.String()
 }
 
 // AddPrincipal adds a principal whose keys come from a password. Without
@@ -177,43 +182,53 @@ func (k *KDC) add(name, password string, etypes []int32) {
 	if len(etypes) == 0 {
 		etypes = defaultEtypes
 	}
-	a := &account{name: strings.Split(name, "/")}
+	a := &account{name: strings.Split(name, "/"), password: password, kvno: 1}
 	// RFC 4120, 4: the default salt is the realm and the name's components.
 	a.salt = k.realm + strings.Join(a.name, "")
-	for _, etype := range etypes {
-		a.keys = append(a.keys, types.EncryptionKey{KeyType: etype})
-	}
-	a.rekey(password)
+	a.makeKeys(etypes)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.principals[name] = a
 }
 
-// rekey gives the account new keys of the enctypes it has.
-func (a *account) rekey(password string) {
-	keys := make([]types.EncryptionKey, len(a.keys))
-	for i, old := range a.keys {
-		keys[i] = newKey(old.KeyType)
-		if password != "" {
-			et, err := crypto.GetEtype(old.KeyType)
+// etypes returns the enctypes of the account's keys.
+func (a *account) etypes() []int32 {
+	etypes := make([]int32, len(a.keys))
+	for i, key := range a.keys {
+		etypes[i] = key.KeyType
+	}
+	return etypes
+}
+
+// makeKeys makes the account's keys, from its password if it has one.
+func (a *account) makeKeys(etypes []int32) {
+	keys := make([]types.EncryptionKey, len(etypes))
+	for i, etype := range etypes {
+		keys[i] = newKey(etype)
+		if a.password != "" {
+			et, err := crypto.GetEtype(etype)
 			if err != nil {
 				panic(err)
 			}
-			value, err := et.StringToKey(password, a.salt, et.GetDefaultStringToKeyParams())
+			parameters := et.GetDefaultStringToKeyParams()
+			if a.iterations != 0 && etype != RC4 {
+				parameters = fmt.Sprintf("%08x", a.iterations)
+			}
+			value, err := et.StringToKey(a.password, a.salt, parameters)
 			if err != nil {
 				panic(err)
 			}
 			keys[i].KeyValue = value
 		}
 	}
-	a.kvno, a.keys = a.kvno+1, keys
+	a.keys = keys
 }
 
 // newKey makes a random key. gokrb5 makes aes256-sha2 keys of 24 bytes; RFC
 // 8009, 5 says 32.
 func newKey(etype int32) types.EncryptionKey {
 	size := 32
-	if etype == AES128SHA1 || etype == AES128SHA2 {
+	if etype == AES128SHA1 || etype == AES128SHA2 || etype == RC4 {
 		size = 16
 	}
 	value := make([]byte, size)
@@ -226,7 +241,58 @@ func newKey(etype int32) types.EncryptionKey {
 func (k *KDC) Rekey(name, password string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.account(name).rekey(password)
+	a := k.account(name)
+	a.password = password
+	a.kvno++
+	a.makeKeys(a.etypes())
+}
+
+// SetSalt makes the keys of a principal anew from its password and another salt
+// than the default one, as a renamed principal has it. Their version stays.
+func (k *KDC) SetSalt(name, salt string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a := k.account(name)
+	a.salt = salt
+	a.makeKeys(a.etypes())
+}
+
+// SetIterations makes the keys of a principal anew from its password with
+// another iteration count than the enctype's default. The KDC tells it to
+// clients (s2kparams: RFC 3962, 4; RFC 8009, 4). Their version stays.
+func (k *KDC) SetIterations(name string, n uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a := k.account(name)
+	a.iterations = n
+	a.makeKeys(a.etypes())
+}
+
+// NoPreauth lets a principal have a TGT without pre-authentication.
+func (k *KDC) NoPreauth(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.account(name).noPreauth = true
+}
+
+// SetPACSize puts so many bytes into a principal's TGTs where AD has the PAC
+// (MS-PAC 2.2.1: AD-WIN2K-PAC in AD-IF-RELEVANT), unless the AS-REQ says with
+// PA-PAC-REQUEST that it wants none (MS-KILE 2.2.3). Tickets that the TGS makes
+// carry what the TGT carries. 0, as at first, means none.
+func (k *KDC) SetPACSize(name string, bytes int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.account(name).pac = bytes
+}
+
+// CaseInsensitive makes the KDC find principals and its realm in any case, as
+// AD does. It answers with the client's name as it was asked for, or, if the
+// request says canonicalize, as it is in the database (RFC 6806, 5), and with
+// the realm in its own case.
+func (k *KDC) CaseInsensitive(on bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.foldCase = on
 }
 
 // Refuse makes the KDC answer each AS-REQ of a principal with a KRB-ERROR,
@@ -237,24 +303,6 @@ func (k *KDC) Refuse(name string, code int32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.account(name).refusal = code
-}
-
-// Alias makes the KDC answer for one server's name with a ticket for another
-// (RFC 6806, 8): for krbtgt and another realm this is a referral. The other
-// name need not be in the database.
-func (k *KDC) Alias(name, other string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.aliases[name] = other
-}
-
-// server returns the account that a ticket for a name is made for, or nil. It
-// must be called with the lock held.
-func (k *KDC) server(name string) *account {
-	if other, ok := k.aliases[name]; ok {
-		return &account{name: strings.Split(other, "/"), kvno: 1, keys: []types.EncryptionKey{newKey(AES256SHA1)}}
-	}
-	return k.principals[name]
 }
 
 // SetClock makes the KDC use another clock.
@@ -271,12 +319,34 @@ func (k *KDC) SetTicketLife(life time.Duration) {
 	k.life = life
 }
 
+// SetRenewLife sets how long after its start a new ticket can be renewed at
+// most. 0, as at first: no ticket is renewable.
+func (k *KDC) SetRenewLife(life time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.renewLife = life
+}
+
 // Counts returns what the KDC was asked so far. Whatever a client has had an
-// answer for is counted.
+// answer for is counted, and also what was too big for UDP.
 func (k *KDC) Counts() Counts {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.counts
+}
+
+// Requests returns how many messages came so far.
+func (k *KDC) Requests() Requests {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.requests
+}
+
+// LastTicket returns the newest ticket that the KDC has issued.
+func (k *KDC) LastTicket() Ticket {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.last
 }
 
 // account must be called with the lock held.
@@ -286,6 +356,20 @@ func (k *KDC) account(name string) *account {
 		panic("rig: no principal " + name)
 	}
 	return a
+}
+
+// find returns the account of a name that was asked for, or nil. It must be
+// called with the lock held.
+func (k *KDC) find(name string) *account {
+	if a := k.principals[name]; a != nil || !k.foldCase {
+		return a
+	}
+	for known, a := range k.principals {
+		if strings.EqualFold(known, name) {
+			return a
+		}
+	}
+	return nil
 }
 
 // Keytab returns a keytab file (MIT's format 0x502) with the current keys of
@@ -315,346 +399,4 @@ func (k *KDC) Keytab(names ...string) []byte {
 		}
 	}
 	return file
-}
-
-// SetMode changes how the KDC behaves, for connections it has as well. It
-// fails if the port cannot be had back after Refusing.
-func (k *KDC) SetMode(mode Mode) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.mode = mode
-	switch {
-	case mode == Refusing:
-		k.hangUp()
-	case k.listener == nil && !k.closed:
-		ln, err := net.Listen("tcp", k.addr)
-		if err != nil {
-			return err
-		}
-		k.listen(ln)
-	}
-	return nil
-}
-
-// Close ends the KDC and waits until nothing of it runs.
-func (k *KDC) Close() {
-	k.mu.Lock()
-	k.closed = true
-	k.hangUp()
-	k.mu.Unlock()
-	k.serving.Wait()
-}
-
-// hangUp must be called with the lock held.
-func (k *KDC) hangUp() {
-	if k.listener != nil {
-		k.listener.Close()
-		k.listener = nil
-	}
-	for conn := range k.conns {
-		conn.Close()
-	}
-}
-
-func (k *KDC) listen(ln net.Listener) {
-	k.listener = ln
-	k.serving.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			k.mu.Lock()
-			if k.listener == ln {
-				k.conns[conn] = true
-				k.serving.Go(func() { k.serve(conn) })
-			} else {
-				conn.Close()
-			}
-			k.mu.Unlock()
-		}
-	})
-}
-
-// serve answers one request (RFC 4120, 7.2.2).
-func (k *KDC) serve(conn net.Conn) {
-	defer func() {
-		conn.Close()
-		k.mu.Lock()
-		delete(k.conns, conn)
-		k.mu.Unlock()
-	}()
-	var size [4]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return
-	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > maxMessage {
-		return
-	}
-	request := make([]byte, n)
-	if _, err := io.ReadFull(conn, request); err != nil {
-		return
-	}
-	k.mu.Lock()
-	mode := k.mode
-	k.mu.Unlock()
-	switch mode {
-	case Silent:
-		io.Copy(io.Discard, conn) // until somebody hangs up
-	case Garbage:
-		conn.Write(framed([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")))
-	case HugeLength:
-		conn.Write([]byte{0xc0, 0, 0, 0})
-		io.Copy(io.Discard, conn)
-	default:
-		if reply, err := k.answer(request); err == nil {
-			conn.Write(framed(reply))
-		}
-	}
-}
-
-func framed(b []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
-}
-
-// answer returns the reply to a message, or an error if it is none that a KDC
-// answers.
-func (k *KDC) answer(request []byte) (reply []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("rig: malformed request: %v", p)
-		}
-	}()
-	if len(request) == 0 {
-		return nil, errors.New("rig: empty request")
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch int(request[0]) - 0x60 {
-	case asnAppTag.ASREQ:
-		reply, err = k.as(request)
-	case asnAppTag.TGSREQ:
-		reply, err = k.tgs(request)
-	default:
-		err = errors.New("rig: neither AS-REQ nor TGS-REQ")
-	}
-	if e, ok := errors.AsType[messages.KRBError](err); ok {
-		return e.Marshal()
-	}
-	return reply, err
-}
-
-// fail returns a KRB-ERROR (RFC 4120, 5.9.1).
-func (k *KDC) fail(code int32, server types.PrincipalName, text string) messages.KRBError {
-	return krbError(k.now(), code, k.realm, server, text)
-}
-
-func krbError(now time.Time, code int32, realm string, server types.PrincipalName, text string) messages.KRBError {
-	e := messages.NewKRBError(server, realm, code, text)
-	e.STime = now.UTC()
-	e.Susec = now.Nanosecond() / 1000
-	return e
-}
-
-// as answers an AS-REQ (RFC 4120, 3.1). The texts are MIT's.
-func (k *KDC) as(request []byte) ([]byte, error) {
-	var req messages.ASReq
-	if err := req.Unmarshal(request); err != nil {
-		return nil, err
-	}
-	k.counts.AS++
-	body := req.ReqBody
-	tgs := body.SName
-	client := k.principals[body.CName.PrincipalNameString()]
-	krbtgt := k.account("krbtgt/" + k.realm)
-	switch {
-	case body.Realm != k.realm:
-		return nil, k.fail(errorcode.KDC_ERR_WRONG_REALM, tgs, "WRONG_REALM")
-	case client == nil:
-		return nil, k.fail(errorcode.KDC_ERR_C_PRINCIPAL_UNKNOWN, tgs, "CLIENT_NOT_FOUND")
-	case !slices.Equal(tgs.NameString, krbtgt.name):
-		return nil, k.fail(errorcode.KDC_ERR_S_PRINCIPAL_UNKNOWN, tgs, "SERVER_NOT_FOUND")
-	case client.refusal != 0:
-		return nil, k.fail(client.refusal, tgs, "")
-	}
-	key, ok := client.firstKey(body.EType)
-	if !ok {
-		return nil, k.fail(errorcode.KDC_ERR_ETYPE_NOSUPP, tgs, "BAD_ENCRYPTION_TYPE")
-	}
-	info, err := asn1.Marshal(types.ETypeInfo2{{EType: key.KeyType, Salt: client.salt}})
-	if err != nil {
-		return nil, err
-	}
-	etypeInfo := types.PAData{PADataType: patype.PA_ETYPE_INFO2, PADataValue: info}
-
-	i := slices.IndexFunc(req.PAData, func(pa types.PAData) bool { return pa.PADataType == patype.PA_ENC_TIMESTAMP })
-	if i < 0 {
-		e := k.fail(errorcode.KDC_ERR_PREAUTH_REQUIRED, tgs, "NEEDED_PREAUTH")
-		e.EData, err = asn1.Marshal(types.PADataSequence{etypeInfo, {PADataType: patype.PA_ENC_TIMESTAMP, PADataValue: []byte{}}})
-		return nil, cmp.Or(err, error(e))
-	}
-	var sealed types.EncryptedData
-	if err := sealed.Unmarshal(req.PAData[i].PADataValue); err != nil {
-		return nil, err
-	}
-	stampKey, _ := client.key(sealed.EType)
-	plain, err := crypto.DecryptEncPart(sealed, stampKey, keyusage.AS_REQ_PA_ENC_TIMESTAMP)
-	if err != nil {
-		k.counts.PreauthFailed++
-		return nil, k.fail(errorcode.KDC_ERR_PREAUTH_FAILED, tgs, "PREAUTH_FAILED")
-	}
-	var stamp types.PAEncTSEnc
-	if err := stamp.Unmarshal(plain); err != nil {
-		return nil, err
-	}
-	now := k.now().UTC()
-	if stamp.PATimestamp.Sub(now).Abs() > skew {
-		return nil, k.fail(errorcode.KRB_AP_ERR_SKEW, tgs, "PREAUTH_FAILED")
-	}
-
-	session, ok := krbtgt.firstKey(body.EType)
-	if !ok {
-		return nil, k.fail(errorcode.KDC_ERR_ETYPE_NOSUPP, tgs, "BAD_ENCRYPTION_TYPE")
-	}
-	issued := k.issue(k.server(tgs.PrincipalNameString()), k.realm, body.CName, newKey(session.KeyType), now, now, k.end(now, body.Till))
-	types.SetFlag(&issued.part.Flags, flags.Initial)
-	types.SetFlag(&issued.part.Flags, flags.PreAuthent)
-	rep := messages.ASRep{KDCRepFields: messages.KDCRepFields{PVNO: iana.PVNO, MsgType: msgtype.KRB_AS_REP,
-		PAData: types.PADataSequence{etypeInfo}, CRealm: k.realm, CName: body.CName}}
-	if err := issued.fill(&rep.KDCRepFields, body.Nonce, key, keyusage.AS_REP_ENCPART, client.kvno); err != nil {
-		return nil, err
-	}
-	k.counts.ASTGT++
-	return rep.Marshal()
-}
-
-// kdcReq is a KDC-REQ (RFC 4120, 5.4.1) with its body as the sender encoded
-// it, because a checksum covers those bytes.
-type kdcReq struct {
-	PVNO    int                  `asn1:"explicit,tag:1"`
-	MsgType int                  `asn1:"explicit,tag:2"`
-	PAData  types.PADataSequence `asn1:"explicit,optional,tag:3"`
-	ReqBody asn1.RawValue        `asn1:"explicit,tag:4"`
-}
-
-// tgs answers a TGS-REQ (RFC 4120, 3.3).
-func (k *KDC) tgs(request []byte) ([]byte, error) {
-	var raw kdcReq
-	if _, err := asn1.UnmarshalWithParams(request, &raw, fmt.Sprintf("application,explicit,tag:%d", asnAppTag.TGSREQ)); err != nil {
-		return nil, err
-	}
-	var body messages.KDCReqBody
-	if err := body.Unmarshal(raw.ReqBody.Bytes); err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(raw.PAData, func(pa types.PAData) bool { return pa.PADataType == patype.PA_TGS_REQ })
-	if i < 0 {
-		return nil, k.fail(errorcode.KDC_ERR_PADATA_TYPE_NOSUPP, body.SName, "NO_PREAUTH")
-	}
-	var ap messages.APReq
-	if err := ap.Unmarshal(raw.PAData[i].PADataValue); err != nil {
-		return nil, err
-	}
-	krbtgt := k.account("krbtgt/" + k.realm)
-	tgtKey, ok := krbtgt.key(ap.Ticket.EncPart.EType)
-	if !ok || ap.Ticket.EncPart.KVNO != krbtgt.kvno {
-		return nil, k.fail(errorcode.KRB_AP_ERR_BADKEYVER, body.SName, "PROCESS_TGS")
-	}
-	if err := ap.Ticket.Decrypt(tgtKey); err != nil {
-		return nil, k.fail(errorcode.KRB_AP_ERR_BAD_INTEGRITY, body.SName, "PROCESS_TGS")
-	}
-	tgt := ap.Ticket.DecryptedEncPart
-	if err := ap.DecryptAuthenticator(tgt.Key); err != nil {
-		return nil, k.fail(errorcode.KRB_AP_ERR_BAD_INTEGRITY, body.SName, "PROCESS_TGS")
-	}
-	now := k.now().UTC()
-	auth := ap.Authenticator
-	sum, err := crypto.GetChksumEtype(auth.Cksum.CksumType)
-	switch {
-	case !auth.CName.Equal(tgt.CName) || auth.CRealm != tgt.CRealm:
-		return nil, k.fail(errorcode.KRB_AP_ERR_BADMATCH, body.SName, "PROCESS_TGS")
-	case auth.CTime.Sub(now).Abs() > skew:
-		return nil, k.fail(errorcode.KRB_AP_ERR_SKEW, body.SName, "PROCESS_TGS")
-	case now.Sub(tgt.EndTime) > skew:
-		return nil, k.fail(errorcode.KRB_AP_ERR_TKT_EXPIRED, body.SName, "PROCESS_TGS")
-	case err != nil:
-		return nil, k.fail(errorcode.KDC_ERR_SUMTYPE_NOSUPP, body.SName, "PROCESS_TGS")
-	case !sum.VerifyChecksum(tgt.Key.KeyValue, raw.ReqBody.Bytes, auth.Cksum.Checksum, keyusage.TGS_REQ_PA_TGS_REQ_AP_REQ_AUTHENTICATOR_CHKSUM):
-		return nil, k.fail(errorcode.KRB_AP_ERR_MODIFIED, body.SName, "PROCESS_TGS")
-	}
-
-	spn := body.SName.PrincipalNameString()
-	server := k.server(spn)
-	if server == nil || body.Realm != k.realm {
-		return nil, k.fail(errorcode.KDC_ERR_S_PRINCIPAL_UNKNOWN, body.SName, "LOOKING_UP_SERVER")
-	}
-	session, ok := server.firstKey(body.EType)
-	if !ok {
-		return nil, k.fail(errorcode.KDC_ERR_ETYPE_NOSUPP, body.SName, "BAD_ENCRYPTION_TYPE")
-	}
-	end := k.end(now, body.Till)
-	if end.After(tgt.EndTime) {
-		end = tgt.EndTime
-	}
-	issued := k.issue(server, tgt.CRealm, tgt.CName, newKey(session.KeyType), tgt.AuthTime, now, end)
-	types.SetFlag(&issued.part.Flags, flags.PreAuthent)
-	rep := messages.TGSRep{KDCRepFields: messages.KDCRepFields{PVNO: iana.PVNO, MsgType: msgtype.KRB_TGS_REP,
-		CRealm: tgt.CRealm, CName: tgt.CName}}
-	// RFC 4120, 3.3.3: under the authenticator's subkey, if it has one.
-	key, usage := tgt.Key, uint32(keyusage.TGS_REP_ENCPART_SESSION_KEY)
-	if len(auth.SubKey.KeyValue) > 0 {
-		key, usage = auth.SubKey, keyusage.TGS_REP_ENCPART_AUTHENTICATOR_SUB_KEY
-	}
-	if err := issued.fill(&rep.KDCRepFields, body.Nonce, key, usage, 0); err != nil {
-		return nil, err
-	}
-	k.counts.TGS++
-	return rep.Marshal()
-}
-
-// end returns when a ticket asked for until till ends.
-func (k *KDC) end(now, till time.Time) time.Time {
-	end := now.Add(k.life)
-	if till.Before(end) && till.Unix() > 0 { // RFC 4120, 5.4.1: 1970 asks for the longest life
-		return till
-	}
-	return end
-}
-
-// issued is a ticket that is about to be sealed.
-type issued struct {
-	realm  string
-	server *account
-	part   messages.EncTicketPart
-}
-
-func (k *KDC) issue(server *account, crealm string, cname types.PrincipalName, session types.EncryptionKey, auth, start, end time.Time) *issued {
-	return &issued{k.realm, server, messages.EncTicketPart{
-		Flags: types.NewKrbFlags(), Key: session, CRealm: crealm, CName: cname,
-		AuthTime: auth, StartTime: start, EndTime: end,
-	}}
-}
-
-// fill seals the ticket and puts it and the client's part into a reply.
-func (i *issued) fill(rep *messages.KDCRepFields, nonce int, key types.EncryptionKey, usage uint32, kvno int) error {
-	b, err := asn1.Marshal(i.part)
-	if err != nil {
-		return err
-	}
-	sealed, err := crypto.GetEncryptedData(asn1tools.AddASNAppTag(b, asnAppTag.EncTicketPart), i.server.keys[0], keyusage.KDC_REP_TICKET, i.server.kvno)
-	if err != nil {
-		return err
-	}
-	name := types.PrincipalName{NameType: nametype.KRB_NT_SRV_INST, NameString: i.server.name}
-	rep.Ticket = messages.Ticket{TktVNO: iana.PVNO, Realm: i.realm, SName: name, EncPart: sealed}
-	part := messages.EncKDCRepPart{
-		Key: i.part.Key, LastReqs: []messages.LastReq{{LRValue: i.part.AuthTime}}, Nonce: nonce, Flags: i.part.Flags,
-		AuthTime: i.part.AuthTime, StartTime: i.part.StartTime, EndTime: i.part.EndTime, SRealm: i.realm, SName: name,
-	}
-	if b, err = part.Marshal(); err != nil {
-		return err
-	}
-	rep.EncPart, err = crypto.GetEncryptedData(b, key, usage, kvno)
-	return err
 }

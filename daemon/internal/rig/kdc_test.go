@@ -28,21 +28,11 @@ func TestKDCServesMIT(t *testing.T) {
 			k := newKDC(t)
 			k.AddPrincipal("svc", "CANARY-password", etype)
 			k.AddService("HTTP/app.example", etype)
-			dir := t.TempDir()
-			conf := filepath.Join(dir, "krb5.conf")
-			keytab := filepath.Join(dir, "svc.keytab")
-			for path, data := range map[string][]byte{conf: []byte(k.Krb5Conf()), keytab: k.Keytab("svc")} {
-				if err := os.WriteFile(path, data, 0o600); err != nil {
-					t.Fatal(err)
-				}
+			keytab := filepath.Join(t.TempDir(), "svc.keytab")
+			if err := os.WriteFile(keytab, k.Keytab("svc"), 0o600); err != nil {
+				t.Fatal(err)
 			}
-			mit := func(input, program string, args ...string) (string, error) {
-				cmd := exec.CommandContext(t.Context(), program, args...)
-				cmd.Env = append(os.Environ(), "KRB5_CONFIG="+conf, "KRB5CCNAME=FILE:"+filepath.Join(dir, "cc"), "LC_ALL=C")
-				cmd.Stdin = strings.NewReader(input)
-				out, err := cmd.CombinedOutput()
-				return string(out), err
-			}
+			mit := mitClient(t, k.Krb5Conf())
 			if out, err := mit("", "kinit", "-kt", keytab, "svc"); err != nil {
 				t.Fatalf("kinit with the keytab: %v: %s", err, out)
 			}
@@ -70,9 +60,29 @@ func TestKDCServesMIT(t *testing.T) {
 	}
 }
 
-func newKDC(t *testing.T) *rig.KDC {
+// mitClient returns what runs MIT's client programs with a krb5.conf and a ticket
+// cache of their own.
+func mitClient(t *testing.T, conf string) func(input, program string, args ...string) (string, error) {
 	t.Helper()
-	k, err := rig.NewKDC("RIG.TEST")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "krb5.conf")
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(input, program string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Env = append(os.Environ(), "KRB5_CONFIG="+path, "KRB5CCNAME=FILE:"+filepath.Join(dir, "cc"), "LC_ALL=C")
+		cmd.Stdin = strings.NewReader(input)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+}
+
+func newKDC(t *testing.T) *rig.KDC { return newRealm(t, "RIG.TEST") }
+
+func newRealm(t *testing.T, realm string) *rig.KDC {
+	t.Helper()
+	k, err := rig.NewKDC(realm)
 	if err != nil {
 		t.Fatal(err)
 	}

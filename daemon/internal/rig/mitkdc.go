@@ -3,6 +3,7 @@ package rig
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"text/template"
+	"time"
 )
 
 //go:embed templates
@@ -19,13 +21,48 @@ var templateFiles embed.FS
 
 var templates = template.Must(template.ParseFS(templateFiles, "templates/*"))
 
-// MITKDC is MIT's krb5kdc for one realm, on TCP on a free port of 127.0.0.1. It
-// needs krb5kdc, kdb5_util and kadmin.local, but not root. Start and Stop must not
-// be called at the same time.
+// MITKDC is MIT's krb5kdc for one realm, on TCP and UDP on a free port of
+// 127.0.0.1. It needs krb5kdc, kdb5_util and kadmin.local, but not root. Start and
+// Stop must not be called at the same time.
 type MITKDC struct {
 	realm, addr, dir string
+	options          mitOptions
+	trusted          []Realm  // whose hosts the KDC refers clients to
 	process          *process // nil while stopped
 }
+
+// mitOptions is what the options of StartMIT set.
+type mitOptions struct {
+	clock, skew time.Duration
+	enctypes    []string
+	udp         bool
+}
+
+// MITOption is how the realm that StartMIT makes differs from others.
+type MITOption func(*mitOptions)
+
+// WithClock moves the KDC's clock, ahead if the offset is positive. Full seconds
+// count. It needs faketime.
+func WithClock(offset time.Duration) MITOption {
+	return func(o *mitOptions) { o.clock = offset }
+}
+
+// WithClockSkew sets how far a client's clock may be off, and with it for how long
+// after its end the KDC still takes a ticket, instead of MIT's five minutes. Full
+// seconds count.
+func WithClockSkew(skew time.Duration) MITOption {
+	return func(o *mitOptions) { o.skew = skew }
+}
+
+// WithEnctypes sets the enctypes of keys that no Attribute restricts, by MIT's
+// names such as arcfour-hmac, instead of the four of AES.
+func WithEnctypes(names ...string) MITOption {
+	return func(o *mitOptions) { o.enctypes = names }
+}
+
+// WithUDP lets the clients that read Krb5ConfFile use UDP for small messages, which
+// is MIT's default. Without it they use TCP only.
+func WithUDP() MITOption { return func(o *mitOptions) { o.udp = true } }
 
 // Attribute changes how the KDC treats a principal. It is an option of kadmin's
 // add_principal and modify_principal, so that others than those named here work
@@ -42,13 +79,25 @@ const (
 	PasswordExpired Attribute = "-pwexpire 2020-01-01"
 	PasswordValid   Attribute = "-pwexpire never"
 	NoPreauth       Attribute = "-requires_preauth"
+	HardwareAuth    Attribute = "-requires_preauth +requires_hwauth"
 	SHA2Only        Attribute = "-e aes256-cts-hmac-sha384-192:normal"
 	AES256Only      Attribute = "-e aes256-cts-hmac-sha1-96:normal"
+	AES128Only      Attribute = "-e aes128-cts-hmac-sha1-96:normal"
+	RC4Only         Attribute = "-e arcfour-hmac:normal"
 )
+
+// aesEnctypes are the enctypes of keys: those of RFC 3962 and RFC 8009.
+var aesEnctypes = []string{
+	"aes256-cts-hmac-sha1-96", "aes128-cts-hmac-sha1-96",
+	"aes256-cts-hmac-sha384-192", "aes128-cts-hmac-sha256-128",
+}
+
+// keySalts returns the enctypes as kdc.conf and kadmin want them.
+func keySalts(enctypes []string) string { return strings.Join(enctypes, ":normal,") + ":normal" }
 
 // StartMIT makes a realm without principals below dir, which must not hold one
 // yet, and starts its KDC. It returns when the KDC accepts connections.
-func StartMIT(ctx context.Context, dir, realm string) (*MITKDC, error) {
+func StartMIT(ctx context.Context, dir, realm string, options ...MITOption) (*MITKDC, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -63,11 +112,20 @@ func StartMIT(ctx context.Context, dir, realm string) (*MITKDC, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &MITKDC{realm: realm, addr: loopback(port), dir: dir}
-	for _, name := range []string{"krb5.conf", "kdc.conf"} {
-		if err := writeTemplate(filepath.Join(dir, name), name, map[string]string{"Realm": realm, "Addr": k.addr, "Dir": dir}); err != nil {
-			return nil, err
-		}
+	k := &MITKDC{realm: realm, addr: loopback(port), dir: dir, options: mitOptions{enctypes: aesEnctypes}}
+	for _, set := range options {
+		set(&k.options)
+	}
+	if err := writeTemplate(filepath.Join(dir, "kdc.conf"), "kdc.conf", map[string]string{
+		"Realm": realm, "Addr": k.addr, "Dir": dir, "KeySalts": keySalts(k.options.enctypes),
+	}); err != nil {
+		return nil, err
+	}
+	if err := (Krb5Conf{Realms: []Realm{k}, UDP: k.options.udp}).WriteFile(k.Krb5ConfFile()); err != nil {
+		return nil, err
+	}
+	if err := k.writeOwnKrb5Conf(); err != nil {
+		return nil, err
 	}
 	// The master key only protects the database in dir: it is thrown away.
 	if _, err := k.run(ctx, "master\nmaster\n", "kdb5_util", "-r", realm, "create", "-s"); err != nil {
@@ -79,7 +137,36 @@ func StartMIT(ctx context.Context, dir, realm string) (*MITKDC, error) {
 	return k, nil
 }
 
-// Realm returns the realm's name. Host localhost belongs to it.
+// Trust lets two realms trust each other: each KDC gives tickets for the services
+// of the other realm to its own clients, and refers those to it who ask for one of
+// its hosts (RFC 6806, 8). KDCs that run are started again for it.
+func (k *MITKDC) Trust(ctx context.Context, other *MITKDC) error {
+	for _, pair := range [][2]*MITKDC{{k, other}, {other, k}} {
+		from, to := pair[0], pair[1]
+		name := "krbtgt/" + to.realm + "@" + from.realm
+		// Keys made from the same password for the same name are the same. NoPreauth:
+		// what the home realm asks of its clients is enough.
+		password := rand.Text()
+		for _, kdc := range pair {
+			if err := kdc.AddPrincipal(ctx, name, password, NoPreauth, Attribute("-e "+keySalts(aesEnctypes))); err != nil {
+				return err
+			}
+		}
+		from.trusted = append(from.trusted, to)
+		if err := from.writeOwnKrb5Conf(); err != nil {
+			return err
+		}
+		if from.process != nil {
+			from.Stop()
+			if err := from.Start(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Realm returns the realm's name. The hosts of Krb5Conf belong to it, and localhost.
 func (k *MITKDC) Realm() string { return k.realm }
 
 // Addr returns the KDC's host:port.
@@ -92,14 +179,8 @@ func (k *MITKDC) Dir() string { return k.dir }
 func (k *MITKDC) Krb5ConfFile() string { return filepath.Join(k.dir, "krb5.conf") }
 
 // Env returns the variables that let kinit, curl and other users of libkrb5 find
-// the realm, and
-// a ticket cache in Dir.
-func (k *MITKDC) Env() []string {
-	return []string{
-		"KRB5_CONFIG=" + k.Krb5ConfFile(),
-		"KRB5CCNAME=FILE:" + filepath.Join(k.dir, "krb5cc"),
-	}
-}
+// the realm, and a ticket cache in Dir.
+func (k *MITKDC) Env() []string { return clientEnv(k.dir) }
 
 // Start starts the KDC after Stop, with the same database on the same port.
 func (k *MITKDC) Start(ctx context.Context) error {
@@ -113,6 +194,14 @@ func (k *MITKDC) Start(ctx context.Context) error {
 	pidFile := filepath.Join(k.dir, "krb5kdc.pid")
 	cmd := exec.Command(program, "-n", "-P", pidFile, "-r", k.realm)
 	cmd.Env = k.adminEnv()
+	if k.options.clock != 0 {
+		library, err := faketime()
+		if err != nil {
+			return err
+		}
+		// Not by the program of that name, which would be the process to stop.
+		cmd.Env = append(cmd.Env, "LD_PRELOAD="+library, fmt.Sprintf("FAKETIME=%+d", int64(k.options.clock/time.Second)))
+	}
 	p, err := startProcess("krb5kdc", cmd, filepath.Join(k.dir, "krb5kdc.out"))
 	if err != nil {
 		return err
@@ -241,7 +330,29 @@ func (k *MITKDC) run(ctx context.Context, input, name string, args ...string) (s
 }
 
 func (k *MITKDC) adminEnv() []string {
-	return environment("KRB5_CONFIG="+k.Krb5ConfFile(), "KRB5_KDC_PROFILE="+filepath.Join(k.dir, "kdc.conf"))
+	return environment("KRB5_CONFIG="+k.ownKrb5ConfFile(), "KRB5_KDC_PROFILE="+filepath.Join(k.dir, "kdc.conf"))
+}
+
+// ownKrb5ConfFile is the krb5.conf of the KDC itself. Clients have another one,
+// because they need not know what it knows.
+func (k *MITKDC) ownKrb5ConfFile() string { return filepath.Join(k.dir, "kdc-krb5.conf") }
+
+func (k *MITKDC) writeOwnKrb5Conf() error {
+	conf := Krb5Conf{Realms: append([]Realm{k}, k.trusted...), skew: k.options.skew}
+	return conf.WriteFile(k.ownKrb5ConfFile())
+}
+
+// faketime returns the path of the library that the program faketime loads into
+// others.
+func faketime() (string, error) {
+	libraries, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+	if err == nil && len(libraries) == 0 {
+		err = errors.New("libfaketime.so.1 is missing")
+	}
+	if err != nil {
+		return "", err
+	}
+	return libraries[0], nil
 }
 
 func command(words ...string) string { return strings.Join(words, " ") }

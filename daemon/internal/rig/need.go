@@ -11,8 +11,8 @@ import (
 //go:embed packages.txt
 var packagesText string
 
-// packages maps each program and Apache module of packages.txt to the Debian
-// package that brings it.
+// packages maps each program, Apache module, Python module and file of packages.txt
+// to the Debian package that brings it.
 var packages = parsePackages(packagesText)
 
 func parsePackages(text string) map[string]string {
@@ -33,11 +33,12 @@ type TB interface {
 	Skipf(format string, args ...any)
 }
 
-// Require lets the test go on only if all the named programs and Apache modules
-// (mod_…) are on this machine; the name root asks for that user. If one is
-// missing, the test fails when $SESSIONCTL_RIGS is "require"; otherwise it is
-// skipped, and a line that says so is added to the file that $SESSIONCTL_SKIPPED
-// names, if it is set, so that the run can repeat it where nobody overlooks it.
+// Require lets the test go on only if all the named programs, Apache modules
+// (mod_…), Python modules (py_…) and files (/…) are on this machine; the name root
+// asks for that user. If one is missing, the test fails when $SESSIONCTL_RIGS is
+// "require"; otherwise it is skipped, and a line that says so is added to the file
+// that $SESSIONCTL_SKIPPED names, if it is set, so that the run can repeat it where
+// nobody overlooks it.
 func Require(tb TB, names ...string) {
 	tb.Helper()
 	// Both are read in any case: go test remembers a result together with the
@@ -50,7 +51,11 @@ func Require(tb TB, names ...string) {
 	var needs []string
 	for _, name := range missing {
 		if name != root {
-			name += " (Debian package " + packages[name] + ")"
+			remedy := ""
+			if strings.HasPrefix(name, unpacked) {
+				remedy = ", unpacked by .ci/install-rigs"
+			}
+			name += " (Debian package " + packages[name] + remedy + ")"
 		}
 		needs = append(needs, name)
 	}
@@ -71,9 +76,9 @@ func Require(tb TB, names ...string) {
 // root is the name by which Require and Missing know that user.
 const root = "root"
 
-// Missing returns those of the named programs and Apache modules that are not
-// on this machine, and root if another user runs the test. A name that
-// packages.txt does not hold is a mistake in the test, and panics.
+// Missing returns those of the named programs, modules and files that are not on
+// this machine, and root if another user runs the test. A name that packages.txt does
+// not hold is a mistake in the test, and panics.
 func Missing(names ...string) []string {
 	var missing []string
 	for _, name := range names {
@@ -93,13 +98,33 @@ func Missing(names ...string) []string {
 	return missing
 }
 
-// find returns the path of a program or of an Apache module. An ordinary user's
-// PATH often lacks the directories where Debian keeps its servers.
+// python is Debian's own Python, and pythonModules where its packages bring
+// modules for it. Another Python may stand before it in PATH.
+const (
+	python        = "/usr/bin/python3"
+	pythonModules = "/usr/lib/python3/dist-packages"
+)
+
+// unpacked is where .ci/install-rigs unpacks what conflicts with packages that are
+// installed.
+const unpacked = "/var/cache/sessionctl-rigs/"
+
+// find returns the path of a program, Apache module or file, and for a module of
+// Debian's Python the path of that Python. An ordinary user's PATH often lacks the
+// directories where Debian keeps its servers.
 func find(name string) (string, error) {
 	if strings.HasPrefix(name, "mod_") {
 		path := filepath.Join(apacheModules, name+".so")
 		_, err := os.Stat(path)
 		return path, err
+	}
+	if module, ok := strings.CutPrefix(name, "py_"); ok {
+		_, err := os.Stat(filepath.Join(pythonModules, module))
+		return python, err
+	}
+	if filepath.IsAbs(name) {
+		_, err := os.Stat(name)
+		return name, err
 	}
 	path, err := exec.LookPath(name)
 	if err == nil {

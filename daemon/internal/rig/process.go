@@ -2,11 +2,13 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -121,8 +123,17 @@ func environment(variables ...string) []string {
 	return append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, variables...)
 }
 
-// freePort returns a TCP port on which nothing listens on 127.0.0.1. It lies
-// below Linux's range of ephemeral ports (from 32768), so that no outgoing
+// clientEnv returns the variables that let users of libkrb5 find the realm that
+// dir/krb5.conf describes, and a ticket cache in dir.
+func clientEnv(dir string) []string {
+	return []string{
+		"KRB5_CONFIG=" + filepath.Join(dir, "krb5.conf"),
+		"KRB5CCNAME=FILE:" + filepath.Join(dir, "krb5cc"),
+	}
+}
+
+// freePort returns a port on which nothing listens on 127.0.0.1, neither for TCP
+// nor for UDP. It lies below Linux's range of ephemeral ports (from 32768), so that no outgoing
 // connection takes it before the server does or while the server is stopped.
 func freePort() (int, error) {
 	const low, high = 10240, 32768
@@ -130,9 +141,15 @@ func freePort() (int, error) {
 	for range 100 {
 		port := low + rand.IntN(high-low)
 		var l net.Listener
-		if l, err = net.Listen("tcp", loopback(port)); err == nil {
-			return port, l.Close()
+		if l, err = net.Listen("tcp", loopback(port)); err != nil {
+			continue
 		}
+		var u net.PacketConn
+		if u, err = net.ListenPacket("udp", loopback(port)); err != nil {
+			l.Close()
+			continue
+		}
+		return port, errors.Join(l.Close(), u.Close())
 	}
 	return 0, fmt.Errorf("find a free port: %w", err)
 }

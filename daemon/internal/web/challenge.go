@@ -1,6 +1,9 @@
 package web
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Challenge is one challenge of a WWW-Authenticate or Proxy-Authenticate
 // field (RFC 9110, section 11.6.1).
@@ -17,7 +20,7 @@ type Challenge struct {
 // several fields, several challenges in one field, any case, empty list
 // elements and commas inside quoted strings. What cannot be read is passed
 // over up to the next comma, so that one product's malformed challenge does not
-// hide another scheme.
+// hide another scheme. A quote that is never closed is a byte like any other.
 func ParseChallenges(values []string) []Challenge {
 	var all []Challenge
 	for _, v := range values {
@@ -34,6 +37,27 @@ func FindChallenge(cs []Challenge, scheme string) *Challenge {
 		}
 	}
 	return nil
+}
+
+// schemes lists the schemes of challenges for a message, as far as a person
+// would read.
+func schemes(cs []Challenge) string {
+	const most, longest = 8, 32
+	var names []string
+	for _, c := range cs {
+		name := c.Scheme
+		if len(name) > longest {
+			name = name[:longest] + "…"
+		}
+		if slices.Contains(names, name) {
+			continue
+		}
+		if len(names) == most {
+			return strings.Join(names, ", ") + " and others"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 func parseChallengeList(all []Challenge, s string) []Challenge {
@@ -94,7 +118,12 @@ func (p *challengeParser) credentials(c *Challenge) {
 	p.param(c, name)
 }
 
-type challengeParser struct{ s string }
+type challengeParser struct {
+	s string
+	// open says that a quote was found which nothing closes. No later quote is
+	// closed either: looking for its end each time would take for ever.
+	open bool
+}
 
 func (p *challengeParser) peek() byte {
 	if p.s == "" {
@@ -145,10 +174,9 @@ func (p *challengeParser) token68() string {
 
 func (p *challengeParser) param(c *Challenge, name string) {
 	p.skip(" \t")
-	value := ""
-	if p.peek() == '"' {
-		value = p.quoted()
-	} else {
+	value, ok := p.quoted()
+	if !ok {
+		p.skip(`"`)
 		value = p.token()
 	}
 	if c.Params == nil {
@@ -163,7 +191,11 @@ func (p *challengeParser) param(c *Challenge, name string) {
 	}
 }
 
-func (p *challengeParser) quoted() string {
+// quoted reads a quoted string, if there is one that ends.
+func (p *challengeParser) quoted() (string, bool) {
+	if p.open || p.peek() != '"' {
+		return "", false
+	}
 	var b strings.Builder
 	for i := 1; i < len(p.s); i++ {
 		switch c := p.s[i]; {
@@ -172,21 +204,19 @@ func (p *challengeParser) quoted() string {
 			b.WriteByte(p.s[i])
 		case c == '"':
 			p.s = p.s[i+1:]
-			return b.String()
+			return b.String(), true
 		default:
 			b.WriteByte(c)
 		}
 	}
-	p.s = "" // never closed
-	return b.String()
+	p.open = true
+	return "", false
 }
 
 // skipElement goes to the next comma outside quotes.
 func (p *challengeParser) skipElement() {
 	for p.s != "" && p.s[0] != ',' {
-		if p.s[0] == '"' {
-			p.quoted()
-		} else {
+		if _, ok := p.quoted(); !ok {
 			p.s = p.s[1:]
 		}
 	}

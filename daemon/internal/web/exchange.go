@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"io"
 	"maps"
 	"net"
@@ -21,7 +22,7 @@ const (
 	maxHops        = 10
 	maxHeaderBytes = 256 << 10
 	maxBodyBytes   = 1 << 20
-	maxTokens      = 2 // Negotiate tokens for one URL
+	maxTokens      = 2 // Negotiate tokens for one URL, and of one request for the proxy
 )
 
 // Options say how an Exchange may behave.
@@ -36,6 +37,16 @@ type Options struct {
 	UserAgent string
 	// Negotiate answers Negotiate challenges; nil: they are left unanswered.
 	Negotiate Negotiator
+	// SPN is the service principal name of Base's host, "" for the one that SPN
+	// computes. Other hosts keep theirs.
+	SPN string
+	// Mutual says whether a service has to prove itself.
+	Mutual MutualPolicy
+	// Bindings says whether tokens are bound to the TLS connection.
+	Bindings BindingPolicy
+	// Proxy is what all requests go through; nil: nothing. What the Host field
+	// and the site's SPN hold does not depend on it.
+	Proxy *Proxy
 	// Dial replaces the dialling of TCP connections.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Now replaces time.Now.
@@ -44,11 +55,13 @@ type Options struct {
 
 // Exchange is one dialogue with a site: requests one after the other that
 // share cookies and connections. Two exchanges share no connection, so that a
-// server which binds a login to a connection cannot lend it to a probe.
+// server or a proxy which binds a login to a connection (IIS, Squid) can lend it
+// neither to a probe nor to another user.
 // It is not safe for concurrent use. Close it.
 type Exchange struct {
 	o         Options
 	transport *http.Transport
+	proxy     *passage // nil: none
 	jar       *Jar
 	userAgent string
 	tokens    map[string]int // Negotiate tokens spent, by URL
@@ -63,7 +76,7 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	return &Exchange{
+	x := &Exchange{
 		o: o,
 		transport: &http.Transport{
 			DialContext:            dial,
@@ -77,6 +90,11 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 		userAgent: cmp.Or(o.UserAgent, product()),
 		tokens:    map[string]int{},
 	}
+	if o.Proxy != nil {
+		x.proxy = &passage{Proxy: o.Proxy}
+		o.Proxy.through(x.transport)
+	}
+	return x
 }
 
 // product is what the agent calls itself (RFC 9110, section 10.1.5).
@@ -143,7 +161,10 @@ type Response struct {
 	Mutual bool
 	// SetCookies counts the Set-Cookie fields of the whole chain.
 	SetCookies int
-	refusal    error // why the last Negotiate token was not accepted
+
+	certificate *x509.Certificate // that the site showed; nil without TLS
+	spn         string            // for which tokens were made
+	refusal     *api.Error        // why the last Negotiate token was not accepted
 }
 
 // Get requests a URL, follows redirects as far as they stay at allowed
@@ -271,12 +292,26 @@ func (o Options) Permit(u *url.URL) error {
 
 // send makes one request and keeps the cookies of its response.
 func (x *Exchange) send(ctx context.Context, r Request) (*Response, error) {
+	resp, err := x.ask(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	x.keep(resp)
+	return resp, nil
+}
+
+// keep takes the cookies of a response.
+func (x *Exchange) keep(r *Response) { x.jar.Set(r.URL, r.Header["Set-Cookie"], x.o.Now()) }
+
+// roundTrip makes one request: directly, or as an attempt to get through the
+// proxy. The cookies of its response are not yet kept.
+func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Response, error) {
 	u := r.URL
 	var content io.Reader
 	if r.Body != nil {
 		content = bytes.NewReader(r.Body)
 	}
-	req, err := http.NewRequestWithContext(ctx, cmp.Or(r.Method, http.MethodGet), u.String(), content)
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, attemptKey{}, a), cmp.Or(r.Method, http.MethodGet), u.String(), content)
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + Shown(u),
 			Remedy: "check url, login_url and probe_url", Err: err}
@@ -290,27 +325,51 @@ func (x *Exchange) send(ctx context.Context, r Request) (*Response, error) {
 		req.Header.Set("Cookie", c)
 	}
 	maps.Copy(req.Header, r.Header)
-	if req.Header.Get("Authorization") != "" || r.Body != nil {
+	forwarded := a != nil && !a.tunnel // the proxy reads the request
+	if forwarded {
+		credentials, err := a.authorize()
+		if err != nil {
+			return nil, err
+		}
+		if credentials != "" {
+			req.Header.Set(authorization, credentials)
+		}
+	}
+	if req.Header.Get("Authorization") != "" || req.Header.Get(authorization) != "" || r.Body != nil {
 		// net/http sends a request again when a kept-alive connection breaks
 		// under it; a token must not be sent twice, nor a password.
 		x.transport.CloseIdleConnections()
 	}
+	failure := transportError
+	if a != nil {
+		failure = a.failure
+	}
 	resp, err := x.transport.RoundTrip(req)
 	if err != nil {
-		return nil, transportError(ctx, u, err)
+		return nil, failure(ctx, u, err)
 	}
 	defer resp.Body.Close()
+	if forwarded {
+		if err := a.judge(resp.StatusCode, resp.Header); err != nil {
+			return nil, err
+		}
+	} else if resp.StatusCode == http.StatusProxyAuthRequired {
+		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: Shown(u) + " answers 407, as only a proxy on the way may",
+			Remedy: "if there is one, name it as the site's proxy; else ask whoever runs the site"}
+	}
 	var body bytes.Buffer
 	if _, err := io.Copy(&body, io.LimitReader(resp.Body, maxBodyBytes)); err != nil {
-		return nil, transportError(ctx, u, err)
+		return nil, failure(ctx, u, err)
 	}
-	lines := resp.Header["Set-Cookie"]
-	x.jar.Set(u, lines, x.o.Now())
-	return &Response{
+	answer := &Response{
 		URL: u, Status: resp.StatusCode, Header: resp.Header, Body: body.Bytes(),
 		Challenges: ParseChallenges(resp.Header["Www-Authenticate"]),
-		SetCookies: len(lines),
-	}, nil
+		SetCookies: len(resp.Header["Set-Cookie"]),
+	}
+	if u.Scheme == secureScheme && resp.TLS != nil { // else the TLS is the proxy's
+		answer.certificate = resp.TLS.PeerCertificates[0]
+	}
+	return answer, nil
 }
 
 // Shown is a web address as it may stand in a message: without query, fragment,

@@ -29,17 +29,28 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tokens is a Negotiator whose tokens say how they were asked for. The
-// server's proof "good" is right, "refused" is a refusal, all else is wrong.
+// tokens is a Negotiator that counts its tokens and remembers how they were
+// asked for. The server's proof "good" is right, "accepted" is none, "refused"
+// and "rejected" are refusals, all else is wrong.
 type tokens struct {
-	spns  []string
-	fresh []bool
-	err   error
+	mu      sync.Mutex
+	name    string // in the tokens
+	size    int    // of a token, at least
+	spns    []string
+	fresh   []bool
+	options []InitiateOptions
+	err     error
 }
 
-func (n *tokens) Initiate(_ context.Context, spn string, fresh bool) (Negotiation, error) {
-	n.spns, n.fresh = append(n.spns, spn), append(n.fresh, fresh)
-	return negotiation(fmt.Sprintf("CANARY-token-%d", len(n.spns))), n.err
+func (n *tokens) Initiate(ctx context.Context, spn string, o InitiateOptions) (Negotiation, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n.spns, n.fresh, n.options = append(n.spns, spn), append(n.fresh, o.Fresh), append(n.options, o)
+	token := fmt.Sprintf("CANARY-%stoken-%d", n.name, len(n.spns))
+	return negotiation(token + strings.Repeat(".", max(0, n.size-len(token)))), n.err
 }
 
 type negotiation string
@@ -50,6 +61,10 @@ func (negotiation) Verify(b []byte) (bool, error) {
 	switch string(b) {
 	case "good":
 		return true, nil
+	case "accepted":
+		return false, nil
+	case "rejected":
+		return false, &api.Error{Code: api.NegotiateRejected, Remedy: "x"}
 	case "refused":
 		return false, &api.Error{Code: api.ServiceKeyMismatch, Remedy: "x"}
 	}

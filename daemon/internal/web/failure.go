@@ -22,6 +22,7 @@ const (
 	askAgain     = "ask again later; if it stays so, ask whoever runs the site"
 	checkSite    = "check the site's url and whether the site is up, then ask again"
 	checkTLS     = "ask whoever runs the site to mend its certificate, or check the site's url"
+	checkProxy   = "check the proxy's url and whether the proxy is up, then ask again"
 	askNegotiate = "ask whoever runs the site to enable Kerberos (Negotiate) there"
 )
 
@@ -29,7 +30,11 @@ const (
 // kernel's or fixed ones of crypto/tls: net/http quotes what the server sent,
 // which may be a cookie.
 func transportError(ctx context.Context, u *url.URL, err error) error {
-	o := OriginOf(u).String()
+	return classify(ctx, OriginOf(u).String(), err)
+}
+
+// classify is transportError for whoever did not answer.
+func classify(ctx context.Context, o string, err error) *api.Error {
 	var dns *net.DNSError
 	var unknownCA x509.UnknownAuthorityError
 	var hostname x509.HostnameError
@@ -112,30 +117,6 @@ func retryAfter(r *Response) string {
 		return t.UTC().Format(time.RFC3339)
 	}
 	return ""
-}
-
-// Refused returns why a chain ended with 401.
-func (r *Response) Refused() error {
-	if r.refusal != nil {
-		return r.refusal
-	}
-	at := Shown(r.URL)
-	if FindChallenge(r.Challenges, negotiateScheme) != nil {
-		return &api.Error{Code: api.NegotiateRejected, Detail: at + " still asks for Negotiate after two tokens",
-			Remedy: "ask whether the service's keytab fits " + SPN(r.URL) + " and whether this user may log in there"}
-	}
-	var schemes []string
-	for _, c := range r.Challenges {
-		schemes = append(schemes, c.Scheme)
-	}
-	switch {
-	case len(schemes) == 0:
-		return &api.Error{Code: api.NoChallenge, Detail: at + " answers 401 without a challenge",
-			Remedy: "check login_url and user_agent: some gates ask only certain agents"}
-	case len(schemes) == 1 && schemes[0] == "ntlm":
-		return &api.Error{Code: api.NTLMOnly, Detail: at + " offers only NTLM", Remedy: askNegotiate}
-	}
-	return &api.Error{Code: api.ChallengeUnsupported, Detail: at + " offers only " + strings.Join(schemes, ", "), Remedy: askNegotiate}
 }
 
 // Shown returns the response's URL as it may stand in a message.

@@ -1,0 +1,153 @@
+package ccache
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loads checks that the client's tickets come out of a cache.
+func loads(t *testing.T, name string, client Principal) *Cache {
+	t.Helper()
+	c, err := Load(t.Context(), name, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Principal.equal(client) {
+		t.Errorf("%s is the cache of %s, not of %s", name, c.Principal, client)
+	}
+	return c
+}
+
+// unusable checks that there is nothing for the client in a cache, and that the
+// error says all of words.
+func unusable(t *testing.T, err error, words ...string) {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) || e.Code != api.CCacheUnusable || e.Remedy == "" {
+		t.Errorf("error %v", err)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(e.Detail+"\n"+e.Remedy, word) {
+			t.Errorf("%q, remedy %q: nothing of %q", e.Detail, e.Remedy, word)
+		}
+	}
+	if strings.Contains(e.Detail+e.Remedy+err.Error(), "CANARY") {
+		t.Errorf("a secret is in %q", e.Detail)
+	}
+}
+
+func TestFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "krb5cc")
+	write(t, path, encode(t, sample(alice)))
+	for _, name := range []string{path, "FILE:" + path} {
+		if got := loads(t, name, Principal{Realm: alice.Realm, Components: alice.Components}); !reflect.DeepEqual(got, sample(alice)) {
+			t.Errorf("%+v", got)
+		}
+	}
+	_, err := Load(t.Context(), path, bob)
+	unusable(t, err, "bob@CCACHE.TEST", "alice@CCACHE.TEST", "kinit -c "+path)
+
+	// Another cache under the same name is seen.
+	next := filepath.Join(dir, "next")
+	write(t, next, encode(t, sample(bob)))
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+	loads(t, path, bob)
+
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "empty"), nil)
+	write(t, filepath.Join(dir, "text"), []byte("CANARY-password\n"))
+	write(t, filepath.Join(dir, "short"), encode(t, sample(alice))[:20])
+	write(t, filepath.Join(dir, "large"), append(encode(t, sample(alice)), make([]byte, maxSize)...))
+	for name, word := range map[string]string{
+		"nothing": "no such file", "fifo": "not a regular file", ".": "not a regular file", "large": "larger than 4096 KiB",
+		"empty": "not a ticket cache", "text": "not a ticket cache", "short": "ends before",
+	} {
+		_, err := Load(t.Context(), "FILE:"+filepath.Join(dir, name), alice)
+		unusable(t, err, word, "kinit -c FILE:")
+	}
+	_, err = Load(t.Context(), "FILE:/dev/zero", alice)
+	unusable(t, err, "not a regular file")
+}
+
+func TestDirectory(t *testing.T) {
+	dir := t.TempDir()
+	name := "DIR:" + dir
+	path := func(name string) string { return filepath.Join(dir, name) }
+	_, err := Load(t.Context(), name, alice)
+	unusable(t, err, "nothing is there", "kinit -c "+name+" alice@CCACHE.TEST")
+
+	write(t, path("krb5cc"), encode(t, sample(alice))) // not one of the collection
+	_, err = Load(t.Context(), name, alice)
+	unusable(t, err, "nothing is there")
+
+	first, second := sample(alice), sample(alice)
+	first.Credentials = first.Credentials[:1]
+	write(t, path("tkt1"), encode(t, first))
+	write(t, path("tkt2"), encode(t, second))
+	write(t, path("tkt3"), encode(t, sample(bob)))
+	loads(t, name, bob)
+	loads(t, "DIR::"+path("tkt3"), bob)
+	_, err = Load(t.Context(), "DIR::"+path("tkt3"), alice)
+	unusable(t, err, "bob@CCACHE.TEST")
+	for primary, want := range map[string]*Cache{"tkt1\n": first, "tkt2\n": second, "tkt3\n": first, "tkt9\n": first, "../tkt2\n": first, "": first, "tkt2": second} {
+		write(t, path("primary"), []byte(primary))
+		if got := loads(t, name, alice); !reflect.DeepEqual(got, want) {
+			t.Errorf("primary %q: %d credentials", primary, len(got.Credentials))
+		}
+	}
+
+	// A damaged one matters only to whom no other belongs.
+	write(t, path("tkt"), []byte("CANARY-password"))
+	loads(t, name, alice)
+	_, err = Load(t.Context(), name, Principal{Realm: "CCACHE.TEST", Components: []string{"carol"}})
+	unusable(t, err, path("tkt")+": not a ticket cache")
+	_, err = Load(t.Context(), "DIR:"+path("none"), alice)
+	unusable(t, err, "no such file")
+}
+
+func TestOtherTypes(t *testing.T) {
+	for name, word := range map[string]string{
+		"MEMORY:x": "process that made it", "API:x": `"API"`, "MSLSA:": `"MSLSA"`, "file:/tmp/x": `"file"`, ":x": `""`, "": "no such file",
+		"KEYRING:process:x": "process that made it", "KEYRING:thread:x": "process that made it", "KEYRING:nonsense:x": `"nonsense"`,
+		"KEYRING:persistent:me": "not a uid", "KEYRING:persistent:-1": "not a uid",
+	} {
+		_, err := Load(t.Context(), name, alice)
+		unusable(t, err, word, "kinit -c ")
+	}
+	_, err := load(t.Context(), "KCM:", alice, filepath.Join(t.TempDir(), "socket"))
+	unusable(t, err, "no KCM daemon", "kinit -c FILE:")
+}
+
+func TestEndedContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "krb5cc")
+	write(t, path, encode(t, sample(alice)))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, name := range []string{path, "DIR:" + filepath.Dir(path), "KCM:", "KEYRING:user:x"} {
+		if c, err := Load(ctx, name, alice); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// proxy is how a site is reached: a [proxy.NAME] of the configuration, or what
+// the environment names.
+type proxy struct {
+	url           *url.URL
+	credential    *Credential // nil: none
+	spn           string
+	mutual        web.MutualPolicy
+	insecureBasic bool
+	// inURL is the user and password in a URL of the environment, or nil.
+	inURL web.ProxyPassword
+}
+
+// noProxy is the value of a site's proxy setting that leaves the environment's
+// alone.
+const noProxy = "none"
+
+// newProxy reads a [proxy.NAME].
+func newProxy(name string, t proxyTable, credentials map[string]*Credential) (*proxy, error) {
+	wrong := func(detail string) (*proxy, error) {
+		return nil, &api.Error{Code: api.ConfigInvalid, Detail: detail}
+	}
+	u, err := url.Parse(t.URL)
+	switch {
+	case name == noProxy:
+		return wrong("none is what a site writes that has no proxy; choose another name")
+	case t.URL == "":
+		return wrong("url is missing")
+	case err != nil:
+		return wrong("url is not a web address")
+	case u.User != nil:
+		return wrong("url must not hold a user name or password; name a credential")
+	case !web.MutualPolicy(t.MutualAuth).Valid():
+		return wrong("mutual_auth is none of off, if-offered and required")
+	}
+	if err := web.CheckProxy(u); err != nil {
+		return nil, err
+	}
+	p := &proxy{url: u, spn: t.SPN, mutual: web.MutualPolicy(t.MutualAuth), insecureBasic: t.InsecureBasic}
+	if t.SPN != "" {
+		if err := krb.CheckSPN(t.SPN); err != nil {
+			return wrong("spn: " + api.AsError(err).Detail)
+		}
+	}
+	if t.Credential != "" {
+		if p.credential = credentials[t.Credential]; p.credential == nil {
+			return wrong("there is no [credential." + t.Credential + "]")
+		}
+	}
+	return p, nil
+}
+
+// siteProxy returns the proxy of a site by its setting: none, a name, or by
+// default what the environment says, with the credentials of a [proxy.NAME] of
+// the same address.
+func siteProxy(site *url.URL, setting string, proxies map[string]*proxy) (*proxy, error) {
+	switch {
+	case setting == noProxy:
+		return nil, nil
+	case setting != "":
+		if p := proxies[setting]; p != nil {
+			return p, nil
+		}
+		return nil, &api.Error{Code: api.ConfigInvalid, Detail: "there is no [proxy." + setting + "]"}
+	}
+	u, err := web.ProxyFromEnvironment(site)
+	if u == nil || err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(proxies)) {
+		p := proxies[name]
+		if u.User == nil && web.OriginOf(p.url) == web.OriginOf(u) {
+			return p, nil
+		}
+	}
+	p := &proxy{url: u}
+	if u.User != nil {
+		// The environment was written for tools that know no better.
+		p.inURL, p.insecureBasic = web.UserPassword(u.User), true
+	}
+	return p, nil
+}
