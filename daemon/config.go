@@ -191,6 +191,9 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies); err != nil {
 			return nil, wrong("%s", api.AsError(err).Detail)
 		}
+		if s.proxy != nil && s.proxy.inURL != nil && s.proxy.url.Scheme == "http" {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: the environment's proxy URL holds a password, which goes over the network in clear", name))
+		}
 		s.fingerprint += "/" + s.Credential.account()
 		if s.fallback != nil {
 			s.fingerprint += "/" + s.fallback.account()

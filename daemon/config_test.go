@@ -346,7 +346,7 @@ func TestEnvironmentProxy(t *testing.T) {
 	}
 	t.Setenv("https_proxy", "http://user:CANARY-password@proxy.corp.example:3128")
 	cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
-	if err != nil || cfg.Sites[0].proxy.inURL == nil {
+	if err != nil || cfg.Sites[0].proxy.inURL == nil || len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], "in clear") || strings.Contains(cfg.Warnings[0], "CANARY") {
 		t.Errorf("a password in the URL: %v", err)
 	}
 }

@@ -15,15 +15,16 @@ import (
 )
 
 func (a *app) login() *cobra.Command {
-	var retry, password, cookie bool
+	var retry, password, cookie, proxy bool
 	c := a.siteCommand("login", "Log in now; bring a password or a browser's cookie", `Log in at a site now, whether or not a session lives.
 
 After a refusal the agent does not try the same secret again by itself, so that
 no account is locked. --retry lifts that for one attempt.
 
-A site whose credential has a username needs its password once: on a terminal
-login asks for it, --password-stdin reads it. It is kept, encrypted, after the
-site has accepted it.
+A site whose credential has no keytab and no ccache needs a password once: on a
+terminal login asks for it, --password-stdin reads it. It is kept, encrypted, after
+the site, or the principal's realm, has accepted it. With --proxy it is the
+password for the proxy that the site is reached through.
 
 --cookie-stdin adopts a session that a person made in a browser: the value of
 the Cookie header of a request that worked. Like any session it is served only
@@ -31,15 +32,18 @@ after the site has named the right user for it.`)
 	c.Flags().BoolVar(&retry, "retry", false, "lift a latched refusal for one attempt")
 	c.Flags().BoolVar(&password, "password-stdin", false, "read the password from standard input")
 	c.Flags().BoolVar(&cookie, "cookie-stdin", false, "read a browser's Cookie header from standard input")
+	c.Flags().BoolVar(&proxy, "proxy", false, "the password is for the site's proxy")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := &pb.LoginRequest{Site: args[0], Retry: retry}
+		r := &pb.LoginRequest{Site: args[0], Retry: retry, Proxy: proxy}
 		s, err := a.client.Sessions()
 		switch {
-		case cookie && (password || retry):
+		case cookie && (password || retry || proxy):
 			return usage("--cookie-stdin stands alone")
+		case proxy && !password && !terminal(a.stdin):
+			return usage("--proxy needs --password-stdin where there is no terminal")
 		case err != nil:
 			return err
-		case password:
+		case password || proxy:
 			r.Password, err = a.readSecret(c.Context(), "Password for "+r.GetSite()+": ")
 		case cookie:
 			r.Cookie, err = a.readSecret(c.Context(), "Cookie for "+r.GetSite()+": ")
@@ -49,6 +53,10 @@ after the site has named the right user for it.`)
 		}
 		login := func(ctx context.Context) error {
 			resp, err := s.Login(ctx, r)
+			if err == nil && proxy {
+				a.warn(r.GetSite(), "the proxy's password is kept")
+				return nil
+			}
 			if err == nil {
 				a.flags(resp.GetSession())
 				a.warn(r.GetSite(), "logged in as "+resp.GetSession().GetUser())

@@ -87,6 +87,7 @@ type site struct {
 	rotate  bool          // a new value with every probe
 	delay   time.Duration // of logins and probes
 	loginE  error
+	ticketE error // of logins by ticket
 	probeE  error
 	ready   error  // what keeps the credential from being used
 	extra   string // a further Set-Cookie line of each login
@@ -148,6 +149,9 @@ func (s *site) Login(ctx context.Context, x *web.Exchange, p login.Password) err
 	s.logins++
 	if s.loginE != nil {
 		return s.loginE
+	}
+	if p == nil && s.ticketE != nil {
+		return s.ticketE
 	}
 	s.issue(x)
 	return nil

@@ -272,7 +272,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	case e.Code.Refusal():
 		// Callers at the credential's other sites may not know this one.
 		others = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
-	case a.unseen:
+	case a.unseen, e.Code == api.ProxyAuthRequired, e.Code == api.ProxyAuthFailed: // no further than the proxy
 	case unanswered(e.Code):
 		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.past(a.p.verifier(), a.p.user, pw), e)
 	default: // an answer, and not that of a login
@@ -289,7 +289,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 // password: there was no answer, or that of a server in trouble.
 func unanswered(c api.Code) bool {
 	switch c {
-	case api.DNSError, api.NetworkError, api.Timeout, api.TLSError, api.RateLimited, api.Maintenance, api.Server5xx, api.Deadline, api.Unknown:
+	case api.DNSError, api.NetworkError, api.Timeout, api.TLSError, api.RateLimited, api.Maintenance, api.Server5xx, api.ProxyError, api.Deadline, api.Unknown:
 		return true
 	}
 	return false

@@ -93,7 +93,7 @@ func (x *asExchange) ask(ctx context.Context, preauth types.PADataSequence) (rep
 		PVNO:    iana.PVNO,
 		MsgType: msgtype.KRB_AS_REQ,
 		PAData:  slices.Clone(preauth),
-		ReqBody: x.e.body(tgs, nametype.KRB_NT_SRV_INST, x.src.etypes, x.offset),
+		ReqBody: x.e.body(x.src.client, tgs, nametype.KRB_NT_SRV_INST, x.src.etypes, x.offset),
 	}}
 	x.req.ReqBody.CName = x.src.client.name(nametype.KRB_NT_PRINCIPAL)
 	if x.src.noPAC {
@@ -279,25 +279,25 @@ func (s source) keyFor(etype int32, pas types.PADataSequence) (types.EncryptionK
 	return s.key(etype, "", nil)
 }
 
-// body is a KDC-REQ-BODY: no addresses, names as they are, and what krb5.conf
-// has of a TGT's options. offset is that of the KDC's clock.
-func (e *Engine) body(server Principal, nameType int32, etypes []int32, offset time.Duration) messages.KDCReqBody {
-	now := e.now().Add(offset).UTC()
+// body is a KDC-REQ-BODY: no addresses, names as they are, and the options that
+// krb5.conf has for the client's realm. offset is that of the KDC's clock.
+func (e *Engine) body(client, server Principal, nameType int32, etypes []int32, offset time.Duration) messages.KDCReqBody {
+	now, config := e.now().Add(offset).UTC(), e.config.ForRealm(client.Realm)
 	b := messages.KDCReqBody{
 		KDCOptions: types.NewKrbFlags(),
 		Realm:      server.Realm,
 		SName:      server.name(nameType),
-		Till:       now.Add(e.config.TicketLifetime()),
+		Till:       now.Add(config.TicketLifetime()),
 		Nonce:      nonce(),
 		EType:      etypes,
 	}
-	if e.config.Forwardable() {
+	if config.Forwardable() {
 		types.SetFlag(&b.KDCOptions, flags.Forwardable)
 	}
-	if e.config.Proxiable() {
+	if config.Proxiable() {
 		types.SetFlag(&b.KDCOptions, flags.Proxiable)
 	}
-	if life := e.config.RenewLifetime(); life > 0 {
+	if life := config.RenewLifetime(); life > 0 {
 		types.SetFlag(&b.KDCOptions, flags.Renewable)
 		b.RTime = now.Add(life)
 	}

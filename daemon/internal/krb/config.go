@@ -350,7 +350,7 @@ func (f *fileParser) include(directive, name string) error {
 // with a dot, and it ends in .conf or has only letters, digits, dashes and
 // underscores.
 func includable(name string) bool {
-	if name[0] == '.' || strings.HasSuffix(name, ".conf") {
+	if strings.HasSuffix(name, ".conf") {
 		return name[0] != '.'
 	}
 	return !strings.ContainsFunc(name, func(r rune) bool {

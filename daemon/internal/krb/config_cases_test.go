@@ -136,7 +136,7 @@ includedir DIR/pubconf/krb5.include.d/
   a.test = A.TEST
   x.a.test = A.TEST
 `,
-		"krb5.conf.d/x": "", "pubconf/krb5.include.d/domain_realm": "[domain_realm]\n.a.test = B.TEST\n",
+		"krb5.conf.d/x": "", "pubconf/krb5.include.d/domain_realm": "[domain_realm]\n.a.test = A.TEST\n.sub.a.test = B.TEST\n",
 	}},
 	"FreeIPA with a KDC proxy": {text: "[realms]\nA.TEST = {\n  kdc = https://ipa.a.test/KdcProxy\n  kpasswd_server = https://ipa.a.test/KdcProxy\n}\nB.TEST = {\nkdc = https://ipa.b.test:8443/KdcProxy\nkdc = kdc.b.test\n}\n"},
 	"realmd and Active Directory": {text: `[libdefaults]

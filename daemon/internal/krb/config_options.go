@@ -64,8 +64,8 @@ func (c *Config) DNSLookupKDC() bool {
 	return true
 }
 
-// UDPPreferenceLimit returns the size of a message in bytes from which on TCP
-// is tried before UDP.
+// UDPPreferenceLimit returns the size of a message, in bytes, above which TCP is
+// tried before UDP.
 func (c *Config) UDPPreferenceLimit() int {
 	r, ok := c.option("udp_preference_limit")
 	n, valid := integer(r.value)
@@ -306,6 +306,13 @@ func (c *Config) CheckRealm(realm string) error {
 		Remedy: fmt.Sprintf("add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", realm)}
 }
 
+// scalars are the options of [libdefaults] that the agent heeds.
+var scalars = []string{
+	"default_realm", "ticket_lifetime", "renew_lifetime", "forwardable", "proxiable",
+	"dns_canonicalize_hostname", "dns_lookup_kdc", "dns_fallback", "udp_preference_limit", "kdc_timesync",
+	"default_tkt_enctypes", "default_tgs_enctypes", "permitted_enctypes", "allow_weak_crypto",
+}
+
 // check refuses values with which MIT's library refuses the file or fails at
 // each login, and warns of those that it passes over. It judges what
 // [libdefaults] says to single realms as well.
@@ -380,10 +387,10 @@ func (c *Config) checkRelations(where []string, all []relation) error {
 			}
 		}
 	}
-	if where[0] == "libdefaults" || where[0] == "domain_realm" {
+	if where[0] == "libdefaults" && slices.Contains(scalars, tag) || where[0] == "domain_realm" {
 		for _, r := range all[1:] {
 			if r.source == first.source && r.value != first.value {
-				c.warnf(r.at, "the first %s counts, which is at %s:%d", tag, first.at.file, first.at.line)
+				c.warnf(r.at, "the first %s counts, which is at %s:%d", quote(tag), first.at.file, first.at.line)
 			}
 		}
 	}

@@ -291,9 +291,9 @@ DIR/krb5.conf:18: "banana" is no encryption type that MIT krb5 knows and allows:
 DIR/krb5.conf:18: "des-cbc-crc" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
 DIR/krb5.conf:18: "rc4-hmac-exp" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
 DIR/krb5.conf:13: "yes" is no number, and has no effect: "kdc_timesync = yes"
-DIR/more:4: the first a.test counts, which is at DIR/more:2: "a.test = B.TEST"
+DIR/more:4: the first "a.test" counts, which is at DIR/more:2: "a.test = B.TEST"
 DIR/krb5.conf:15: "sure" is neither yes nor no, and taken for no: "forwardable = sure"
-DIR/krb5.conf:7: the first default_realm counts, which is at DIR/krb5.conf:5: "default_realm = B.TEST"
+DIR/krb5.conf:7: the first "default_realm" counts, which is at DIR/krb5.conf:5: "default_realm = B.TEST"
 DIR/krb5.conf:12: "\\" is neither yes nor no, and taken for no: "dns_lookup_kdc = \\"
 DIR/krb5.conf:10: "true # yes" is neither yes nor no, and taken for no: "forwardable = true # yes"
 DIR/krb5.conf:11: "f" is neither yes nor no, and taken for no: "proxiable = f"
@@ -301,6 +301,19 @@ DIR/krb5.conf:8: it means 1s; "w" has no effect: "ticket_lifetime = 1w"
 DIR/krb5.conf:27: the agent does not speak to KDC proxies: "kdc = https://proxy.a.test/KdcProxy"`, "DIR", dir), "\n")
 	if got := c.Warnings(); !slices.Equal(got, want) {
 		t.Errorf("warnings\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What distributions install gives no cause.
+func TestConfigNoWarnings(t *testing.T) {
+	for _, name := range []string{"Debian", "RHEL 9", "Fedora", "FreeIPA", "SUSE", "lifetimes, comment"} {
+		c := configCases[name]
+		if c.text != "" {
+			c.files = map[string]string{"krb5.conf": c.text}
+		}
+		if c, err := LoadConfig(filepath.Join(write(t, c.files), "krb5.conf")); err != nil || len(c.Warnings()) > 0 {
+			t.Errorf("%s: %v, warnings %q", name, err, c.Warnings())
+		}
 	}
 }
 

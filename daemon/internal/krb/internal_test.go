@@ -138,9 +138,17 @@ func FuzzParseReply(f *testing.F) {
 	if err := os.WriteFile(path, kdc.Keytab("svc"), 0o600); err != nil {
 		f.Fatal(err)
 	}
+	conf := filepath.Join(f.TempDir(), "krb5.conf")
+	if err := os.WriteFile(conf, []byte(kdc.Krb5Conf()), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	config, err := LoadConfig(conf)
+	if err != nil {
+		f.Fatal(err)
+	}
 	var replies [][]byte
 	e := New(Options{
-		Config:  &Config{relations: map[string][]relation{"realms\x00R\x00kdc": {{value: kdc.Addr()}}}, lifetime: time.Hour},
+		Config:  config,
 		Records: none{}, Latch: none{}, Log: slog.New(slog.DiscardHandler),
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, address)

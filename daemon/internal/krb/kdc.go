@@ -20,6 +20,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/messages"
+
 	"github.com/sessionctl/sessionctl/api"
 )
 
@@ -272,7 +273,10 @@ func (k *realmKDCs) lookup(ctx context.Context, known servers) (servers, time.Du
 			if len(r.addrs) > 0 { // no long wait for the other
 				defer time.AfterFunc(hedge, cancel).Stop()
 			}
-			if said[r.network] = "not offered"; r.err != nil {
+			switch {
+			case r.err == nil:
+				said[r.network] = "not offered"
+			case ctx.Err() == nil:
 				said[r.network] = r.err.Error()
 			}
 		case <-ctx.Done():

@@ -211,6 +211,9 @@ func (e *Engine) service(spn string) (Principal, error) {
 	return p, nil
 }
 
+// maxAliases is the longest chain of CNAME records that is followed.
+const maxAliases = 8
+
 // canonical returns the service under its host's canonical name in the DNS. That
 // is asked only when no KDC knows the name as it was typed: who answers instead
 // of the DNS can then have a token made for a service that the KDC does know,
@@ -219,13 +222,16 @@ func (e *Engine) canonical(ctx context.Context, server Principal) (Principal, er
 	if !e.config.CanonicalizeHostname() {
 		return Principal{}, errors.New("krb5.conf forbids to ask the DNS")
 	}
-	name, err := e.dns.LookupCNAME(ctx, server.Components[1])
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if err == nil && (name == "" || name == server.Components[1]) {
-		err = errors.New("the name is canonical")
+	name := server.Components[1]
+	for range maxAliases { // of a chain, net.Resolver tells but the next name
+		next, err := e.dns.LookupCNAME(ctx, name)
+		if next = strings.ToLower(strings.TrimSuffix(next, ".")); err != nil || next == name || next == "" {
+			break
+		}
+		name = next
 	}
-	if err != nil {
-		return Principal{}, err
+	if name == server.Components[1] {
+		return Principal{}, errors.New("the name is canonical")
 	}
 	c := Principal{Components: slices.Clone(server.Components), Realm: e.config.RealmOf(name)}
 	c.Components[1] = name

@@ -270,7 +270,10 @@ func TestCanonicalName(t *testing.T) {
 				conf = l.kdc.Krb5Conf()
 			}
 			l.options.Config = l.config(conf)
-			l.options.Resolver = dns{"app.example": "other.example.", "jira.example": "App.Example.", "lost.example": "nowhere.example.", "app": "app.example."}
+			l.options.Resolver = dns{"jira.example": "www.example.", "www.example": "App.Example.", "lost.example": "nowhere.example.", "app": "app.example."}
+			if c.spn == site {
+				l.options.Resolver = dns{"app.example": "other.example."}
+			}
 			e := krb.New(l.options)
 			defer e.Close()
 			ctx, err := e.Initiate(t.Context(), l.credential("svc"), c.spn, krb.InitiateOptions{Exact: c.exact})

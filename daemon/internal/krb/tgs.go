@@ -199,7 +199,7 @@ func (t *ticket) grants() string { return t.server.Components[1] }
 // TGT of its realm. The KDC may answer with a TGT of another realm instead. A KDC
 // whose clock differs from what is known of it is asked twice.
 func (e *Engine) tgsExchange(ctx context.Context, src source, tgt *ticket, server Principal) (*ticket, error) {
-	body := e.body(server, nametype.KRB_NT_SRV_HST, e.etypes("tgs", src.rc4), tgt.offset)
+	body := e.body(src.client, server, nametype.KRB_NT_SRV_HST, e.etypes("tgs", src.rc4), tgt.offset)
 	if len(server.Components) == 2 && server.Components[0] == "krbtgt" {
 		body.SName.NameType = nametype.KRB_NT_SRV_INST
 	}
@@ -232,7 +232,7 @@ func (e *Engine) tgsExchange(ctx context.Context, src source, tgt *ticket, serve
 
 // renewed renews a TGT (RFC 4120, 3.3.3.1).
 func (e *Engine) renewed(ctx context.Context, src source, tgt *ticket) (*ticket, error) {
-	body := e.body(tgt.server, nametype.KRB_NT_SRV_INST, e.etypes("tgs", src.rc4), tgt.offset)
+	body := e.body(src.client, tgt.server, nametype.KRB_NT_SRV_INST, e.etypes("tgs", src.rc4), tgt.offset)
 	types.SetFlag(&body.KDCOptions, flags.Renew)
 	body.RTime = time.Time{} // as the ticket has it
 	t, r, err := e.tgsAsk(ctx, tgt, body)

@@ -29,8 +29,7 @@ const apacheModules = "/usr/lib/apache2/modules"
 
 // Apache is Apache with mod_auth_gssapi, on free ports of 127.0.0.1, under the
 // name localhost and any other. It needs apache2, mod_ssl and mod_auth_gssapi, but
-// not root. Of a header field it reads 8190 bytes, its default, and answers 400 to
-// a longer one.
+// not root. To a header field of 8 KiB it answers 400 (LimitRequestFieldSize).
 //
 // Its pages, under http and https, each with index.html and whoami, which
 // answers {"user":"svc@REALM"}:
@@ -196,13 +195,18 @@ func (a *Apache) Hits(prefix string) (Hits, error) {
 	return countHits(log, prefix), nil
 }
 
-// countHits reads the lines that the LogMessage of templates/httpd.conf makes:
+// countHits reads the lines that the LogMessage of templates/httpd.conf and the
+// AccessLogValve of templates/tomcat-server.xml make:
 //
 //	2026-01-02 03:04:05.678901 log_debug:info hit Negotiate,cookie,/spnego/
+//	hit -,-,/spn/
 func countHits(log []byte, prefix string) Hits {
 	var h Hits
 	for line := range bytes.Lines(log) {
-		_, hit, ok := bytes.Cut(line, []byte(" log_debug:info hit "))
+		hit, ok := bytes.CutPrefix(line, []byte("hit "))
+		if !ok {
+			_, hit, ok = bytes.Cut(line, []byte(" log_debug:info hit "))
+		}
 		if !ok {
 			continue
 		}
@@ -217,7 +221,7 @@ func countHits(log []byte, prefix string) Hits {
 		case "Basic":
 			h.Basic++
 		}
-		if fields[1] != "" {
+		if fields[1] == "cookie" {
 			h.Cookie++
 		}
 	}

@@ -19,7 +19,23 @@ func startHeimdal(t *testing.T) *rig.Heimdal {
 	return k
 }
 
-func TestHeimdal(t *testing.T) { testRealm(t, startHeimdal(t), "KDC policy rejects request") }
+func TestHeimdal(t *testing.T) {
+	testRealm(t, startHeimdal(t), [3]string{"KDC policy rejects request", "entry in database has expired", "Password has expired"})
+}
+
+func TestHeimdalWithoutPreauth(t *testing.T) {
+	k := realmTest{t, startHeimdal(t)}
+	must(t, k.AddPrincipal(t.Context(), "nopreauth", "CANARY-x", rig.NoPreauth))
+	must(t, k.Keytab(t.Context(), k.in("keytab"), "nopreauth"))
+	got := k.counted(func() {
+		if failure := k.login(k.in("keytab"), "nopreauth"); failure != "" {
+			t.Error(failure)
+		}
+	})
+	if want := (rig.Counts{AS: 1, ASTGT: 1}); got != want {
+		t.Errorf("counts %+v, want %+v", got, want)
+	}
+}
 
 func TestHeimdalSHA2(t *testing.T) {
 	k := realmTest{t, startHeimdal(t)}

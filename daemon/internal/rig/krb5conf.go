@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,17 +31,17 @@ type Krb5Conf struct {
 // WriteFile writes the file at path, with a ticket cache krb5cc beside it as the
 // default one.
 func (c Krb5Conf) WriteFile(path string) error {
+	if len(c.Realms) == 0 {
+		return errors.New("a krb5.conf without realms")
+	}
 	type realm struct{ Name, Addr, Domain string }
 	var realms []realm
 	for _, r := range c.Realms {
 		realms = append(realms, realm{Name: r.Realm(), Addr: r.Addr(), Domain: strings.ToLower(r.Realm())})
 	}
 	data := map[string]any{
-		"Realm": realms[0].Name, "Addr": realms[0].Addr, "Dir": filepath.Dir(path), "UDP": c.UDP,
-		"Others": realms[1:], "Skew": int(c.skew / time.Second), "Referrals": c.Referrals,
-	}
-	if !c.Referrals {
-		data["Domains"] = realms
+		"Default": realms[0].Name, "Realms": realms, "Dir": filepath.Dir(path),
+		"UDP": c.UDP, "Referrals": c.Referrals, "Skew": int(c.skew / time.Second),
 	}
 	return writeTemplate(path, "krb5.conf", data)
 }

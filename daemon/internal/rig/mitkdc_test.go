@@ -208,6 +208,7 @@ func TestMITErrors(t *testing.T) {
 		"principal twice":   k.AddPrincipal(ctx, "svc", "CANARY-again"),
 		"unknown principal": k.Keytab(ctx, keytab(k, "x"), "nosuch"),
 		"unknown attribute": k.AddPrincipal(ctx, "y", "CANARY-y", "-no_such_option"),
+		"no realm":          rig.Krb5Conf{}.WriteFile(filepath.Join(t.TempDir(), "krb5.conf")),
 		"realm twice":       func() error { _, err := rig.StartMIT(ctx, k.Dir(), realm); return err }(),
 	} {
 		if err == nil {

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed packages.txt
@@ -35,7 +37,7 @@ type TB interface {
 
 // Require lets the test go on only if all the named programs, Apache modules
 // (mod_…), Python modules (py_…) and files (/…) are on this machine; the name root
-// asks for that user. If one is missing, the test fails when $SESSIONCTL_RIGS is
+// asks for that user, keyrings for the kernel's. If one is missing, the test fails when $SESSIONCTL_RIGS is
 // "require"; otherwise it is skipped, and a line that says so is added to the file
 // that $SESSIONCTL_SKIPPED names, if it is set, so that the run can repeat it where
 // nobody overlooks it.
@@ -50,14 +52,7 @@ func Require(tb TB, names ...string) {
 	}
 	var needs []string
 	for _, name := range missing {
-		if name != root {
-			remedy := ""
-			if strings.HasPrefix(name, unpacked) {
-				remedy = ", unpacked by .ci/install-rigs"
-			}
-			name += " (Debian package " + packages[name] + remedy + ")"
-		}
-		needs = append(needs, name)
+		needs = append(needs, need(name))
 	}
 	line := tb.Name() + ": needs " + strings.Join(needs, ", ")
 	if rigs == "require" {
@@ -73,17 +68,39 @@ func Require(tb TB, names ...string) {
 	tb.Skipf("%s", line)
 }
 
-// root is the name by which Require and Missing know that user.
-const root = "root"
+// need says what a missing name is, and where it comes from.
+func need(name string) string {
+	switch {
+	case name == root, name == keyrings:
+		return name
+	case strings.HasPrefix(name, unpacked):
+		return name + " (Debian package " + packages[name] + ", unpacked by .ci/install-rigs)"
+	default:
+		return name + " (Debian package " + packages[name] + ")"
+	}
+}
+
+// Names by which Require and Missing know what no package brings: that user, and
+// the kernel's keyrings (keyctl(2)), which many containers forbid.
+const (
+	root     = "root"
+	keyrings = "keyrings"
+)
 
 // Missing returns those of the named programs, modules and files that are not on
-// this machine, and root if another user runs the test. A name that packages.txt does
+// this machine, root if another user runs the test, and keyrings where there are none. A name that packages.txt does
 // not hold is a mistake in the test, and panics.
 func Missing(names ...string) []string {
 	var missing []string
 	for _, name := range names {
 		if name == root {
 			if os.Geteuid() != 0 {
+				missing = append(missing, name)
+			}
+			continue
+		}
+		if name == keyrings {
+			if _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_THREAD_KEYRING, true); err != nil {
 				missing = append(missing, name)
 			}
 			continue

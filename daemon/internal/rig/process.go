@@ -64,9 +64,25 @@ func startProcess(name string, cmd *exec.Cmd, output string) (*process, error) {
 // does not, the process is ended. The pid file, which servers write when they
 // have their ports, tells it from another process on the same address.
 func (p *process) ready(ctx context.Context, pidFile string, addresses ...string) error {
+	answers := func(ctx context.Context) bool { return p.answers(ctx, pidFile, addresses) }
+	return p.await(ctx, answers, addresses...)
+}
+
+// await is ready for servers that tell in another way that they answer on every
+// address. The context of answers ends when the process does.
+func (p *process) await(ctx context.Context, answers func(context.Context) bool, addresses ...string) error {
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-p.ended:
+			cancel()
+		case <-alive.Done():
+		}
+	}()
 	poll := time.NewTicker(2 * time.Millisecond)
 	defer poll.Stop()
-	for !p.answers(ctx, pidFile, addresses) {
+	for !answers(alive) {
 		select {
 		case <-poll.C:
 		case <-p.ended:

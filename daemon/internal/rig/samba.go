@@ -160,7 +160,8 @@ func (s *Samba) Modify(ctx context.Context, name string, attributes ...Attribute
 }
 
 // What an Attribute is in Active Directory: bits of userAccountControl ([MS-ADTS]
-// 2.2.16) that are set and cleared, and other values of the account.
+// 2.2.16) that are set and cleared, and other values of the account. NoPreauth is
+// missing, because Samba 4.17 asks for pre-authentication all the same.
 var accountChanges = map[Attribute]struct {
 	on, off int
 	values  map[string]string
@@ -171,8 +172,8 @@ var accountChanges = map[Attribute]struct {
 	NotExpired:      {values: map[string]string{"accountExpires": "0"}},
 	PasswordExpired: {values: map[string]string{"pwdLastSet": "0"}},
 	PasswordValid:   {values: map[string]string{"pwdLastSet": "-1"}},
-	NoPreauth:       {on: 0x400000},
-	// Bits of [MS-KILE] 2.2.7. A user that is restricted to AES256 still has other keys.
+	// Bits of [MS-KILE] 2.2.7. They restrict the tickets for an account, but not what
+	// its user can log in with.
 	AES256Only: {values: map[string]string{"msDS-SupportedEncryptionTypes": "16"}},
 	AES128Only: {values: map[string]string{"msDS-SupportedEncryptionTypes": "8"}},
 	RC4Only:    {values: map[string]string{"msDS-SupportedEncryptionTypes": "4"}},
@@ -185,7 +186,7 @@ func change(attributes []Attribute) (map[string]any, error) {
 	for _, attribute := range attributes {
 		c, ok := accountChanges[attribute]
 		if !ok {
-			return nil, fmt.Errorf("Samba's accounts have no attribute %q", attribute)
+			return nil, fmt.Errorf("accounts of Samba have no attribute %q", attribute)
 		}
 		on, off = on&^c.off|c.on, off&^c.on|c.off
 		for name, value := range c.values {
@@ -231,7 +232,7 @@ func (s *Samba) Keytab(ctx context.Context, path string, names ...string) error 
 var sambaLogged = regexp.MustCompile(`(?m)^Kerberos: (AS|TGS)-REQ (\S+) ipv4:`)
 
 // Counts returns what the KDC was asked since it was made. Whatever a client has
-// had an answer for is counted.
+// had an answer for is counted. Renewed and Referrals are not: the log does not tell.
 func (s *Samba) Counts() (Counts, error) {
 	log, err := os.ReadFile(s.log())
 	if err != nil {

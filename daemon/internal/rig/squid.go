@@ -82,10 +82,6 @@ func StartSquid(ctx context.Context, dir string, options SquidOptions) (*Squid, 
 	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o600); err != nil {
 		return nil, err
 	}
-	// Missing until the first request, which Hits is not to depend on.
-	if err := os.WriteFile(s.accessLog(), nil, 0o600); err != nil {
-		return nil, err
-	}
 	if err := s.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -179,7 +175,7 @@ func (s *Squid) Hits(ctx context.Context) ([]SquidHit, error) {
 			return nil, err
 		}
 	}
-	log, err := os.ReadFile(s.accessLog())
+	log, err := os.ReadFile(filepath.Join(s.dir, "access.log"))
 	if err != nil {
 		return nil, err
 	}
@@ -234,8 +230,6 @@ func parseHits(log []byte) ([]SquidHit, error) {
 	}
 	return hits, nil
 }
-
-func (s *Squid) accessLog() string { return filepath.Join(s.dir, "access.log") }
 
 // conf is what templates/squid.conf is filled with.
 func (s *Squid) conf() any {

@@ -196,7 +196,7 @@ func (p MutualPolicy) proof(cs []Challenge, n Negotiation) (mutual bool, err err
 // required.
 func unproven(who, spn string) error {
 	return &api.Error{Code: api.MutualAuthFailed, Detail: who + " accepted the ticket for " + spn + " without proving that it is that service",
-		Remedy: `check that the URL leads to the real service; if it never proves itself, set mutual = "if-offered"`}
+		Remedy: `check that the URL leads to the real service; if it never proves itself, set mutual_auth = "if-offered"`}
 }
 
 // tooLarge returns why a request failed if it was for the length of its token.
@@ -205,7 +205,7 @@ func tooLarge(who string, status int, token string) error {
 		return nil
 	}
 	return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d to a token of %d bytes, more than many servers take", who, status, len(token)),
-		Remedy: "set no_pac = true for the credential, if the site needs no group memberships from the ticket; or have the site's limit on header fields raised"}
+		Remedy: "set no_pac = true, if nobody there needs the group memberships in the ticket, or have the limit on header fields raised"}
 }
 
 // askKeytab is what to do about a refusal without a reason.

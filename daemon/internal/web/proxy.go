@@ -144,6 +144,22 @@ func (p *Proxy) name() string { return "the proxy " + OriginOf(p.URL).String() }
 
 func (p *Proxy) spn() string { return cmp.Or(p.SPN, SPN(p.URL)) }
 
+// helpless is the failure of having no credentials for the proxy. It never has
+// the code that err has: BadCredentials, say, would be taken for the site's word
+// about the site's own credential.
+func (p *Proxy) helpless(err error) error {
+	reason := api.AsError(err)
+	e := &api.Error{Code: api.ProxyAuthFailed, Detail: "no credentials for " + p.name() + ": " + reason.Detail,
+		Remedy: cmp.Or(reason.Remedy, "see to the proxy's credential"), Err: err}
+	switch {
+	case reason.Code == api.NoSecret:
+		e.Code = api.ProxyAuthRequired
+	case reason.Code.Temporary(), reason.Code == api.Deadline:
+		e.Code = api.ProxyError
+	}
+	return e
+}
+
 // clear reports whether what is sent to the proxy can be read on the way.
 func (p *Proxy) clear() bool {
 	host := OriginOf(p.URL).Host
@@ -266,7 +282,7 @@ func (a *attempt) authorize() (string, error) {
 		a.tokens++
 		n, err := a.Negotiate.Initiate(a.ctx, a.spn(), InitiateOptions{Fresh: a.fresh, Mutual: a.Mutual != MutualOff, Exact: a.SPN != ""})
 		if err != nil {
-			return "", err
+			return "", a.helpless(err)
 		}
 		a.context, a.sent = n, field(n)
 	}
@@ -394,7 +410,7 @@ func (p *passage) choose(ctx context.Context, cs []Challenge) error {
 	}
 	password, err := p.Password.Take(ctx)
 	if err != nil {
-		return err
+		return p.helpless(err)
 	}
 	p.scheme, p.pending = basicScheme, true
 	p.basic = secret.New("Basic " + base64.StdEncoding.EncodeToString([]byte(p.Password.User()+":"+password.Reveal())))

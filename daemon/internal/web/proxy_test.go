@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -370,7 +371,8 @@ func TestProxyEndless(t *testing.T) {
 // TestProxySecondToken: a stale service ticket for the proxy is replaced.
 func TestProxySecondToken(t *testing.T) {
 	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
-		g := newGateway(t, &gateway{challenges: []string{"Negotiate"}, admit: func(c string) bool { return c != answer("CANARY-proxy-token-2") && c != answer("CANARY-proxy-token-1") }}).start()
+		stale := []string{answer("CANARY-proxy-token-1"), answer("CANARY-proxy-token-2"), answer("CANARY-proxy-token-4")}
+		g := newGateway(t, &gateway{challenges: []string{"Negotiate"}, admit: func(c string) bool { return !slices.Contains(stale, c) }}).start()
 		proxy := &tokens{name: "proxy-"}
 		p := &Proxy{URL: at(t, g.URL), Negotiate: proxy}
 		x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: p}, trust)
@@ -380,7 +382,6 @@ func TestProxySecondToken(t *testing.T) {
 		if _, err := x.Get(t.Context(), u); err != nil { // token 3
 			t.Fatal(err)
 		}
-		g.admit = func(c string) bool { return c != answer("CANARY-proxy-token-4") }
 		if _, err := x.Send(t.Context(), Request{URL: u, Body: []byte("x")}); err != nil { // tokens 4 and 5
 			t.Fatal(err)
 		}
@@ -673,27 +674,35 @@ func TestSilentProxy(t *testing.T) {
 	})
 }
 
-// TestTokenForProxyFails: the KDC's trouble is told as such.
-func TestTokenForProxyFails(t *testing.T) {
+// TestHelpless: trouble with the proxy's credential does not look like the
+// site's word about the site's, and is no reason to try another scheme.
+func TestHelpless(t *testing.T) {
 	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
 		g := newGateway(t, &gateway{challenges: []string{"Negotiate, Basic"}, admit: anyToken}).start()
-		password := &ledger{}
-		x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Password: password,
-			Negotiate: &tokens{err: &api.Error{Code: api.KDCUnreachable, Remedy: "x"}}}}, trust)
-		_, err := x.Get(t.Context(), u)
-		want(t, err, api.KDCUnreachable)
-		if password.events != nil {
-			t.Errorf("a password instead: %q", password.events)
-		}
-		// And so is a password that is not to be had.
-		password.err = &api.Error{Code: api.NoSecret, Remedy: "x"}
-		x = secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Password: password}}, trust)
-		for range 2 {
-			_, err = x.Get(t.Context(), u)
-			want(t, err, api.NoSecret)
-		}
-		if !slices.Equal(password.events, []string{"take"}) || len(g.credentials()) != 3-1 {
-			t.Errorf("%q, %q", password.events, g.credentials())
+		for of, code := range map[api.Code]api.Code{
+			api.KDCUnreachable: api.ProxyError, api.Timeout: api.ProxyError, api.NoSecret: api.ProxyAuthRequired, api.BadCredentials: api.ProxyAuthFailed,
+			api.PasswordExpired: api.ProxyAuthFailed, api.Latched: api.ProxyAuthFailed, api.KeytabUnreadable: api.ProxyAuthFailed, api.SPNUnknown: api.ProxyAuthFailed,
+		} {
+			cause := &api.Error{Code: of, Detail: "the cause"}
+			password := &ledger{err: cause}
+			for _, p := range []*Proxy{{Negotiate: &tokens{err: cause}, Password: password}, {Password: password}} {
+				p.URL = at(t, g.URL)
+				before := len(g.credentials())
+				x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: p}, trust)
+				_, err := x.Get(t.Context(), u)
+				if want(t, err, code); err == nil || !strings.Contains(err.Error(), "no credentials for the proxy "+g.URL+": the cause") || !errors.Is(err, cause) {
+					t.Errorf("%s: %v", of, err)
+				}
+				if got := g.credentials()[before:]; !slices.Equal(got, []string{"-"}) {
+					t.Errorf("%s: the proxy saw %q", of, got)
+				}
+				if p.Negotiate != nil && password.events != nil {
+					t.Errorf("%s: a password instead: %q", of, password.events)
+				}
+			}
+			if !slices.Equal(password.events, []string{"take"}) {
+				t.Errorf("%s: %q", of, password.events)
+			}
 		}
 	})
 }
@@ -749,10 +758,13 @@ func TestProxyTokenTooLarge(t *testing.T) {
 func TestProxyTokenOnce(t *testing.T) {
 	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
 		for _, challenge := range []string{"Negotiate", "Basic"} {
-			g := newGateway(t, &gateway{})
-			g.challenges = []string{challenge}
-			g.admit = func(string) bool { panic(http.ErrAbortHandler) }
-			g.Start()
+			var mended atomic.Bool
+			g := newGateway(t, &gateway{challenges: []string{challenge}, admit: func(string) bool {
+				if !mended.Load() {
+					panic(http.ErrAbortHandler)
+				}
+				return true
+			}}).start()
 			password := &ledger{}
 			x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Negotiate: &tokens{name: "proxy-"}, Password: password}}, trust)
 			_, err := x.Get(t.Context(), u)
@@ -770,8 +782,103 @@ func TestProxyTokenOnce(t *testing.T) {
 			if challenge == "Basic" && (len(password.events) != 2 || password.events[1] == "accepted" || password.events[1] == "refused proxy_auth_failed") {
 				t.Errorf("%q", password.events)
 			}
+			// Later the same exchange asks for the password again, which the one who
+			// lends it may refuse.
+			mended.Store(true)
+			if _, err := x.Get(t.Context(), u); err != nil {
+				t.Error(err)
+			}
+			if challenge == "Basic" && (!slices.Equal(password.events[2:], []string{"take", "accepted"}) || !slices.Equal(g.credentials()[2:], []string{"-", basicCredentials})) {
+				t.Errorf("then %q, and the proxy saw %q", password.events, g.credentials())
+			}
 		}
 	})
+}
+
+// TestPasswordRefusedLater: a password that was accepted once in an exchange is
+// not a refused attempt when the proxy changes its mind, and not sent again.
+func TestPasswordRefusedLater(t *testing.T) {
+	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
+		var changed atomic.Bool
+		g := newGateway(t, &gateway{challenges: []string{"Basic"}, admit: func(string) bool { return !changed.Load() }}).start()
+		password := &ledger{}
+		x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Password: password}}, trust)
+		if _, err := x.Get(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		changed.Store(true)
+		for range 2 {
+			_, err := x.Send(t.Context(), Request{URL: u, Body: []byte("x")})
+			want(t, err, api.ProxyAuthFailed)
+		}
+		if !slices.Equal(password.events, []string{"take", "accepted"}) || len(g.credentials()) != 3 {
+			t.Errorf("%q, the proxy saw %q", password.events, g.credentials())
+		}
+	})
+}
+
+// TestCallerLeaves: what became of a password is told though nobody waits for
+// the answer.
+func TestCallerLeaves(t *testing.T) {
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &passage{Proxy: &Proxy{URL: at(t, "http://proxy"), Negotiate: &tokens{}}}
+	for want, end := range map[string]func(){
+		"accepted":                  func() { p.settle(cancelled, &attempt{answered: true}, nil) },
+		"refused timeout":           func() { p.settle(cancelled, &attempt{}, &api.Error{Code: api.Timeout}) },
+		"refused proxy_auth_failed": func() { p.answer(cancelled, &attempt{scheme: basicScheme}, nil) },
+	} {
+		password := &ledger{}
+		p.Password, p.scheme, p.pending = password, basicScheme, true
+		if end(); !slices.Equal(password.events, []string{want}) {
+			t.Errorf("%q, want %q", password.events, want)
+		}
+	}
+	// A dial that net/http goes on with makes no tokens for nobody.
+	if value, err := (&attempt{Proxy: p.Proxy, ctx: cancelled, scheme: negotiateScheme}).authorize(); err == nil {
+		t.Errorf("%q", value)
+	}
+}
+
+// TestTunnelsThatBreak: net/http dials again when nothing went through a tunnel,
+// as often as it takes; tokens end that.
+func TestTunnelsThatBreak(t *testing.T) {
+	n := &tokens{}
+	a := &attempt{Proxy: &Proxy{URL: at(t, "http://proxy"), Negotiate: n}, ctx: t.Context(), scheme: negotiateScheme, tunnel: true}
+	for range maxTokens {
+		if _, err := a.authorize(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := a.authorize()
+	if want(t, err, api.ProxyError); len(n.spns) != maxTokens {
+		t.Errorf("%d tokens", len(n.spns))
+	}
+}
+
+// TestForbiddenAfterToken: a proxy that knows who asks, and refuses, need not
+// prove who it is.
+func TestForbiddenAfterToken(t *testing.T) {
+	g := newGateway(t, &gateway{challenges: []string{"Negotiate"}, admit: anyToken, connect: func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+	}}).start()
+	u := at(t, "https://app.corp.example/")
+	x := secureExchange(t, Options{Base: u, Proxy: &Proxy{URL: at(t, g.URL), Negotiate: &tokens{}, Mutual: MutualRequired}}, nil)
+	_, err := x.Get(t.Context(), u)
+	want(t, err, api.ProxyError)
+}
+
+// TestForwardedGarbage: once a proxy is reached, what comes through it may be
+// the site's; both are named.
+func TestForwardedGarbage(t *testing.T) {
+	proxy := raw(t, "CANARY\r\n\r\n")
+	u := at(t, "http://app.corp.example/")
+	x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: proxy}}, nil)
+	_, err := x.Get(t.Context(), u)
+	if want(t, err, api.NetworkError); err == nil || !strings.Contains(err.Error(), "no answer from http://app.corp.example: its answer is not HTTP, through the proxy http://"+proxy.Host) {
+		t.Errorf("%v", err)
+	}
+	noCanary(t, err)
 }
 
 // TestTunnelReused: requests without credentials for the site share a tunnel,

@@ -2,6 +2,7 @@ package ccache
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -374,7 +375,8 @@ func TestNeverPrinted(t *testing.T) {
 		}
 	}
 	for _, secret := range [][]byte{c.Credentials[0].Key, c.Credentials[0].Ticket, c.Credentials[1].Key, c.Credentials[1].Ticket, []byte("CANARY")} {
-		for _, form := range []string{string(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprint(secret)[1:], fmt.Sprintf("%#v", secret)} {
+		for _, form := range []string{string(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprint(secret)[1:], fmt.Sprintf("%#v", secret),
+			base64.StdEncoding.EncodeToString(secret)} {
 			if strings.Contains(out, strings.TrimRight(form, "]")) {
 				t.Fatalf("printed as %s", form)
 			}

@@ -6,9 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -79,7 +82,10 @@ func TestFile(t *testing.T) {
 	write(t, filepath.Join(dir, "empty"), nil)
 	write(t, filepath.Join(dir, "text"), []byte("CANARY-password\n"))
 	write(t, filepath.Join(dir, "short"), encode(t, sample(alice))[:20])
-	write(t, filepath.Join(dir, "large"), append(encode(t, sample(alice)), make([]byte, maxSize)...))
+	write(t, filepath.Join(dir, "large"), encode(t, sample(alice)))
+	if err := os.Truncate(filepath.Join(dir, "large"), 1<<40); err != nil { // with a hole
+		t.Fatal(err)
+	}
 	for name, word := range map[string]string{
 		"nothing": "no such file", "fifo": "not a regular file", ".": "not a regular file", "large": "larger than 4096 KiB",
 		"empty": "not a ticket cache", "text": "not a ticket cache", "short": "ends before",
@@ -89,6 +95,25 @@ func TestFile(t *testing.T) {
 	}
 	_, err = Load(t.Context(), "FILE:/dev/zero", alice)
 	unusable(t, err, "not a regular file")
+}
+
+func TestNotOursToRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "krb5cc")
+	write(t, path, encode(t, sample(alice)))
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		// For root to be refused, this thread, and no other, is nobody for a moment.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	_, err := Load(t.Context(), path, alice)
+	unusable(t, err, "permission denied", "let the agent's user read it")
 }
 
 func TestDirectory(t *testing.T) {

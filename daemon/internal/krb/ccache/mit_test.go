@@ -185,24 +185,12 @@ func TestMITFiles(t *testing.T) {
 	unusable(t, err, "alice@CCACHE.TEST")
 }
 
-// requireKeyrings lets the test go on only where keyctl(2) works, which many
-// containers forbid.
-func requireKeyrings(t *testing.T) {
-	t.Helper()
-	if _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_THREAD_KEYRING, true); err != nil {
-		if os.Getenv("SESSIONCTL_RIGS") == "require" {
-			t.Fatalf("needs the kernel's keyrings: %v", err)
-		}
-		t.Skipf("needs the kernel's keyrings: %v", err)
-	}
-}
-
 func TestMITKeyrings(t *testing.T) {
 	r := newRealm(t)
 	// A session keyring of this thread's own, which its children get. The thread
 	// ends with the test, because it stays locked.
 	runtime.LockOSThread()
-	requireKeyrings(t)
+	rig.Require(t, "keyrings")
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -234,27 +222,53 @@ func TestMITKeyrings(t *testing.T) {
 		unusable(t, err, "not there", "kinit -c FILE:")
 		r.loginAndLoad(t, name, load)
 		destroy(name, "-A")
-		r.kinit(t, name, "bob") // into a new cache, which becomes the primary one
-		loads(t, name, bob)
-		loads(t, name, alice)
-		// The primary cache comes first.
-		r.kinit(t, first+"x", "alice")
-		for _, primary := range []string{first, first + "x"} {
-			r.run(t, name, "kswitch", "-c", primary)
-			if got, want := loads(t, name, alice), loads(t, primary, alice); !reflect.DeepEqual(got, want) {
-				t.Errorf("%s instead of %s: %v", name, primary, got)
-			}
-		}
 		_, err = load(first, bob)
 		unusable(t, err, "alice@CCACHE.TEST")
 		_, err = load(first+"none", bob)
 		unusable(t, err, "none")
+	}
+	// Several caches, and the primary one first. In one place only: the kernel
+	// allows an ordinary user 20 kB of keys.
+	name := "KEYRING:user:" + unique
+	r.kinit(t, name, "bob") // into a new cache, which becomes the primary one
+	loads(t, name, bob)
+	loads(t, name, alice)
+	first, second := name+":"+unique, name+":second"
+	r.kinit(t, second, "alice")
+	for _, primary := range []string{first, second} {
+		r.run(t, name, "kswitch", "-c", primary)
+		if got, want := loads(t, name, alice), loads(t, primary, alice); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s instead of %s: %v", name, primary, got)
+		}
 	}
 	persistent := "KEYRING:persistent:" + strconv.Itoa(os.Geteuid())
 	r.loginAndLoad(t, persistent+":"+unique, load)
 	destroy(persistent + ":" + unique)
 	loads(t, persistent, alice)
 	loads(t, "KEYRING:persistent:", alice)
+
+	// A ticket larger than most, by the names that kinit has used above.
+	large := sample(alice)
+	large.Credentials[0].Ticket = bytes.Repeat([]byte("CANARY-ticket"), 330)
+	principal, credentials := payloads(large)
+	add := func(kind, name string, payload []byte, ring int) int {
+		id, err := unix.AddKey(kind, name, payload, ring)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	ring := add("keyring", "big", nil, add("keyring", "_krb_big", nil, unix.KEY_SPEC_SESSION_KEYRING))
+	add("user", "__krb5_princ__", principal, ring)
+	add("user", "__krb5_time_offsets__", []byte{0, 0, 2, 88, 0, 0, 0, 0}, ring)
+	add("user", "krbtgt", credentials[0], ring)
+	large.Credentials, large.Offset = large.Credentials[:1], 10*time.Minute
+	if got := loads(t, "KEYRING:session:big", alice); !reflect.DeepEqual(got, large) {
+		t.Errorf("%v", got)
+	}
+	add("user", "krbtgt", credentials[0][:4000], ring)
+	_, err := load("KEYRING:session:big", alice)
+	unusable(t, err, "malformed")
 
 	// Nothing is left with this thread, nor kept from others.
 	if b, err := (&keyrings{left: maxSize}).list(unix.KEY_SPEC_THREAD_KEYRING); err != nil || len(b) != 0 {
@@ -279,13 +293,7 @@ exec ` + sssdKCM + ` --uid 0 --gid 0 --logger=stderr
 
 func TestSSSDKCM(t *testing.T) {
 	r := newRealm(t)
-	rig.Require(t, "root", "mount")
-	if _, err := os.Stat(sssdKCM); err != nil {
-		if os.Getenv("SESSIONCTL_RIGS") == "require" {
-			t.Fatalf("needs sssd_kcm (Debian package sssd-kcm): %v", err)
-		}
-		t.Skipf("needs sssd_kcm (Debian package sssd-kcm): %v", err)
-	}
+	rig.Require(t, "root", "mount", sssdKCM)
 	socket := filepath.Join(r.dir, "kcm.socket")
 	r.configure(t, "kcm_socket = "+socket)
 	// The kernel ends the daemon with the thread that started it.

@@ -205,7 +205,7 @@ def answer(question):
         match path.split("\0"):
             case ["realms", realm, "kdc"]:
                 a["kdcs"][realm] = library.kdcs(realm)
-            case ["capaths", client, server]:
+            case ["capaths", client, server] if client != server:
                 a["paths"][path] = library.path(client, server)
     library.close()
     return a

@@ -10,8 +10,6 @@ import sys
 import ldb
 import samba
 import samba.dsdb
-import samba.net
-import samba.provision
 from samba.auth import system_session
 from samba.param import LoadParm
 from samba.samdb import SamDB
@@ -21,6 +19,8 @@ configuration.load(sys.argv[1])
 
 
 def provision():
+    import samba.provision
+
     # Skips the access control lists of the shares, for which it had to be root.
     samba.provision.provision(
         logging.getLogger(),
@@ -68,7 +68,7 @@ class Database(SamDB):
 
     def account(self, name):
         """The user of that name, or the account that has that SPN."""
-        name = ldb.binary_encode(name)
+        name = ldb.binary_encode(name.removesuffix("@" + configuration.get("realm")))
         found = self.search(
             expression=f"(&(objectClass=user)(|(sAMAccountName={name})(servicePrincipalName={name})))",
             attrs=["userAccountControl", "memberOf"],
@@ -138,9 +138,13 @@ def add_groups(name, number):
 
 
 def keytab(path, names):
+    import samba.net
+
     samba.enable_net_export_keytab()
     os.umask(0o077)
+    db = Database()
     for name in names:
+        db.account(name)  # exporting the keys of nobody is no error
         samba.net.Net(None, configuration).export_keytab(keytab=path, principal=name)
 
 
