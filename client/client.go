@@ -178,6 +178,7 @@ var repeatable = map[string]bool{
 	pb.SessionService_GetSession_FullMethodName:   true,
 	pb.SessionService_ListSessions_FullMethodName: true,
 	pb.TicketService_ListTickets_FullMethodName:   true,
+	pb.TicketService_ExportCache_FullMethodName:   true,
 	pb.AgentService_GetStatus_FullMethodName:      true,
 }
 

@@ -153,7 +153,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 		credentials[name] = cred
 		c.credentials = append(c.credentials, cred)
 	}
-	proxies := map[string]*proxy{}
+	proxies, environment := map[string]*proxy{}, map[string]*proxy{}
 	for _, name := range slices.Sorted(maps.Keys(d.proxies)) {
 		p, err := newProxy(name, d.proxies[name], credentials)
 		if err != nil {
@@ -188,8 +188,10 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 				return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", s.Kind, login.Secret)
 			}
 		}
-		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies); err != nil {
-			return nil, wrong("%s", api.AsError(err).Detail)
+		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies, environment); err != nil {
+			e := configError(d.where["site."+name], "site."+name+": "+api.AsError(err).Detail)
+			e.Remedy = cmp.Or(api.AsError(err).Remedy, e.Remedy) // the environment is not mended in the file
+			return nil, e
 		}
 		if s.proxy != nil && s.proxy.inURL != nil && s.proxy.url.Scheme == "http" {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: the environment's proxy URL holds a password, which goes over the network in clear", name))
@@ -217,7 +219,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 
 // principal fills a credential that has a principal.
 func (c *Config) principal(cred *Credential, t credentialTable) error {
-	p, err := krb.ParsePrincipal(t.Principal, c.kerberos.DefaultRealm())
+	p, err := c.kerberos.Principal(t.Principal)
 	if err != nil {
 		return err
 	}

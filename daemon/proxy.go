@@ -63,8 +63,9 @@ func newProxy(name string, t proxyTable, credentials map[string]*Credential) (*p
 
 // siteProxy returns the proxy of a site by its setting: none, a name, or by
 // default what the environment says, with the credentials of a [proxy.NAME] of
-// the same address.
-func siteProxy(site *url.URL, setting string, proxies map[string]*proxy) (*proxy, error) {
+// the same address. Sites share what the environment says, by its text: a password
+// in it that is refused at one is tried at no other.
+func siteProxy(site *url.URL, setting string, proxies, environment map[string]*proxy) (*proxy, error) {
 	switch {
 	case setting == noProxy:
 		return nil, nil
@@ -84,10 +85,14 @@ func siteProxy(site *url.URL, setting string, proxies map[string]*proxy) (*proxy
 			return p, nil
 		}
 	}
-	p := &proxy{url: u}
-	if u.User != nil {
-		// The environment was written for tools that know no better.
-		p.inURL, p.insecureBasic = web.UserPassword(u.User), true
+	p := environment[u.String()]
+	if p == nil {
+		p = &proxy{url: u}
+		if u.User != nil {
+			// The environment was written for tools that know no better.
+			p.inURL, p.insecureBasic = web.UserPassword(u.User), true
+		}
+		environment[u.String()] = p
 	}
 	return p, nil
 }

@@ -58,6 +58,7 @@ func (s *Site) forKeeper(have *secrets) keeper.Site {
 		}
 		k.Forgive = func(ctx context.Context) error { return have.engine.Forgive(ctx, cred) }
 		if p := have.passwords[s.Credential]; p != nil {
+			k.Brought = p
 			k.Bring = func(ctx context.Context, password []byte, retry bool) error {
 				return have.bring(ctx, p, cred, password, retry)
 			}
@@ -65,6 +66,7 @@ func (s *Site) forKeeper(have *secrets) keeper.Site {
 	}
 	if s.proxy != nil && s.proxy.credential != nil {
 		k.ForgiveProxy = func(ctx context.Context) error { return have.forgiveProxy(ctx, s.proxy.credential) }
+		k.ProxyPassword = have.passwords[s.proxy.credential]
 	}
 	k.Exchange = func(jar *web.Jar, tickets bool) *web.Exchange {
 		o := options
@@ -118,8 +120,25 @@ func (s *secrets) bringToProxy(ctx context.Context, site *Site, password []byte,
 	if err := keeper.CheckPassword(password); err != nil {
 		return err
 	}
+	var err error
 	if site.proxy.credential.Username == "" {
-		return s.bring(ctx, p, s.ticket(site.proxy.credential), password, retry)
+		err = s.bring(ctx, p, s.ticket(site.proxy.credential), password, retry)
+	} else {
+		err = s.offerToProxy(ctx, site, p, password, retry)
+	}
+	if e := api.AsError(err); err != nil && (e.Code == api.ProxyAuthFailed || e.Code == api.Latched || e.Code.Refusal()) {
+		refused := *e
+		again := "sessionctl login " + site.Name + " --proxy --password-stdin"
+		refused.Remedy += ", or: " + again + ", or: " + again + " --retry"
+		return &refused
+	}
+	return err
+}
+
+// offerToProxy has the proxy judge a password by a request to the site.
+func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Password, password []byte, retry bool) error {
+	if err := p.Fixed(); err != nil {
+		return err
 	}
 	offer := p.Offer(secret.New(string(password)))
 	if retry {

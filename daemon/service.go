@@ -23,7 +23,6 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
-	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -430,7 +429,7 @@ func (s *service) ExportCache(ctx context.Context, r *pb.ExportCacheRequest) (*p
 	if s.secrets.engine == nil {
 		return nil, denied
 	}
-	p, err := krb.ParsePrincipal(r.GetPrincipal(), s.config.kerberos.DefaultRealm())
+	p, err := s.config.kerberos.Principal(r.GetPrincipal())
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
 	}

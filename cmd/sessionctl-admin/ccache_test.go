@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -97,7 +98,8 @@ func onlyOne(t *testing.T, file, content string) {
 	}
 }
 
-// TestCCache: wherever it is written to, only its owner can read it.
+// TestCCache: wherever it is written to, only its owner can read it, and it is
+// nowhere else.
 func TestCCache(t *testing.T) {
 	asked := exporting(t)
 	file := filepath.Join(t.TempDir(), "cc")
@@ -116,7 +118,11 @@ func TestCCache(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("KRB5CCNAME", c.env)
-			t.Setenv("TMPDIR", "/nonexistent")
+			tmp, untouched := t.TempDir(), time.Unix(1e9, 0)
+			if err := os.Chtimes(tmp, untouched, untouched); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("TMPDIR", tmp)
 			os.Remove(file)
 			if c.mode != 0 || strings.HasPrefix(c.name, "over") {
 				if err := os.WriteFile(file, []byte("an old and much longer one"), 0o600); err != nil {
@@ -134,6 +140,9 @@ func TestCCache(t *testing.T) {
 				t.Errorf("asked for %q", p)
 			}
 			onlyOne(t, file, "CANARY-cache")
+			if info, err := os.Stat(tmp); err != nil || !info.ModTime().Equal(untouched) {
+				t.Errorf("the ticket was in the directory for temporary files: %v, %v", info.ModTime(), err)
+			}
 		})
 	}
 }
@@ -309,7 +318,7 @@ type kept struct {
 	*exporter
 	t     *testing.T
 	out   *bytes.Buffer // what was said
-	asked int
+	asked atomic.Int32
 	fail  error     // what the agent answers
 	until time.Time // when not zero, the end of the only ticket there is
 }
@@ -322,7 +331,7 @@ func canary(end time.Time) string { return "CANARY-" + end.UTC().Format(time.RFC
 func newKept(t *testing.T) *kept {
 	k := &kept{t: t, out: new(bytes.Buffer)}
 	k.exporter = &exporter{principal: "build", file: filepath.Join(t.TempDir(), "cc"), stderr: k.out, ask: func() (*pb.ExportCacheResponse, error) {
-		k.asked++
+		k.asked.Add(1)
 		if k.fail != nil {
 			return nil, k.fail
 		}
@@ -360,6 +369,7 @@ func (k *kept) run() (stop func()) {
 func (k *kept) pass(d time.Duration) {
 	ctx, cancel := context.WithTimeout(k.t.Context(), d)
 	defer cancel()
+	k.asked.Add(0) // what the test did comes before what is then asked for
 	<-ctx.Done()
 	synctest.Wait()
 }
@@ -398,8 +408,8 @@ func TestKeep(t *testing.T) {
 				t.Fatalf("the file has %q, want %q", k.content(), want)
 			}
 		}
-		if n := len(k.said()); k.asked-1 != 32 || n != 32 { // 24 h / 45 min
-			t.Errorf("asked %d times, %d lines", k.asked-1, n)
+		if n := len(k.said()); k.asked.Load()-1 != 32 || n != 32 { // 24 h / 45 min
+			t.Errorf("asked %d times, %d lines", k.asked.Load()-1, n)
 		}
 		stop()
 	})
@@ -422,8 +432,8 @@ func TestKeepOutage(t *testing.T) {
 		if k.content() != first {
 			t.Error("the old ticket is lost")
 		}
-		if k.asked < 100 {
-			t.Errorf("tried %d times only", k.asked)
+		if k.asked.Load() < 100 {
+			t.Errorf("tried %d times only", k.asked.Load())
 		}
 		// Something else is.
 		k.fail = &api.Error{Code: api.NoAgent, Detail: "no agent", Remedy: "start it"}
@@ -512,8 +522,35 @@ func TestKeepGone(t *testing.T) {
 		if got := k.content(); !strings.HasPrefix(got, "CANARY-") {
 			t.Errorf("it does not come back: %q", got)
 		}
-		if k.asked > 200 {
-			t.Errorf("asked %d times", k.asked)
+		if k.asked.Load() > 200 {
+			t.Errorf("asked %d times", k.asked.Load())
+		}
+		stop()
+	})
+}
+
+// TestKeepInTheWay: what could not be written when it was time is tried again at
+// every look, not when it would have been time the next time.
+func TestKeepInTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKept(t)
+		stop := k.run()
+		k.said()
+		if err := os.Remove(k.file); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(k.file, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		k.pass(life)
+		if got := k.said(); len(got) != 2 || !strings.Contains(got[0], k.file+" cannot be written: ") {
+			t.Errorf("said %q", got)
+		}
+		if k.asked.Load()-1 < 20 {
+			t.Errorf("tried %d times only", k.asked.Load()-1)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(k.file)); err != nil || len(entries) != 1 {
+			t.Errorf("left behind: %v, %v", entries, err)
 		}
 		stop()
 	})

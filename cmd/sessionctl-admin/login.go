@@ -44,7 +44,11 @@ after the site has named the right user for it.`)
 		case err != nil:
 			return err
 		case password || proxy:
-			r.Password, err = a.readSecret(c.Context(), "Password for "+r.GetSite()+": ")
+			whose := r.GetSite()
+			if proxy {
+				whose = "the proxy of " + whose
+			}
+			r.Password, err = a.readSecret(c.Context(), "Password for "+whose+": ")
 		case cookie:
 			r.Cookie, err = a.readSecret(c.Context(), "Cookie for "+r.GetSite()+": ")
 		}

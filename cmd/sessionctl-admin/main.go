@@ -49,7 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = skew // a wrong argument may be the other version's
 	}
 	about := ""
-	if operands := c.Flags().Args(); len(operands) > 0 && strings.Contains(c.Use, "SITE") {
+	if operands := c.Flags().Args(); len(operands) > 0 && (strings.Contains(c.Use, "SITE") || strings.Contains(c.Use, "PRINCIPAL")) {
 		about = shim.Subject(operands[0])
 	}
 	if shim.Evaluated(args) {

@@ -46,9 +46,9 @@ func readCache(t *testing.T, file string) ccache.Credential {
 	return c.Credentials[0]
 }
 
-// says fails if a text has bytes that must not be in it, in one of the forms
+// secretIn fails if a text has bytes that must not be in it, in one of the forms
 // that programs print bytes in.
-func says(t *testing.T, where, text string, secret []byte) {
+func secretIn(t *testing.T, where, text string, secret []byte) {
 	t.Helper()
 	for _, form := range []string{string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), base64.StdEncoding.EncodeToString(secret), fmt.Sprint(secret), fmt.Sprintf("%q", secret)} {
 		if strings.Contains(text, form) {
@@ -89,8 +89,8 @@ func TestCCache(t *testing.T) {
 		}
 		tgt := readCache(t, file)
 		for where, text := range map[string]string{"the agent's log": a.log.String(), "the command's message": r.stderr} {
-			says(t, where, text, tgt.Key)
-			says(t, where, text, tgt.Ticket)
+			secretIn(t, where, text, tgt.Key)
+			secretIn(t, where, text, tgt.Ticket)
 		}
 		if left := time.Until(tgt.RenewTill); left < 6*24*time.Hour || left > 7*24*time.Hour {
 			t.Errorf("it can be renewed for %v", left)
@@ -141,12 +141,53 @@ func TestCCache(t *testing.T) {
 			t.Error("another login for the same ticket")
 		}
 		a.stop(t)
-		says(t, "the agent's log", a.log.String(), tgt.Key)
-		says(t, "the agent's log", a.log.String(), []byte(password))
+		secretIn(t, "the agent's log", a.log.String(), tgt.Key)
+		secretIn(t, "the agent's log", a.log.String(), []byte(password))
 		if !strings.Contains(a.log.String(), "a TGT is handed over") {
 			t.Error("the log does not tell who got a TGT")
 		}
 	})
+}
+
+// TestCCacheClock: the cache tells MIT's programs how far the KDC's clock is off,
+// as kinit would.
+func TestCCacheClock(t *testing.T) {
+	rig.Require(t, "krb5kdc", "kdb5_util", "kadmin.local", "kvno", "faketime")
+	const off = 10 * time.Minute // twice what a KDC lets pass
+	dir := t.TempDir()
+	k, err := rig.StartMIT(t.Context(), filepath.Join(dir, "kdc"), realm, rig.WithClock(off))
+	must(t, err)
+	t.Cleanup(k.Stop)
+	must(t, k.AddPrincipal(t.Context(), "build", password))
+	must(t, k.AddService(t.Context(), "HTTP/localhost"))
+	keytab := filepath.Join(dir, "build.keytab")
+	must(t, k.Keytab(t.Context(), keytab, "build"))
+	w := &world{krb5Conf: k.Krb5ConfFile(), keytab: keytab, url: "http://localhost:1"}
+	h := newHome(t, w, exported(w, os.Getuid()))
+	h.start(t)
+	file := filepath.Join(dir, "cc")
+	h.ok(t, "ccache", "build", file)
+	kvno := func() result {
+		return h.run(t, "", "env", "KRB5CCNAME="+file, "kvno", "HTTP/localhost")
+	}
+	b, err := os.ReadFile(file)
+	must(t, err)
+	if r := kvno(); r.status != 0 {
+		t.Errorf("%v", r)
+	}
+	// It is the offset that does it.
+	c, err := ccache.Parse(b)
+	must(t, err)
+	if d := c.Offset - off; d.Abs() > 5*time.Second {
+		t.Errorf("offset %v, want %v", c.Offset, off)
+	}
+	c.Offset = 0
+	without, err := c.Encode()
+	must(t, err)
+	write(t, file, string(without))
+	if r := kvno(); r.status == 0 || !strings.Contains(r.stderr, "Clock skew too great") {
+		t.Errorf("without the offset: %v", r)
+	}
 }
 
 // TestCCacheRefused: who is not on the list learns nothing, and nobody is on it
@@ -294,8 +335,8 @@ func TestCCacheKeep(t *testing.T) {
 		must(t, err)
 		environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
 		must(t, err)
-		says(t, "its command line", string(argv), readCache(t, file).Key)
-		says(t, "its environment", string(environment), readCache(t, file).Key)
+		secretIn(t, "its command line", string(argv), readCache(t, file).Key)
+		secretIn(t, "its environment", string(environment), readCache(t, file).Key)
 		must(t, cmd.Process.Signal(signal))
 		rest, err := lines.ReadString(0)
 		if rest != "" || err == nil {

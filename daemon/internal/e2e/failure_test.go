@@ -256,7 +256,7 @@ func TestConfiguration(t *testing.T) {
 	})
 	t.Run("realm", func(t *testing.T) {
 		h := newHome(t, w)
-		h.krb5Conf = write(t, filepath.Join(t.TempDir(), "krb5.conf"), "[libdefaults]\n default_realm = OTHER.EXAMPLE\n")
+		h.krb5Conf = write(t, filepath.Join(t.TempDir(), "krb5.conf"), "[libdefaults]\n default_realm = OTHER.EXAMPLE\n dns_lookup_kdc = false\n")
 		r := h.sessionctl(t, "check-config", h.config)
 		if r.status != 5 || !strings.Contains(r.stdout, "no KDC of the realm "+realm) {
 			t.Errorf("%v", r)

@@ -111,7 +111,7 @@ func TestReadme(t *testing.T) {
 func optionTables(readme string) map[string][]string {
 	all := map[string][]string{}
 	head := regexp.MustCompile("^\\| (?:kinds? ([^|]*)|`\\[([a-z]+)\\.NAME\\]`) \\|")
-	row := regexp.MustCompile("^\\| (`[a-z_]+`(?: · `[a-z_]+`)*) \\|")
+	row := regexp.MustCompile("^\\| (`[a-z0-9_]+`(?: · `[a-z0-9_]+`)*) \\|")
 	var tables []string
 	for line := range strings.Lines(readme) {
 		if m := head.FindStringSubmatch(line); m != nil {
@@ -148,7 +148,7 @@ func optionsInCode(t *testing.T) map[string][]string {
 		}
 		return true
 	})
-	if len(all) != 2 {
+	if len(all) != 3 {
 		t.Fatalf("configfile.go has the tables %v", all)
 	}
 	for _, kind := range login.Kinds() {

@@ -399,10 +399,13 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	f := *api.AsError(err)
 	login := "sessionctl login " + e.site.Name
 	p := e.site.password()
-	bring := p != nil && p.file == "" || e.site.Bring != nil
+	if e.site.Bring != nil {
+		p = e.site.Brought
+	}
+	bring := p != nil && p.file == ""
 	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
-	var ways []string
+	ways := e.waysAtProxy(&f)
 	if bring && f.Code == api.NoSecret {
 		ways = append(ways, login+" --password-stdin", login+" --cookie-stdin")
 	}
@@ -426,6 +429,23 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 		f.Remedy += ", or: " + way
 	}
 	return &f
+}
+
+// waysAtProxy are the ways out of a failure to prove to the site's proxy who one
+// is.
+func (e *entry) waysAtProxy(f *api.Error) (ways []string) {
+	if e.site.ForgiveProxy == nil || f.Code != api.ProxyAuthFailed && f.Code != api.ProxyAuthRequired {
+		return nil
+	}
+	login, p := "sessionctl login "+e.site.Name, e.site.ProxyPassword
+	if p != nil && p.file == "" {
+		ways = append(ways, login+" --proxy --password-stdin")
+	}
+	why := api.CodeOf(f.Err) // of a credential that was not used
+	if f.Code == api.ProxyAuthFailed && (p != nil || why == api.Latched || why.Refusal()) {
+		ways = append(ways, login+" --retry")
+	}
+	return ways
 }
 
 // ready returns what keeps the site's credential from being used. a is nil

@@ -55,14 +55,17 @@ type Site struct {
 	Ready    func() error
 	Forgive  func(context.Context) error
 	// Bring, if it is not nil, proves a password to the credential's realm and
-	// keeps it, once more after a refusal with retry. It returns an *api.Error.
-	Bring func(ctx context.Context, password []byte, retry bool) error
+	// keeps it as Brought, once more after a refusal with retry. It returns an
+	// *api.Error.
+	Bring   func(ctx context.Context, password []byte, retry bool) error
+	Brought *Password
 	// Fallback, if it is not nil, logs in when the site has no use for the
 	// credential, which then is no password.
 	Fallback *Password
 	// ForgiveProxy lifts what stands against the credential at the site's proxy;
-	// nil if it has none.
-	ForgiveProxy func(context.Context) error
+	// nil if it has none. ProxyPassword is that credential, if it is a password.
+	ForgiveProxy  func(context.Context) error
+	ProxyPassword *Password
 	// Driver logs in.
 	Driver login.Driver
 	// Exchange starts a dialogue with the site. Without tickets it must not answer

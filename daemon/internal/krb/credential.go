@@ -21,8 +21,8 @@ import (
 // Credential is what a login consumes: a principal, and one of Keytab, Cache and
 // Password, which proves it.
 type Credential struct {
-	// Principal names who logs in. Its realm may be in lower case if only the
-	// upper case is configured, and its name in another case than the keytab has.
+	// Principal names who logs in. Its name may be in another case than the keytab
+	// has.
 	Principal Principal
 	// Keytab is the path of a keytab file, read again for each login.
 	Keytab string
@@ -53,16 +53,12 @@ type source struct {
 
 // source reads a credential.
 func (e *Engine) source(ctx context.Context, cred Credential) (source, error) {
-	client := cred.Principal
-	client.Realm = e.config.spelling(client.Realm)
-	var s source
+	s := source{client: cred.Principal}
 	var err error
 	if cred.Keytab != "" {
-		if s, err = readKeytab(cred.Keytab, client, cred.RC4); err != nil {
+		if s, err = readKeytab(cred.Keytab, cred.Principal, cred.RC4); err != nil {
 			return source{}, err
 		}
-	} else {
-		s.client = client
 	}
 	s.noPAC, s.rc4, s.etypes = cred.NoPAC, cred.RC4, e.etypes("tkt", cred.RC4)
 	switch {
@@ -123,9 +119,13 @@ func (e *Engine) etypes(request string, rc4 bool) []int32 {
 // errNoSuchKey says that a source has no key of an encryption type.
 var errNoSuchKey = errors.New("no key of that encryption type")
 
-// maxIterations bounds what a KDC, or who plays one, can make the agent compute
-// from a password: 30 times what RFC 8009, section 4, has as the default.
-const maxIterations = 1 << 20
+// What a KDC, or who plays one, can make the agent compute from a password is
+// bounded: below by the default of RFC 3962, section 4, so that nobody makes the
+// password cheap to guess; above by 30 times that of RFC 8009, section 4.
+const (
+	minIterations = 4096
+	maxIterations = 1 << 20
+)
 
 // key returns the long-term key of an encryption type. Salt and parameters are
 // what the KDC says of a password's key (RFC 4120, 5.2.7.5); an empty salt is the
@@ -150,8 +150,11 @@ func (s source) key(etype int32, salt string, params []byte) (types.EncryptionKe
 	}
 	s2k := et.GetDefaultStringToKeyParams()
 	if known, _ := enctypeOf(etype); len(params) > 0 && !known.weak {
-		if n := len(params); n != 4 || binary.BigEndian.Uint32(params) > maxIterations || binary.BigEndian.Uint32(params) == 0 {
-			return types.EncryptionKey{}, fmt.Errorf("it wants the password's key made in a way that nobody should")
+		if len(params) != 4 {
+			return types.EncryptionKey{}, errors.New("it says unknown things of how the password's key is made")
+		}
+		if n := binary.BigEndian.Uint32(params); n < minIterations || n > maxIterations {
+			return types.EncryptionKey{}, fmt.Errorf("it wants the password's key made with %d iterations", n)
 		}
 		s2k = hex.EncodeToString(params)
 	}

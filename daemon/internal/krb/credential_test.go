@@ -358,6 +358,24 @@ func TestTicketCache(t *testing.T) {
 	wantCode(t, use(), api.CCacheUnusable)
 }
 
+// Tickets that nobody will ask for again are forgotten.
+func TestForgotten(t *testing.T) {
+	l := newLab(t)
+	clock := newClock()
+	l.options.Now = clock.now
+	l.kdc.SetClock(clock.now)
+	e := krb.New(l.options)
+	defer e.Close()
+	for i := range 30 {
+		l.kdc.Rekey("svc", fmt.Sprintf("%s-%d", password, i))
+		initiate(t, e, l.credential("svc"), site)
+		clock.advance(12 * hour)
+	}
+	if n := l.records.count(); n > 6 {
+		t.Errorf("%d records after 30 keytabs, want those of the last two", n)
+	}
+}
+
 // What is exported has the ticket, its flags and times, and the KDC's clock.
 func TestExport(t *testing.T) {
 	l := newLab(t)

@@ -9,10 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jcmturner/gofork/encoding/asn1"
+	"github.com/jcmturner/gokrb5/v8/asn1tools"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/iana"
+	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
+	"github.com/jcmturner/gokrb5/v8/iana/msgtype"
 	"github.com/jcmturner/gokrb5/v8/iana/nametype"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
@@ -52,18 +56,38 @@ func (e *Engine) apReq(t *ticket, sum types.Checksum, mutual bool) (types.Authen
 		CTime:     now,
 		SeqNumber: int64(binary.BigEndian.Uint32(sequence[:]) >> 2), // old peers read it as signed
 	}
-	req, err := messages.NewAPReq(t.sealed, t.key, auth)
+	encoded, err := auth.Marshal()
 	if err != nil {
-		return auth, nil, fmt.Errorf("AP-REQ: %w", err)
+		return auth, nil, fmt.Errorf("encode Authenticator: %w", err)
 	}
+	usage := uint32(keyusage.AP_REQ_AUTHENTICATOR)
+	if t.isTGT() {
+		usage = keyusage.TGS_REQ_PA_TGS_REQ_AP_REQ_AUTHENTICATOR
+	}
+	encrypted, err := crypto.GetEncryptedData(encoded, t.key, usage, noKVNO)
+	if err != nil {
+		return auth, nil, fmt.Errorf("encrypt Authenticator: %w", err)
+	}
+	options := types.NewKrbFlags()
 	if mutual {
-		types.SetFlag(&req.APOptions, apMutualRequired)
+		types.SetFlag(&options, apMutualRequired)
 	}
-	b, err := req.Marshal()
+	// Not gokrb5's, which would encode the ticket each time.
+	b, err := asn1.Marshal(struct {
+		PVNO          int                 `asn1:"explicit,tag:0"`
+		MsgType       int                 `asn1:"explicit,tag:1"`
+		Options       asn1.BitString      `asn1:"explicit,tag:2"`
+		Ticket        asn1.RawValue       // tag 3
+		Authenticator types.EncryptedData `asn1:"explicit,tag:4"`
+	}{
+		iana.PVNO, msgtype.KRB_AP_REQ, options,
+		asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 3, IsCompound: true, Bytes: t.sealed},
+		encrypted,
+	})
 	if err != nil {
 		return auth, nil, fmt.Errorf("encode AP-REQ: %w", err)
 	}
-	return auth, b, nil
+	return auth, asn1tools.AddASNAppTag(b, asnAppTag.APREQ), nil
 }
 
 // apMutualRequired is the bit of RFC 4120, 5.5.1.
@@ -95,7 +119,6 @@ func (e *Engine) ticketFrom(rep *messages.KDCRepFields, body messages.KDCReqBody
 	t := &ticket{
 		client: principalOf(rep.CName, rep.CRealm),
 		server: principalOf(part.SName, part.SRealm),
-		sealed: rep.Ticket,
 		key:    part.Key,
 		auth:   part.AuthTime,
 		start:  part.StartTime,
@@ -114,10 +137,13 @@ func (e *Engine) ticketFrom(rep *messages.KDCRepFields, body messages.KDCReqBody
 		return nil, badReply(request, "its nonce is another request's")
 	case !t.client.fits(client):
 		return nil, badReply(request, "it is for "+t.client.String())
-	case len(t.sealed.SName.NameString) == 0 || !t.server.equal(principalOf(t.sealed.SName, t.sealed.Realm)):
+	case len(rep.Ticket.SName.NameString) == 0 || !t.server.equal(principalOf(rep.Ticket.SName, rep.Ticket.Realm)):
 		return nil, badReply(request, "the names inside and outside of the ticket differ")
 	case !ok || !slices.Contains(etypes, t.key.KeyType) || len(t.key.KeyValue) != et.keySize:
 		return nil, badReply(request, "the session key is "+enctypeNames([]int32{t.key.KeyType}))
+	}
+	if t.sealed, err = rep.Ticket.Marshal(); err != nil {
+		return nil, badReply(request, "its ticket is malformed")
 	}
 	return t, nil
 }

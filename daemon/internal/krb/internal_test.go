@@ -15,11 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jcmturner/gofork/encoding/asn1"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
 	"github.com/jcmturner/gokrb5/v8/iana/nametype"
+	"github.com/jcmturner/gokrb5/v8/iana/patype"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
@@ -54,17 +57,26 @@ func TestStamp(t *testing.T) {
 	}
 }
 
+func sampleSealed() messages.Ticket {
+	return messages.Ticket{TktVNO: 5, Realm: "R",
+		SName:   types.PrincipalName{NameType: nametype.KRB_NT_SRV_HST, NameString: []string{"HTTP", "h"}},
+		EncPart: types.EncryptedData{EType: 18, KVNO: 3, Cipher: []byte("sealed")}}
+}
+
 func sampleTicket() *ticket {
+	inside := sampleSealed()
+	sealed, err := inside.Marshal()
+	if err != nil {
+		panic(err)
+	}
 	return &ticket{
 		client: Principal{[]string{"svc"}, "R"},
 		server: Principal{[]string{"HTTP", "h"}, "R"},
-		sealed: messages.Ticket{TktVNO: 5, Realm: "R",
-			SName:   types.PrincipalName{NameType: nametype.KRB_NT_SRV_HST, NameString: []string{"HTTP", "h"}},
-			EncPart: types.EncryptedData{EType: 18, KVNO: 3, Cipher: []byte("sealed")}},
-		key:   types.EncryptionKey{KeyType: 18, KeyValue: []byte("CANARY-session-key-of-32-bytes-!")},
-		auth:  time.Unix(1e9, 0).UTC(),
-		start: time.Unix(1e9, 0).UTC(),
-		end:   time.Unix(2e9, 0).UTC(),
+		sealed: sealed,
+		key:    types.EncryptionKey{KeyType: 18, KeyValue: []byte("CANARY-session-key-of-32-bytes-!")},
+		auth:   time.Unix(1e9, 0).UTC(),
+		start:  time.Unix(1e9, 0).UTC(),
+		end:    time.Unix(2e9, 0).UTC(),
 	}
 }
 
@@ -187,6 +199,57 @@ func FuzzParseReply(f *testing.F) {
 		}
 		if set != 1 {
 			t.Errorf("%d kinds of answer at once", set)
+		}
+	})
+}
+
+// FuzzKRBError gives the agent KRB-ERRORs (RFC 4120, 5.9.1) of every field that it
+// looks at.
+func FuzzKRBError(f *testing.F) {
+	for _, code := range []int32{6, 7, 14, 18, 23, 24, 25, 37, 52, 60, 91} {
+		f.Add(code, int64(1e9), "NEEDED_PREAUTH", []byte{0x30, 0x00})
+	}
+	info, err := asn1.Marshal(types.ETypeInfo2{{EType: 18, Salt: "Rsvc", S2KParams: []byte{0, 0, 0x10, 0}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	methods, err := asn1.Marshal(types.PADataSequence{{PADataType: patype.PA_ETYPE_INFO2, PADataValue: info},
+		{PADataType: patype.PA_ENC_TIMESTAMP, PADataValue: []byte{}}, {PADataType: patype.PA_FX_COOKIE, PADataValue: []byte("cookie")}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(int32(25), int64(2e9), "", methods)
+	conf := filepath.Join(f.TempDir(), "krb5.conf")
+	if err := os.WriteFile(conf, []byte("[libdefaults]\ndefault_realm = R\n"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	config, err := LoadConfig(conf)
+	if err != nil {
+		f.Fatal(err)
+	}
+	e := New(Options{Config: config, Records: none{}, Latch: none{}, Log: slog.New(slog.DiscardHandler)})
+	src := source{client: Principal{[]string{"svc"}, "R"}, password: "CANARY-password", etypes: []int32{17, 18, 19, 20}}
+	f.Fuzz(func(t *testing.T, code int32, stime int64, text string, data []byte) {
+		k := messages.NewKRBError(types.PrincipalName{NameString: []string{"krbtgt", "R"}}, "R", code, text)
+		k.STime, k.EData = time.Unix(stime%(1<<34), 0).UTC(), data
+		b, err := k.Marshal()
+		if err != nil {
+			return
+		}
+		r, err := parseReply(b)
+		if err != nil {
+			return
+		}
+		x := &asExchange{e: e, src: src}
+		x.learn(r.refusal)
+		key, _, err := x.preauthentication(r.refusal.EData)
+		if err == nil && len(key.KeyValue) == 0 {
+			t.Error("no key and no error")
+		}
+		for _, err := range []error{err, e.asRefused(r.refusal, src, true), e.asRefused(r.refusal, src, false), e.tgsRefused(r.refusal, src.client), (&Context{now: time.Now}).refused(r.refusal)} {
+			if err != nil && (api.CodeOf(err) == "" || strings.Contains(err.Error(), "CANARY-")) {
+				t.Errorf("%v", err)
+			}
 		}
 	})
 }
@@ -396,9 +459,9 @@ func TestTicketFrom(t *testing.T) {
 		"sealed for others": {nil, errUndecipherable.Error()},
 	} {
 		sample := sampleTicket()
-		rep := &messages.KDCRepFields{CRealm: "R", CName: types.PrincipalName{NameString: []string{"svc"}}, Ticket: sample.sealed}
+		rep := &messages.KDCRepFields{CRealm: "R", CName: types.PrincipalName{NameString: []string{"svc"}}, Ticket: sampleSealed()}
 		part := messages.EncKDCRepPart{Key: sample.key, Nonce: 7, Flags: types.NewKrbFlags(),
-			LastReqs: []messages.LastReq{{LRValue: sample.auth}}, AuthTime: sample.auth, EndTime: sample.end, SRealm: "R", SName: sample.sealed.SName}
+			LastReqs: []messages.LastReq{{LRValue: sample.auth}}, AuthTime: sample.auth, EndTime: sample.end, SRealm: "R", SName: rep.Ticket.SName}
 		with := key
 		if c.spoil == nil {
 			with.KeyValue = bytes.ToUpper(key.KeyValue)

@@ -52,8 +52,8 @@ const (
 
 const (
 	// maxReply is the largest answer of a KDC or a service that is decoded, in
-	// bytes: nothing proves yet who sent it. Windows keeps tickets below 64 KiB
-	// (MaxTokenSize), MIT's KDC its answers below 1 MiB.
+	// bytes: nothing proves yet who sent it. The largest tickets are Windows',
+	// with tokens of up to 65,535 bytes (MaxTokenSize).
 	maxReply = 256 << 10
 	// maxDatagram holds every datagram.
 	maxDatagram = 64 << 10
@@ -85,7 +85,7 @@ type realmKDCs struct {
 	bad     map[route]time.Time // when it failed or was silent
 	dns     servers             // what DNS said last
 	dnsTime time.Time           // when, …
-	dnsLife time.Duration       // … and for how long that is used
+	dnsUse  time.Duration       // … and for how long that is used
 }
 
 // newRealmKDCs returns the KDCs of a realm. dial is called with the networks
@@ -111,7 +111,7 @@ type servers map[string][]string
 type question struct {
 	route
 	since time.Time
-	err   error // what went wrong
+	err   error // what came of it, once that is known
 }
 
 // answer is what came of a question.
@@ -119,6 +119,7 @@ type answer struct {
 	*question
 	reply     reply
 	delivered bool // the KDC may have acted on the message
+	err       error
 }
 
 var (
@@ -178,6 +179,7 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 		select {
 		case a := <-answers:
 			pending--
+			a.question.err = a.err
 			if a.err == nil {
 				k.remember(asked, a.question)
 				return a.reply, nil
@@ -216,7 +218,7 @@ func (k *realmKDCs) servers(ctx context.Context) (servers, error) {
 		return nil, k.config.CheckRealm(k.realm)
 	}
 	k.mu.Lock()
-	known, usable := k.dns, k.within(k.dnsTime, k.dnsLife)
+	known, usable := k.dns, k.within(k.dnsTime, k.dnsUse)
 	k.mu.Unlock()
 	if usable {
 		return known, nil
@@ -227,7 +229,7 @@ func (k *realmKDCs) servers(ctx context.Context) (servers, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dns, k.dnsTime, k.dnsLife = found, k.now(), life
+	k.dns, k.dnsTime, k.dnsUse = found, k.now(), life
 	return found, nil
 }
 

@@ -339,18 +339,25 @@ func (e *Engine) Export(ctx context.Context, cred Credential) (Export, error) {
 		return Export{}, err
 	}
 	if !t.due().After(e.now()) {
+		// Not all of the caller's time: the one that lives is good, too.
+		limit := tgtTime
+		if end, ok := ctx.Deadline(); ok {
+			limit = min(limit, time.Until(end)/2)
+		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
 		if newer, err := e.ticket(ctx, src.tgtKey(), []*ticket{t}, tgtTime, e.login(src)); err == nil {
 			t = newer
 		}
+		cancel()
 	}
-	c, err := t.forCache()
-	if err != nil {
-		return Export{}, err
-	}
+	c := t.forCache()
 	cache := ccache.Cache{Principal: c.Client, Credentials: []ccache.Credential{c}, Offset: t.offset}
 	x := Export{EndTime: t.end.Add(-t.offset), RefreshTime: t.due()}
 	if soon := e.now().Add(earlyPause); x.RefreshTime.Before(soon) {
 		x.RefreshTime = soon
+	}
+	if x.EndTime.Before(x.RefreshTime) {
+		x.RefreshTime = x.EndTime
 	}
 	x.Cache, err = cache.Encode()
 	return x, err
@@ -505,11 +512,34 @@ func (e *Engine) load(key ticketKey) *ticket {
 	return t
 }
 
-// keep puts a ticket into memory and its record.
+// endedTime is how long after its end a ticket is forgotten, by whatever clock.
+const endedTime = time.Hour
+
+// keep puts a ticket into memory and its record, and takes those out that ended
+// long ago: of a keytab that was replaced, or a cache whose owner logged in anew,
+// nobody asks for them again.
 func (e *Engine) keep(ctx context.Context, key ticketKey, t *ticket) {
+	var ended []ticketKey
 	e.mu.Lock()
 	e.tickets[key] = t
+	for other, t := range e.tickets {
+		switch {
+		case t == nil && other.fingerprint != key.fingerprint:
+			delete(e.tickets, other) // its record is looked for again
+		case t != nil && t.left(e.now()) < -endedTime && other != key:
+			ended = append(ended, other)
+			delete(e.tickets, other)
+			delete(e.early, other)
+		}
+	}
 	e.mu.Unlock()
+	for _, other := range ended {
+		if _, revision, err := e.records.Load(other.record()); err == nil && revision != 0 {
+			if _, err := e.records.Swap(ctx, other.record(), revision, nil); err != nil {
+				e.log.Warn("a ticket that has ended was not forgotten", "client", other.client, "server", other.server, "error", err)
+			}
+		}
+	}
 	record, err := t.encode(key.server)
 	if err == nil {
 		// Only this flight writes the record, so the revision cannot change.
@@ -568,7 +598,7 @@ func (e *Engine) stamp(offset time.Duration) time.Time {
 func Check(ctx context.Context, c *Config, cred Credential) error {
 	e := New(Options{Config: c, Records: noRecords{}})
 	defer e.Close()
-	if err := c.CheckRealm(c.spelling(cred.Principal.Realm)); err != nil || cred.Keytab == "" && cred.Cache == "" {
+	if err := c.CheckRealm(cred.Principal.Realm); err != nil || cred.Keytab == "" && cred.Cache == "" {
 		return err
 	}
 	_, err := e.source(ctx, cred)

@@ -138,6 +138,12 @@ type records struct {
 	err  error
 }
 
+func (r *records) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.byte)
+}
+
 func (r *records) Load(key string) ([]byte, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,6 +161,11 @@ func (r *records) Swap(_ context.Context, key string, revision uint64, record []
 	}
 	if r.rev[key] != revision {
 		return 0, errors.New("conflict")
+	}
+	if record == nil {
+		delete(r.byte, key)
+		delete(r.rev, key)
+		return 0, nil
 	}
 	r.byte[key] = slices.Clone(record)
 	r.rev[key]++
@@ -756,7 +767,9 @@ func TestSilentKDC(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := krb.New(l.options).Initiate(ctx, l.credential("svc"), site, krb.InitiateOptions{Mutual: true})
+	e := krb.New(l.options)
+	defer e.Close()
+	_, err := e.Initiate(ctx, l.credential("svc"), site, krb.InitiateOptions{Mutual: true})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}

@@ -115,14 +115,16 @@ func ticketGrantingAt(realm, other string) Principal {
 	return Principal{Components: []string{"krbtgt", realm}, Realm: other}
 }
 
-// spelling returns a realm as krb5.conf has it. Realms are told apart by case,
-// but those of Active Directory are DNS names that people write in any: so one
-// that krb5.conf does not know is taken for its upper case.
-func (c *Config) spelling(realm string) string {
-	if c.HasRealm(realm) || c.DefaultRealm() == realm {
-		return realm
+// Principal reads a principal (see ParsePrincipal) as krb5.conf has it: without
+// a realm it is of the default one. Realms are told apart by case, but those of
+// Active Directory are DNS names that people write in any: so one that krb5.conf
+// does not know is taken for its upper case.
+func (c *Config) Principal(s string) (Principal, error) {
+	p, err := ParsePrincipal(s, c.DefaultRealm())
+	if err == nil && !c.HasRealm(p.Realm) && p.Realm != c.DefaultRealm() {
+		p.Realm = strings.ToUpper(p.Realm)
 	}
-	return strings.ToUpper(realm)
+	return p, err
 }
 
 // CheckSPN returns what keeps a text from naming a service: service/host, with or

@@ -309,7 +309,7 @@ func TestAnyCase(t *testing.T) {
 			l := newLab(t)
 			l.kdc.CaseInsensitive(c.fold)
 			cred := l.credential("svc")
-			cred.Principal = krb.Principal{Components: []string{c.user}, Realm: c.realm}
+			cred.Principal = must(l.options.Config.Principal(c.user + "@" + c.realm))
 			e := krb.New(l.options)
 			defer e.Close()
 			ctx, err := e.Initiate(t.Context(), cred, site, krb.InitiateOptions{})

@@ -3,6 +3,7 @@ package krb
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/messages"
@@ -16,7 +17,7 @@ import (
 type ticket struct {
 	client Principal
 	server Principal           // as the KDC names it
-	sealed messages.Ticket     // for the service's eyes
+	sealed []byte              // Ticket (RFC 4120, 5.3) in DER, for the service's eyes
 	key    types.EncryptionKey // session key
 	flags  uint32              // the first one is the highest bit (RFC 4120, 5.3)
 	auth   time.Time           // when the client proved itself
@@ -46,10 +47,6 @@ const recordVersion = 2
 
 // encode returns the record of a ticket.
 func (t *ticket) encode(asked string) ([]byte, error) {
-	der, err := t.sealed.Marshal()
-	if err != nil {
-		return nil, err
-	}
 	b := []byte{recordVersion}
 	str := func(s string) {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
@@ -77,7 +74,7 @@ func (t *ticket) encode(asked string) ([]byte, error) {
 		b = binary.BigEndian.AppendUint64(b, uint64(seconds))
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(t.offset))
-	str(string(der))
+	str(string(t.sealed))
 	return b, nil
 }
 
@@ -128,16 +125,18 @@ func decodeTicket(b []byte) (t *ticket, asked string, err error) {
 
 // seal completes a ticket with the DER of the KDC's Ticket.
 func (t *ticket) seal(der []byte) error {
+	var sealed messages.Ticket
 	if et, ok := enctypeOf(t.key.KeyType); !ok || len(t.key.KeyValue) != et.keySize {
 		return errors.New("ticket with a wrong key")
 	}
 	err := wellFormed(der)
 	if err == nil {
-		err = safely(func() error { return t.sealed.Unmarshal(der) })
+		err = safely(func() error { return sealed.Unmarshal(der) })
 	}
-	if err != nil || len(t.sealed.SName.NameString) == 0 {
+	if err != nil || len(sealed.SName.NameString) == 0 {
 		return errors.New("malformed ticket")
 	}
+	t.sealed = slices.Clone(der)
 	return nil
 }
 
@@ -158,15 +157,14 @@ func ticketOfCache(c ccache.Credential, offset time.Duration) (*ticket, error) {
 }
 
 // forCache returns what a ticket cache holds of a ticket.
-func (t *ticket) forCache() (ccache.Credential, error) {
-	der, err := t.sealed.Marshal()
+func (t *ticket) forCache() ccache.Credential {
 	name := func(p Principal) ccache.Principal {
 		return ccache.Principal{NameType: 1, Realm: p.Realm, Components: p.Components}
 	}
 	return ccache.Credential{
 		Client: name(t.client), Server: name(t.server), KeyType: t.key.KeyType, Key: t.key.KeyValue, Flags: t.flags,
-		AuthTime: t.auth, StartTime: t.start, EndTime: t.end, RenewTill: t.renew, Ticket: der,
-	}, err
+		AuthTime: t.auth, StartTime: t.start, EndTime: t.end, RenewTill: t.renew, Ticket: t.sealed,
+	}
 }
 
 // leastLeft is how long a ticket must still live to be used.

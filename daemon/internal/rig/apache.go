@@ -38,6 +38,7 @@ const apacheModules = "/usr/lib/apache2/modules"
 //	/spnego/         Negotiate; then the session cookie gssapi_session
 //	/nosess/         Negotiate, with a token for each request
 //	/basic/          Negotiate and Basic
+//	/both/           Negotiate and Basic; then the session cookie both_session
 //	/deny/           valid tickets are good for nobody: always 401
 //	/redir/1         302 to /spnego/
 //	/redir/foreign   302 to /spnego/ of http://127.0.0.1, another host name
@@ -252,7 +253,7 @@ func (a *Apache) newSessionKey() {
 }
 
 func (a *Apache) writePages() error {
-	for _, page := range []string{"plain", "spnego", "nosess", "basic", "deny"} {
+	for _, page := range []string{"plain", "spnego", "nosess", "basic", "both", "deny"} {
 		dir := filepath.Join(a.dir, "htdocs", page)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
