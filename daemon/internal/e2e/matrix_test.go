@@ -401,8 +401,8 @@ func testSpelling(t *testing.T, g *ground) {
 	}
 }
 
-// testGroups: whoever is in a thousand groups has tickets that no server takes,
-// unless they are without a PAC.
+// testGroups: whoever is in a thousand groups has tickets that no web server
+// takes, unless they are without a PAC.
 func testGroups(t *testing.T, g *ground) {
 	k := g.kdcs[0].(*rig.Samba)
 	must(t, k.AddPrincipal(t.Context(), "many", password))
@@ -412,19 +412,23 @@ func testGroups(t *testing.T, g *ground) {
 	keytab := filepath.Join(g.dir, "many.keytab")
 	must(t, k.Keytab(t.Context(), keytab, "many"))
 	a.options = fmt.Sprintf("keytab = %q\n", keytab)
-	s := apache(t, g)
-	h := s.at(t, a)
-	h.start(t)
-	r := h.fails(t, 5, "unexpected_status", "raw", "app")
-	if !regexp.MustCompile(`answers 400 to a token of 1\d{4} bytes`).MatchString(r.stderr) || !strings.Contains(r.stderr, "\n  next: set no_pac = true") {
-		t.Errorf("%v", r)
-	}
-	ofCredential := a
-	ofCredential.options += "no_pac = true\n"
-	for name, h := range map[string]*home{"of the credential": s.at(t, ofCredential), "of the site": s.at(t, a, "no_pac = true")} {
-		h.start(t)
-		if got := s.ask(t, h.ok(t, "raw", "app")); got != a.user {
-			t.Errorf("no_pac %s: the session is of %q", name, got)
-		}
+	for name, start := range map[string]func(*testing.T, *ground) *server{"Apache": apache, "Tomcat": tomcat} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, g)
+			h := s.at(t, a)
+			h.start(t)
+			r := h.fails(t, 5, "unexpected_status", "raw", "app")
+			if !regexp.MustCompile(`answers 400 to a token of 1\d{4} bytes`).MatchString(r.stderr) || !strings.Contains(r.stderr, "\n  next: set no_pac = true") {
+				t.Errorf("%v", r)
+			}
+			ofCredential := a
+			ofCredential.options += "no_pac = true\n"
+			for name, h := range map[string]*home{"of the credential": s.at(t, ofCredential), "of the site": s.at(t, a, "no_pac = true")} {
+				h.start(t)
+				if got := s.ask(t, h.ok(t, "raw", "app")); got != a.user {
+					t.Errorf("no_pac %s: the session is of %q", name, got)
+				}
+			}
+		})
 	}
 }

@@ -230,9 +230,10 @@ identity_json = "user"
 	return h
 }
 
-// env is the environment of the agent: nothing of the tests' own.
+// env is the environment of the agent: nothing of the tests' own. With the race
+// detector, a program would sleep for a second before it ends.
 func (h *home) env() []string {
-	return append([]string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf}, h.extraEnv...)
+	return append([]string{"HOME=" + h.dir, "PATH=" + bin + ":" + os.Getenv("PATH"), "KRB5_CONFIG=" + h.krb5Conf, "GORACE=atexit_sleep_ms=0"}, h.extraEnv...)
 }
 
 // agent is a running sessiond.
