@@ -340,6 +340,11 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 		if err := s.secrets.bringToProxy(ctx, site, r.GetPassword(), r.GetRetry()); err != nil {
 			return nil, err
 		}
+		for _, other := range s.config.Sites {
+			if other.proxy == site.proxy {
+				s.keeper.Resume(other.Name)
+			}
+		}
 		return &pb.LoginResponse{}, nil
 	}
 	o := keeper.LoginOptions{Retry: r.GetRetry(), Password: r.GetPassword()}

@@ -369,7 +369,7 @@ func (h *home) giveProxyPassword(t *testing.T, site, password string, more ...st
 // have left: passwords as they are and as Basic sends them, and tokens.
 func keptQuiet(t *testing.T, a *agent, shown ...string) {
 	t.Helper()
-	for _, args := range [][]string{{"list"}, {"status"}, {"list", "-o", "json"}, {"status", "-o", "json"}, {"tickets"}, {"check-config", a.config}} {
+	for _, args := range [][]string{{"list"}, {"status"}, {"list", "-o", "json"}, {"status", "-o", "json"}, {"tickets"}} {
 		shown = append(shown, a.sessionctl(t, args...).String())
 	}
 	a.stop(t)
@@ -494,6 +494,37 @@ func TestProxyPasswordFromSystemd(t *testing.T) {
 			}
 		}
 		keptQuiet(t, a, first.String(), r.String(), fixed.String())
+	})
+}
+
+// TestProxyPrincipalByPassword: the password of a principal at the proxy goes to
+// its realm, not to the proxy.
+func TestProxyPrincipalByPassword(t *testing.T) {
+	behindProxies(t, func(t *testing.T, p *proxied) {
+		h := p.home(t, `credential = "typed"`, fmt.Sprintf("[credential.typed]\nprincipal = \"gate@%s\"\n", proxyRealm), p.behind("/spnego/"))
+		a := h.start(t)
+		const bring = "sessionctl login app --proxy --password-stdin"
+		first := h.fails(t, 5, "proxy_auth_required", "raw", "app")
+		wrong := h.giveProxyPassword(t, "app", "CANARY-wrong")
+		wantFailure(t, wrong, 5, "bad_credentials")
+		for _, r := range []result{first, wrong} {
+			if !strings.Contains(r.stderr, bring) {
+				t.Errorf("%v", r)
+			}
+		}
+		wantFailure(t, h.giveProxyPassword(t, "tls", "CANARY-wrong"), 5, "latched")
+		if r := h.giveProxyPassword(t, "app", password); r.status != 0 {
+			t.Fatalf("%v", r)
+		}
+		for _, site := range []string{"app", "tls"} {
+			if got := whoami(t, p.direct, h.ok(t, "raw", site)); got != me {
+				t.Errorf("%s: the site names %s", site, got)
+			}
+		}
+		if c := p.proxyCounts(t); c.Basics != 0 || c.Tokens == 0 {
+			t.Errorf("the proxy saw %+v", c)
+		}
+		keptQuiet(t, a, first.String(), wrong.String())
 	})
 }
 

@@ -110,11 +110,20 @@ func TestBring(t *testing.T) {
 			s.set(func() { s.ready = nil })
 			return nil
 		}
-		m := &team{Keeper: keep(t, newRecords(), NewLatches(newRecords(), mac), k)}
+		l := NewLatches(newRecords(), mac)
+		k.Brought = NewPassword("build", "build@CORP.EXAMPLE", "", newRecords(), l)
+		fixed := k
+		fixed.Name, fixed.Brought = "fixed", NewPassword("build", "build@CORP.EXAMPLE", "/somewhere/password.build", newRecords(), l)
+		m := &team{Keeper: keep(t, newRecords(), l, k, fixed)}
 		err := m.get(t, "app")
 		m.want(t, err, api.NoSecret)
 		if !strings.Contains(err.Remedy, "sessionctl login app --password-stdin") {
 			t.Errorf("remedy %q", err.Remedy)
+		}
+		err = m.get(t, "fixed")
+		m.want(t, err, api.NoSecret)
+		if strings.Contains(err.Remedy, "--password-stdin") {
+			t.Errorf("remedy %q for a password that stands in a file", err.Remedy)
 		}
 		err = m.login(t, "app", LoginOptions{Password: []byte(wrongPassword)})
 		m.want(t, err, api.BadCredentials)
@@ -128,4 +137,36 @@ func TestBring(t *testing.T) {
 			t.Errorf("%d logins, brought with retry %v", logins, retries)
 		}
 	})
+}
+
+// TestWaysAtProxy: what a person can do when the site's proxy has no use for its
+// credential.
+func TestWaysAtProxy(t *testing.T) {
+	typed := NewPassword("corp", "person", "", newRecords(), NewLatches(newRecords(), mac))
+	fixed := NewPassword("corp", "person", "/somewhere/password.corp", newRecords(), NewLatches(newRecords(), mac))
+	const bring, retry = "sessionctl login app --proxy --password-stdin", "sessionctl login app --retry"
+	for name, c := range map[string]struct {
+		err          *api.Error
+		password     *Password
+		bring, again bool
+	}{
+		"none at hand":     {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, typed, true, false},
+		"none in the file": {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, fixed, false, false},
+		"refused":          {&api.Error{Code: api.ProxyAuthFailed}, typed, true, true},
+		"refused, a file":  {&api.Error{Code: api.ProxyAuthFailed}, fixed, false, true},
+		"a key's latch":    {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.Latched}}, nil, false, true},
+		"a key refused":    {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.BadCredentials}}, nil, false, true},
+		"a ticket refused": {&api.Error{Code: api.ProxyAuthFailed}, nil, false, false},
+		"out of reach":     {&api.Error{Code: api.ProxyError}, typed, false, false},
+	} {
+		s := new(site).named("app")
+		s.ForgiveProxy, s.ProxyPassword = func(context.Context) error { return nil }, c.password
+		got := (&entry{site: s}).remedied(c.err, nil).Remedy
+		if strings.Contains(got, bring) != c.bring || strings.Contains(got, retry) != c.again {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := (&entry{site: new(site).named("app")}).remedied(&api.Error{Code: api.ProxyAuthFailed}, nil).Remedy; got != "" {
+		t.Errorf("without a credential of ours: %q", got)
+	}
 }

@@ -249,6 +249,16 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 	return k.Refresh(ctx, site, "", true)
 }
 
+// Resume ends the back-off of a site, because a person has mended what kept its
+// logins from succeeding.
+func (k *Keeper) Resume(site string) {
+	if e := k.entries[site]; e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.retryAt = time.Time{}
+	}
+}
+
 // Watch hands a site's session over, and again whenever it changes, until ctx
 // ends or there is none to be had. While somebody watches, the session counts as
 // asked for.

@@ -148,6 +148,10 @@ func (x *Exchange) judge(r *Response, n Negotiation, bound bool) error {
 			e := *r.refusal
 			e.Remedy += `; if something in front of the site ends TLS, set channel_bindings = "off"`
 			r.refusal = &e
+		} else if x.o.Bindings == BindingsOff && r.certificate != nil && r.refusal.Code == api.NegotiateRejected {
+			e := *r.refusal
+			e.Remedy += `; if the site demands channel bindings (IIS: Extended Protection), set channel_bindings = "auto"`
+			r.refusal = &e
 		}
 		return nil
 	}

@@ -370,7 +370,7 @@ func (p *passage) answer(ctx context.Context, a *attempt, cs []Challenge) error 
 		return p.choose(ctx, cs)
 	case basicScheme:
 		err := &api.Error{Code: api.ProxyAuthFailed, Detail: p.name() + " refused the password of " + p.Password.User(),
-			Remedy: "store the right password for the proxy"}
+			Remedy: "correct the password of " + p.Password.User() + " for the proxy"}
 		if p.pending {
 			p.pending = false
 			p.Password.Refused(context.WithoutCancel(ctx), err)
