@@ -7,6 +7,7 @@
 # make lint      buf, generated code, gofmt, go vet, staticcheck
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
+# make bench     tickets and tokens beside gokrb5's client, on MIT's KDC
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
 PREFIX   ?= /usr/local
@@ -37,6 +38,12 @@ demo: build bin/sessionlab
 .PHONY: test lint fuzz
 test lint fuzz:
 	@.ci/$@
+
+# Strict, and long enough for a machine with other things to do. The same test,
+# short and forgiving, is part of make test.
+.PHONY: bench
+bench:
+	go test -count=1 -v -run '^TestSpeed$$' ./daemon/internal/krb -rounds 1000 -slower 1.15
 
 .PHONY: generate
 generate:

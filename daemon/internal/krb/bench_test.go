@@ -1,15 +1,11 @@
 package krb_test
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,20 +21,22 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
-var rounds = flag.Int("rounds", 60, "rounds of TestSpeed: each does every task once with gokrb5's client and once with ours")
-
-const (
-	// slower is how much longer than gokrb5's client ours may take.
-	slower = 1.15
-	// speedRuns is how often a task is measured before it counts as too slow: the
-	// machine has other things to do.
-	speedRuns = 3
+// What make bench sets. By default a test that shares the machine with others fails
+// only if something is wrong.
+var (
+	rounds = flag.Int("rounds", 60, "rounds of TestSpeed: each does every task with gokrb5's client and with ours")
+	slower = flag.Float64("slower", 2, "how many times as long as gokrb5's client ours may take in TestSpeed")
 )
 
+// speedRuns is how often a task is measured before it counts as too slow: the
+// machine has other things to do.
+const speedRuns = 3
+
 // TestSpeed measures the engine beside gokrb5's client, in one process and turn by
-// turn, against MIT's KDC. What counts is the median of the rounds' quotients,
-// and of several runs the best. gokrb5's client has its configuration and keytab
-// in memory; ours reads the keytab anew each time, and asks a latch.
+// turn, against MIT's KDC over TCP. What counts is the median of the rounds'
+// quotients, and if that is too large the best of several runs. gokrb5's client has
+// its configuration and keytab in memory; ours reads the keytab anew each time, asks
+// a latch, and lets callers leave.
 func TestSpeed(t *testing.T) {
 	rig.Require(t, "krb5kdc", "kdb5_util", "kadmin.local")
 	ctx := t.Context()
@@ -74,6 +72,7 @@ func TestSpeed(t *testing.T) {
 	defer engine.Close()
 	initiate(t, engine, cred, spn)
 
+	rows := newTable("task", "gokrb5 v8.4.4", "sessionctl", "quotient")
 	for _, task := range []struct {
 		name         string
 		theirs, ours func() error
@@ -118,7 +117,7 @@ func TestSpeed(t *testing.T) {
 		}},
 	} {
 		best := comparison{quotient: 1e9}
-		for run := 1; run <= speedRuns && best.quotient > slower; run++ {
+		for run := 1; run <= speedRuns && best.quotient > *slower; run++ {
 			c, err := compare(*rounds, task.theirs, task.ours)
 			if err != nil {
 				t.Fatalf("%s: %v", task.name, err)
@@ -127,12 +126,15 @@ func TestSpeed(t *testing.T) {
 				best = c
 			}
 		}
-		t.Logf("| %-42s | %9s | %9s | %.2f |", task.name, best.theirs, best.ours, best.quotient)
-		if best.quotient > slower && !raceDetector() {
-			t.Errorf("%s: %.2f times what gokrb5's client takes, in the best of %d runs of %d rounds; want %.2f at most", task.name, best.quotient, speedRuns, *rounds, slower)
+		rows.row(task.name, milliseconds(best.theirs), milliseconds(best.ours), fmt.Sprintf("%.2f", best.quotient))
+		if best.quotient > *slower {
+			t.Errorf("%s: %.2f times what gokrb5's client takes, in the best of %d runs of %d rounds; want %.2f at most", task.name, best.quotient, speedRuns, *rounds, *slower)
 		}
 	}
+	rows.log(t)
 }
+
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.3f ms", d.Seconds()*1000) }
 
 // theirToken is what gokrb5's spnego.SetSPNEGOHeader makes.
 func theirToken(cl *client.Client, spn string) ([]byte, error) {
@@ -192,14 +194,3 @@ func median[T float64 | time.Duration](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]
 }
-
-// raceDetector reports whether the test was built with -race, which makes of
-// measurements something else.
-func raceDetector() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" })
-}
-
-var _ = context.Background
-var _ = os.Getenv
-var _ = strings.Cut

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jcmturner/gofork/encoding/asn1"
-	"github.com/jcmturner/gokrb5/v8/asn1tools"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana/chksumtype"
@@ -16,6 +14,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/spnego"
 	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/sessionctl/sessionctl/api"
 )
 
@@ -49,21 +48,18 @@ func (e *Engine) newContext(t *ticket, o InitiateOptions) (*Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	oid, err := asn1.Marshal(gssapi.OIDKRB5.OID())
-	if err != nil {
-		return nil, fmt.Errorf("encode the mechanism: %w", err)
-	}
-	mech := append(oid, 0x01, 0x00) // TOK_ID of an AP-REQ
-	init := spnego.SPNEGOToken{Init: true, NegTokenInit: spnego.NegTokenInit{
-		MechTypes:      []asn1.ObjectIdentifier{gssapi.OIDKRB5.OID()},
-		MechTokenBytes: asn1tools.AddASNAppTag(append(mech, ap...), 0),
-	}}
-	token, err := init.Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("encode NegTokenInit: %w", err)
-	}
+	mech := der(0x60, oidKRB5, []byte{0x01, 0x00}, ap) // TOK_ID of an AP-REQ
+	token := der(0x60, oidSPNEGO, der(0xa0, der(0x30,
+		der(0xa0, der(0x30, oidKRB5)),
+		der(0xa2, der(0x04, mech)))))
 	return &Context{token: token, server: t.server, key: t.key, auth: auth, bound: o.Bindings != nil, now: e.now}, nil
 }
+
+// The OIDs of SPNEGO (RFC 4178) and Kerberos (RFC 4121), in DER.
+var (
+	oidSPNEGO = []byte("\x06\x06\x2b\x06\x01\x05\x05\x02")
+	oidKRB5   = []byte("\x06\x09\x2a\x86\x48\x86\xf7\x12\x01\x02\x02")
+)
 
 // bindingsHash is the MD5 of channel bindings without addresses (RFC 4121,
 // 4.1.1.2).

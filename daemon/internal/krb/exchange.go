@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jcmturner/gofork/encoding/asn1"
 	"github.com/jcmturner/gokrb5/v8/asn1tools"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/iana"
@@ -68,30 +67,48 @@ func (e *Engine) apReq(t *ticket, sum types.Checksum, mutual bool) (types.Authen
 	if err != nil {
 		return auth, nil, fmt.Errorf("encrypt Authenticator: %w", err)
 	}
-	options := types.NewKrbFlags()
-	if mutual {
-		types.SetFlag(&options, apMutualRequired)
-	}
-	// Not gokrb5's, which would encode the ticket each time.
-	b, err := asn1.Marshal(struct {
-		PVNO          int                 `asn1:"explicit,tag:0"`
-		MsgType       int                 `asn1:"explicit,tag:1"`
-		Options       asn1.BitString      `asn1:"explicit,tag:2"`
-		Ticket        asn1.RawValue       // tag 3
-		Authenticator types.EncryptedData `asn1:"explicit,tag:4"`
-	}{
-		iana.PVNO, msgtype.KRB_AP_REQ, options,
-		asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 3, IsCompound: true, Bytes: t.sealed},
-		encrypted,
-	})
+	authenticator, err := encrypted.Marshal()
 	if err != nil {
-		return auth, nil, fmt.Errorf("encode AP-REQ: %w", err)
+		return auth, nil, fmt.Errorf("encode EncryptedData: %w", err)
 	}
-	return auth, asn1tools.AddASNAppTag(b, asnAppTag.APREQ), nil
+	var options uint32
+	if mutual {
+		options = apMutualRequired
+	}
+	// By hand: gokrb5's encoder would take as long as all the rest of a token.
+	return auth, der(0x60|asnAppTag.APREQ, der(0x30,
+		[]byte{0xa0, 3, 2, 1, iana.PVNO},
+		[]byte{0xa1, 3, 2, 1, msgtype.KRB_AP_REQ},
+		der(0xa2, der(3, []byte{0}, binary.BigEndian.AppendUint32(nil, options))),
+		der(0xa3, t.sealed),
+		der(0xa4, authenticator))), nil
 }
 
-// apMutualRequired is the bit of RFC 4120, 5.5.1.
-const apMutualRequired = 2
+// apMutualRequired is the option of RFC 4120, 5.5.1.
+const apMutualRequired uint32 = 1 << (31 - 2)
+
+// der is an element with a tag, whose content is the parts.
+func der(tag byte, parts ...[]byte) []byte {
+	n := 0
+	for _, part := range parts {
+		n += len(part)
+	}
+	b := append(make([]byte, 0, 6+n), tag)
+	b = append(b, asn1tools.MarshalLengthBytes(n)...)
+	for _, part := range parts {
+		b = append(b, part...)
+	}
+	return b
+}
+
+// derInt is an INTEGER: two's complement in as few bytes as hold it.
+func derInt(n int64) []byte {
+	b := binary.BigEndian.AppendUint64(nil, uint64(n))
+	for len(b) > 1 && (b[0] == 0 && b[1] < 0x80 || b[0] == 0xff && b[1] >= 0x80) {
+		b = b[1:]
+	}
+	return der(2, b)
+}
 
 // errUndecipherable is returned for an encrypted part that the key does not
 // open.

@@ -32,6 +32,10 @@ const (
 	// the first is asked over the other: a firewall that drops all datagrams
 	// costs no more than that, however many KDCs there are.
 	alternative = 2
+	// sameKDC is how long a KDC is waited for before it is asked over its other
+	// transport as well: it is more likely busy than behind a firewall that drops
+	// one of them.
+	sameKDC = 300 * time.Millisecond
 	// dialTime is how long an attempt, which goes to one KDC after the other,
 	// waits for a connection.
 	dialTime = 2 * time.Second
@@ -160,53 +164,85 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 	answers := make(chan answer, 2*len(routes)) // nobody waits for those that come late
 	var asked []*question
 	pending := 0
-	ask := func() {
+	begin := func() func() { // what it returns asks at the next route
 		q := &question{route: routes[0], since: time.Now()}
 		routes = routes[1:]
 		asked = append(asked, q)
 		pending++
-		go func() {
+		return func() {
 			a := answer{question: q}
 			a.reply, a.delivered, a.err = k.ask(ctx, q.route, message, attempt)
 			answers <- a
-		}()
-	}
-	var cause error
-	next := time.NewTicker(hedge)
-	defer next.Stop()
-	ask()
-	for pending > 0 { // all questions end with the context
-		select {
-		case a := <-answers:
-			pending--
-			a.question.err = a.err
-			if a.err == nil {
-				k.remember(asked, a.question)
-				return a.reply, nil
-			}
-			if attempt && a.delivered {
-				cause, routes = errDelivered, nil
-			}
-			switch tcp := (route{"tcp", a.addr}); {
-			case a.err == errUnavailable:
-				routes = slices.DeleteFunc(routes, func(r route) bool { return r.addr == a.addr })
-			case a.err == errTooBig && !slices.ContainsFunc(asked, func(q *question) bool { return q.route == tcp }),
-				a.err == syscall.ECONNREFUSED && slices.Contains(routes, tcp):
-				routes = slices.DeleteFunc(routes, func(r route) bool { return r == tcp })
-				routes = slices.Insert(routes, 0, tcp)
-			}
-			if len(routes) > 0 && ctx.Err() == nil {
-				ask()
-				next.Reset(hedge)
-			}
-		case <-next.C:
-			if len(routes) > 0 && ctx.Err() == nil && !attempt {
-				ask()
-			}
 		}
 	}
-	k.remember(asked, nil)
-	return reply{}, k.unreachable(asked, cause)
+	silent := func() { // for the time of hedge
+		i := slices.IndexFunc(routes, func(r route) bool {
+			return !slices.ContainsFunc(asked, func(q *question) bool {
+				return q.addr == r.addr && q.err == nil && time.Since(q.since) < sameKDC
+			})
+		})
+		if i < 0 || ctx.Err() != nil || attempt {
+			return
+		}
+		r := routes[i]
+		routes = slices.Insert(slices.Delete(routes, i, i+1), 0, r)
+		go begin()()
+	}
+	race := func() (reply, error) {
+		var cause error
+		next := time.NewTicker(hedge)
+		defer next.Stop()
+		for pending > 0 { // all questions end with the context
+			select {
+			case a := <-answers:
+				pending--
+				a.question.err = a.err
+				if a.err == nil {
+					k.remember(asked, a.question)
+					return a.reply, nil
+				}
+				if attempt && a.delivered {
+					cause, routes = errDelivered, nil
+				}
+				switch tcp := (route{"tcp", a.addr}); {
+				case a.err == errUnavailable:
+					routes = slices.DeleteFunc(routes, func(r route) bool { return r.addr == a.addr })
+				case a.err == errTooBig && !slices.ContainsFunc(asked, func(q *question) bool { return q.route == tcp }),
+					a.err == syscall.ECONNREFUSED && slices.Contains(routes, tcp):
+					routes = slices.DeleteFunc(routes, func(r route) bool { return r == tcp })
+					routes = slices.Insert(routes, 0, tcp)
+				}
+				if len(routes) > 0 && ctx.Err() == nil {
+					go begin()()
+					next.Reset(hedge)
+				}
+			case <-next.C:
+				silent()
+			}
+		}
+		k.remember(asked, nil)
+		return reply{}, k.unreachable(asked, cause)
+	}
+	// The first question is the only one as a rule, and asked in this goroutine:
+	// to wake another takes longer than to make a request.
+	type result struct {
+		reply reply
+		err   error
+	}
+	results := make(chan result, 1)
+	first := begin()
+	late := time.AfterFunc(hedge, func() {
+		silent()
+		r, err := race()
+		cancel() // of the first question, if it is not answered yet
+		results <- result{r, err}
+	})
+	first()
+	if late.Stop() {
+		return race()
+	}
+	r := <-results
+	return r.reply, r.err
 }
 
 // servers returns where the realm's KDCs are.

@@ -335,21 +335,21 @@ func TestExchangeMemory(t *testing.T) {
 		ask(10, true, "0s tcp b")
 		ask(10, false, "0s tcp b") // TCP will do
 		set(silent, "udp b", "tcp b")
-		ask(10, false, "0s tcp b, 100ms udp b, 200ms udp c") // udp a is bad
+		ask(10, false, "0s tcp b, 100ms udp c") // udp a is bad, and b is waited for
 		ask(10, false, "0s udp c")
 		<-time.After(badTime - 400*time.Millisecond)
 		set(hangUp, "udp c", "tcp c")
 		set(one, "udp a", "tcp a", "udp b", "tcp b")
-		ask(10, false, "0s udp c, 0s tcp a") // udp a and both of b still are
+		ask(10, false, "0s udp c, 0s udp b") // udp a still is
 		<-time.After(badTime)
-		set(hangUp, "tcp a")
-		ask(10, false, "0s tcp a, 0s udp a")
+		set(hangUp, "udp b")
+		ask(10, false, "0s udp b, 0s udp a")
 		if len(k.bad) != 1 {
 			t.Errorf("bad: %v, want what failed now", k.bad)
 		}
-		set(hangUp, "udp a", "udp b", "tcp b")
+		set(hangUp, "udp a", "tcp a", "udp b", "tcp b")
 		set(one, "tcp c")
-		ask(10, false, "0s udp a, 0s udp b, 0s udp c, 0s tcp b, 0s tcp c")
+		ask(10, false, "0s udp a, 0s udp c, 0s tcp a, 0s tcp b, 0s tcp c")
 		// All are bad: in the order of krb5.conf again, the good one first when
 		// nobody is bad any more.
 		set(silent, "tcp c")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/iana"
+	"github.com/jcmturner/gokrb5/v8/iana/asnAppTag"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/iana/flags"
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
@@ -253,11 +254,7 @@ func (e *Engine) tgsAsk(ctx context.Context, tgt *ticket, body messages.KDCReqBo
 	if err != nil {
 		return nil, nil, err
 	}
-	req := messages.TGSReq{KDCReqFields: messages.KDCReqFields{PVNO: iana.PVNO, MsgType: msgtype.KRB_TGS_REQ, ReqBody: body}}
-	encoded, err := req.ReqBody.Marshal()
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode KDC-REQ-BODY: %w", err)
-	}
+	encoded := encodeBody(body)
 	et, err := crypto.GetEtype(tgt.key.KeyType)
 	if err != nil {
 		return nil, nil, fmt.Errorf("session key of the TGT: %w", err)
@@ -270,11 +267,11 @@ func (e *Engine) tgsAsk(ctx context.Context, tgt *ticket, body messages.KDCReqBo
 	if err != nil {
 		return nil, nil, err
 	}
-	req.PAData = types.PADataSequence{{PADataType: patype.PA_TGS_REQ, PADataValue: ap}}
-	message, err := req.Marshal()
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode TGS-REQ: %w", err)
-	}
+	message := der(0x60|asnAppTag.TGSREQ, der(0x30, // with the very bytes that the checksum is of
+		[]byte{0xa1, 3, 2, 1, iana.PVNO},
+		[]byte{0xa2, 3, 2, 1, msgtype.KRB_TGS_REQ},
+		der(0xa3, der(0x30, der(0x30, []byte{0xa1, 3, 2, 1, byte(patype.PA_TGS_REQ)}, der(0xa2, der(0x04, ap))))),
+		der(0xa4, encoded)))
 	r, err := kdcs.exchange(ctx, message, false)
 	switch {
 	case err != nil:
@@ -293,6 +290,32 @@ func (e *Engine) tgsAsk(ctx context.Context, tgt *ticket, body messages.KDCReqBo
 	}
 	t.offset = tgt.offset
 	return t, nil, nil
+}
+
+// encodeBody encodes a KDC-REQ-BODY (RFC 4120, 5.4.1) without the fields that a
+// TGS-REQ of ours never has.
+func encodeBody(b messages.KDCReqBody) []byte {
+	var name, etypes []byte
+	for _, component := range b.SName.NameString {
+		name = append(name, der(0x1b, []byte(component))...)
+	}
+	for _, id := range b.EType {
+		etypes = append(etypes, derInt(int64(id))...)
+	}
+	at := func(tag byte, t time.Time) []byte {
+		if t.IsZero() {
+			return nil
+		}
+		return der(tag, der(0x18, t.UTC().AppendFormat(nil, "20060102150405Z")))
+	}
+	return der(0x30,
+		der(0xa0, der(3, []byte{0}, b.KDCOptions.Bytes)),
+		der(0xa2, der(0x1b, []byte(b.Realm))),
+		der(0xa3, der(0x30, der(0xa0, derInt(int64(b.SName.NameType))), der(0xa1, der(0x30, name)))),
+		at(0xa5, b.Till),
+		at(0xa6, b.RTime),
+		der(0xa7, derInt(int64(b.Nonce))),
+		der(0xa8, der(0x30, etypes)))
 }
 
 // tgsRefused says what a KRB-ERROR means in a TGS exchange.
