@@ -188,6 +188,9 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 				return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", s.Kind, login.Secret)
 			}
 		}
+		if s.fallback != nil && s.URL.Scheme == "http" {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: its fallback sends a password over the network in clear", name))
+		}
 		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies, environment); err != nil {
 			e := configError(d.where["site."+name], "site."+name+": "+api.AsError(err).Detail)
 			e.Remedy = cmp.Or(api.AsError(err).Remedy, e.Remedy) // the environment is not mended in the file

@@ -170,6 +170,11 @@ func (x *asExchange) granted(r reply, attempt bool) (*ticket, error) {
 		return nil, badReply("AS-REQ", "it is encrypted with "+enctypeNames([]int32{rep.EncPart.EType}))
 	}
 	t, err := x.e.ticketFrom(rep, x.req.ReqBody, src.client, src.etypes, key, keyusage.AS_REP_ENCPART)
+	if errors.Is(err, errUndecipherable) && attempt {
+		// The KDC has accepted the key: somebody has changed the answer.
+		return nil, &api.Error{Code: api.KDCError, Detail: "the KDC's answer for " + src.client.String() + " does not open with " + src.what() + ", which it has just accepted",
+			Remedy: "look for what changes messages on the way to the KDC", Err: errDelivered}
+	}
 	if errors.Is(err, errUndecipherable) {
 		// Without pre-authentication this is where a wrong key shows.
 		return nil, &api.Error{Code: api.BadCredentials, Err: err,
@@ -316,7 +321,9 @@ func (e *Engine) asRefused(k *messages.KRBError, src source, attempt bool) error
 	}
 	switch k.ErrorCode {
 	case errorcode.KDC_ERR_PREAUTH_FAILED, errorcode.KRB_AP_ERR_BAD_INTEGRITY:
-		return refused(api.BadCredentials, "the KDC refuses "+src.what(), src.remedy())
+		if attempt { // else it is no KDC that says so
+			return refused(api.BadCredentials, "the KDC refuses "+src.what(), src.remedy())
+		}
 	case errorcode.KDC_ERR_PREAUTH_REQUIRED, morePreauthRequired:
 		if attempt { // what it got did not do
 			return refused(api.BadCredentials, "the KDC is not content with "+src.what(), src.remedy())

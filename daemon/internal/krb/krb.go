@@ -103,6 +103,7 @@ type Engine struct {
 	realms    map[string]*realmKDCs
 	turns     map[string]chan struct{} // by principal
 	early     map[ticketKey]time.Time  // no TGT is replaced ahead of its end before
+	refused   map[ticketKey]refusedTGT // the last one of each
 	lastStamp time.Time
 }
 
@@ -135,6 +136,7 @@ func New(o Options) *Engine {
 		realms:  make(map[string]*realmKDCs),
 		turns:   make(map[string]chan struct{}),
 		early:   make(map[ticketKey]time.Time),
+		refused: make(map[ticketKey]refusedTGT),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -530,6 +532,7 @@ func (e *Engine) keep(ctx context.Context, key ticketKey, t *ticket) {
 			ended = append(ended, other)
 			delete(e.tickets, other)
 			delete(e.early, other)
+			delete(e.refused, other)
 		}
 	}
 	e.mu.Unlock()

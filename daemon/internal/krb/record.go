@@ -188,7 +188,7 @@ func (t *ticket) usable(now time.Time) bool {
 // ahead of its end, so that an outage of the KDC in the last quarter of its life
 // goes unnoticed.
 func (t *ticket) due() time.Time {
-	return t.start.Add(t.end.Sub(t.start) * 3 / 4).Add(-t.offset)
+	return t.start.Add(t.end.Sub(t.start) / 4 * 3).Add(-t.offset)
 }
 
 func (t *ticket) isTGT() bool {

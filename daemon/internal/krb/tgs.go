@@ -37,15 +37,34 @@ var errTGTRefused = errors.New("the KDC refuses the TGT")
 func (e *Engine) obtain(ctx context.Context, src source, server Principal) (*ticket, error) {
 	w := &walk{e: e, src: src}
 	t, err := w.to(ctx, server)
-	if errors.Is(err, errTGTRefused) {
+	if errors.Is(err, errTGTRefused) && len(w.used) > 0 && e.again(src.tgtKey(), w.used[0]) {
 		e.log.Warn("a KDC refuses a TGT, logging in again", "principal", src.client.String(), "error", err)
 		w = &walk{e: e, src: src, unwanted: w.used}
 		t, err = w.to(ctx, server)
 	}
-	if errors.Is(err, errUndecipherable) {
-		err = badReply("TGS-REQ", err.Error())
-	}
 	return t, err
+}
+
+// refusedTGT is one that was replaced because a KDC refused it.
+type refusedTGT struct {
+	tgt *ticket
+	at  time.Time
+}
+
+// again reports whether a TGT that was refused is to be replaced. If that was
+// done a moment ago, another one would be refused as well.
+func (e *Engine) again(key ticketKey, tgt *ticket) bool {
+	now := e.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last, ok := e.refused[key]
+	if ok && last.tgt != tgt && now.Sub(last.at) < earlyPause {
+		return false
+	}
+	if last.tgt != tgt {
+		e.refused[key] = refusedTGT{tgt, now}
+	}
+	return true
 }
 
 // walk leads from the client's realm to a service's.
@@ -282,6 +301,9 @@ func (e *Engine) tgsAsk(ctx context.Context, tgt *ticket, body messages.KDCReqBo
 		return nil, nil, badReply("TGS-REQ", "an AS-REP came")
 	}
 	t, err := e.ticketFrom(&r.tgs.KDCRepFields, body, tgt.client, body.EType, tgt.key, keyusage.TGS_REP_ENCPART_SESSION_KEY)
+	if errors.Is(err, errUndecipherable) {
+		err = badReply("TGS-REQ", err.Error())
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -335,8 +357,12 @@ func (e *Engine) tgsRefused(k *messages.KRBError, server Principal) error {
 	err := &api.Error{Code: api.KDCError, Detail: "the KDC refuses a ticket for " + server.String() + ": " + describe(k),
 		Remedy: "ask the realm's administrator", Err: refusal(k.ErrorCode)}
 	switch k.ErrorCode {
-	case errorcode.KDC_ERR_TGT_REVOKED, errorcode.KRB_AP_ERR_BAD_INTEGRITY, errorcode.KRB_AP_ERR_TKT_EXPIRED,
-		errorcode.KRB_AP_ERR_TKT_NYV, errorcode.KRB_AP_ERR_MODIFIED, errorcode.KRB_AP_ERR_BADKEYVER, errorcode.KRB_AP_ERR_NOKEY:
+	case errorcode.KDC_ERR_SERVICE_EXP, errorcode.KDC_ERR_PRINCIPAL_NOT_UNIQUE, errorcode.KDC_ERR_NULL_KEY, errorcode.KDC_ERR_CANNOT_POSTDATE,
+		errorcode.KDC_ERR_NEVER_VALID, errorcode.KDC_ERR_POLICY, errorcode.KDC_ERR_BADOPTION, errorcode.KDC_ERR_CLIENT_REVOKED,
+		errorcode.KDC_ERR_SERVICE_REVOKED, errorcode.KDC_ERR_SERVICE_NOTYET, errorcode.KDC_ERR_MUST_USE_USER2USER,
+		errorcode.KDC_ERR_PATH_NOT_ACCEPTED, errorcode.KDC_ERR_SVC_UNAVAILABLE: // about the service, or the account
+	default:
+		// MIT says 60 of a TGT that it cannot open, others say what is amiss.
 		err.Err = errTGTRefused
 	}
 	return err
