@@ -33,6 +33,9 @@ type Config struct {
 	Sites []*Site
 	// Warnings are for a person to look at.
 	Warnings []string
+	// Notes are what stands in none of the files: the proxies that the environment
+	// has added. The agent's is not that of a shell.
+	Notes []string
 
 	credentials []*Credential // in the order of their names
 	kerberos    *krb.Config   // nil without principals
@@ -102,7 +105,7 @@ const krb5Conf = "/etc/krb5.conf"
 
 // LoadConfig reads the configuration at path and, in the order of their names,
 // the files conf.d/*.toml beside it, but for hidden ones, and, if there are
-// keytabs, the krb5.conf files named, else those that $KRB5_CONFIG lists, else
+// principals, the krb5.conf files named, else those that $KRB5_CONFIG lists, else
 // /etc/krb5.conf.
 // Errors are *api.Error of code api.ConfigInvalid or api.Krb5ConfInvalid that
 // name file and, where there is one, line.
@@ -160,7 +163,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			return nil, configError(d.where["proxy."+name], "proxy."+name+": "+api.AsError(err).Detail)
 		}
 		proxies[name] = p
-		if p.insecureBasic {
+		if p.insecureBasic && p.clear() {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("proxy %s: insecure_basic lets its password go over the network in clear", name))
 		}
 	}
@@ -177,6 +180,12 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			return nil, wrong("the kind %s does not log in with %s, as credential.%s has it; it wants %s",
 				s.Kind, s.Credential.means(), s.Credential.Name, joinMeans(takes))
 		}
+		if option := t.forTickets(); option != "" && s.Credential.means() == login.Secret {
+			return nil, wrong("%s is for tickets, and credential.%s is %s", option, s.Credential.Name, login.Secret)
+		}
+		if t.NoPAC && s.Credential.Cache != "" {
+			return nil, wrong(noPACOfCache)
+		}
 		if t.Fallback != "" {
 			s.fallback = credentials[t.Fallback]
 			switch {
@@ -184,6 +193,8 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 				return nil, wrong("fallback: there is no [credential.%s]", t.Fallback)
 			case s.Credential.Username != "" || s.fallback.Username == "":
 				return nil, wrong("fallback is a username with a password, for a site whose credential is a principal")
+			case s.Credential.byPassword():
+				return nil, wrong("fallback: credential.%s has a password already, its principal having neither keytab nor ccache", s.Credential.Name)
 			case !login.FallsBack(s.driver):
 				return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", s.Kind, login.Secret)
 			}
@@ -196,7 +207,10 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			e.Remedy = cmp.Or(api.AsError(err).Remedy, e.Remedy) // the environment is not mended in the file
 			return nil, e
 		}
-		if s.proxy != nil && s.proxy.inURL != nil && s.proxy.url.Scheme == "http" {
+		if s.proxy != nil && t.Proxy == "" {
+			c.Notes = append(c.Notes, fmt.Sprintf("site %s: proxy %s from the environment", name, web.OriginOf(s.proxy.url)))
+		}
+		if s.proxy != nil && s.proxy.inURL != nil && s.proxy.clear() {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: the environment's proxy URL holds a password, which goes over the network in clear", name))
 		}
 		s.fingerprint += "/" + s.Credential.account()

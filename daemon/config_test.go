@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -129,56 +130,88 @@ func TestFingerprint(t *testing.T) {
 }
 
 func TestConfigMistakes(t *testing.T) {
+	const (
+		byPassword = "[credential.person]\nusername = \"person\"\n[site.app]\nurl = \"https://app.corp.example\"\nkind = \"jira\"\ncredential = \"person\"\n"
+		proxyText  = "[proxy.corp]\nurl = \"http://proxy.corp.example:3128\"\n"
+	)
 	for name, c := range map[string]struct{ text, want string }{
-		"user in url":         {strings.Replace(siteText, "https://", "https://u:CANARY-password@", 1), "user name"},
-		"query in url":        {strings.Replace(siteText, "example/app", "example/app?x=1", 1), "query"},
-		"ftp":                 {strings.Replace(siteText, "https", "ftp", 1), "neither"},
-		"relative url":        {strings.Replace(siteText, "https://app.corp.example", "", 1), "absolute"},
-		"recheck":             {siteText + "recheck = \"often\"\n", "recheck"},
-		"negative recheck":    {siteText + "recheck = \"-1s\"\n", "recheck"},
-		"login host":          {siteText + "login_hosts = [\"https://x/path\"]\n", "login_hosts"},
-		"agent with newline":  {siteText + "user_agent = \"a\\nb\"\n", "user_agent"},
-		"name of a site":      {strings.Replace(siteText, "site.app", `site."a b"`, 1), "a b"},
-		"names alike":         {siteText + strings.Replace(siteText, "site.app", "site.APP", 1), "$APP_COOKIE"},
-		"names that fold":     {strings.Replace(siteText, "site.app", "site.my-app", 1) + strings.Replace(siteText, "site.app", "site.MY_App", 1), "$MY_APP_COOKIE, as that of site."},
-		"names with dots":     {strings.Replace(siteText, "site.app", `site."my.app"`, 1) + strings.Replace(siteText, "site.app", "site.my_app", 1), "$MY_APP_COOKIE"},
-		"host with a star":    {strings.Replace(siteText, "app.corp", "*.corp", 1), "host"},
-		"password, no URL":    {strings.Replace(siteText, "https://", "https://u:CANARY-pass word@", 1), "absolute"},
-		"password, ftp":       {strings.Replace(siteText, "https://", "ftp:u:CANARY-password@", 1), "absolute"},
-		"password, hosts":     {siteText + "login_hosts = [\"ok.example\", \"https://u:CANARY-password@x\"]\n", "entry 2"},
-		"foreign probe_url":   {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
-		"http probe_url":      {siteText + "probe_url = \"http://app.corp.example/me\"\n", "insecure_http"},
-		"a table of its own":  {siteText + "[gateway.corp]\nurl = \"x\"\n", "gateway"},
-		"no principal":        {siteText + "[credential.other]\nkeytab = \"/x\"\n", "principal is missing"},
-		"two proofs":          {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nccache = \"FILE:/y\"\n", "both a keytab and a ccache"},
-		"PAC of a ccache":     {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:/y\"\nno_pac = true\n", "no_pac"},
-		"export of a user":    {siteText + "[credential.other]\nusername = \"x\"\nexport = [\"uid:1\"]\n", "either"},
-		"export to whom":      {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nexport = [\"everybody\"]\n", "credential.other: export: "},
-		"mutual_auth":         {siteText + "mutual_auth = \"sometimes\"\n", "not off, if-offered or required"},
-		"channel_bindings":    {siteText + "channel_bindings = \"on\"\n", "not auto, off or required"},
-		"spn":                 {siteText + "spn = \"HTTP\"\n", "service/host"},
-		"no such proxy":       {siteText + "proxy = \"corp\"\n", "there is no [proxy.corp]"},
-		"proxy without url":   {siteText + "[proxy.corp]\n", "proxy.corp: url is missing"},
-		"proxy with a path":   {siteText + "[proxy.corp]\nurl = \"http://proxy:3128/x\"\n", "proxy.corp: the proxy's url"},
-		"proxy's password":    {siteText + "[proxy.corp]\nurl = \"http://u:CANARY-password@proxy:3128\"\n", "user name or password; name a credential"},
-		"socks proxy":         {siteText + "[proxy.corp]\nurl = \"socks5://proxy:1080\"\n", "proxy.corp: the proxy's url"},
-		"proxy's credential":  {siteText + "[proxy.corp]\nurl = \"http://proxy:3128\"\ncredential = \"x\"\n", "there is no [credential.x]"},
-		"a proxy named none":  {siteText + "[proxy.none]\nurl = \"http://proxy:3128\"\n", "choose another name"},
-		"fallback to nothing": {siteText + "fallback = \"other\"\n", "fallback: there is no [credential.other]"},
-		"fallback to itself":  {siteText + "fallback = \"build\"\n", "a username with a password"},
-		"principal":           {siteText + "[credential.other]\nprincipal = \"a@b@c\"\nkeytab = \"/x\"\n", `credential.other: principal "a@b@c"`},
-		"password":            {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\npassword = \"CANARY-password\"\n", "password"},
-		"both":                {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\nusername = \"a\"\n", "either"},
-		"control in username": {siteText + "[credential.other]\nusername = \"a\\nb\"\n", "username holds a control"},
-		"wrong means":         {strings.Replace(siteText, `credential = "build"`, `credential = "other"`, 1) + "[credential.other]\nusername = \"a\"\n", "the kind spnego does not log in with a username and its password, as credential.other has it; it wants a principal"},
-		"unproven Jira":       {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nidentity = \"unproven\"\n", "always names the user"},
-		"foreign login_url":   {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nlogin_url = \"https://other.example/\"\n", "login_url leads to"},
-		"option of no kind":   {siteText + "no_such_option = 1\n", "no_such_option"},
-		"site without table":  {"site = 5\n", "site"},
-		"not UTF-8":           {"[site.\xff]", ""},
-		"another case":        {siteText + "Allow = [\"uid:5\"]\n", "site.app.Allow"},
-		"another case above":  {siteText + "[Site.beta]\nkind = \"spnego\"\n", "Site"},
-		"everything is empty": {"[site.app]\n", "kind is missing"},
+		"user in url":                {strings.Replace(siteText, "https://", "https://u:CANARY-password@", 1), "user name"},
+		"query in url":               {strings.Replace(siteText, "example/app", "example/app?x=1", 1), "query"},
+		"ftp":                        {strings.Replace(siteText, "https", "ftp", 1), "neither"},
+		"relative url":               {strings.Replace(siteText, "https://app.corp.example", "", 1), "absolute"},
+		"recheck":                    {siteText + "recheck = \"often\"\n", "recheck"},
+		"negative recheck":           {siteText + "recheck = \"-1s\"\n", "recheck"},
+		"login host":                 {siteText + "login_hosts = [\"https://x/path\"]\n", "login_hosts"},
+		"agent with newline":         {siteText + "user_agent = \"a\\nb\"\n", "user_agent"},
+		"name of a site":             {strings.Replace(siteText, "site.app", `site."a b"`, 1), "a b"},
+		"names alike":                {siteText + strings.Replace(siteText, "site.app", "site.APP", 1), "$APP_COOKIE"},
+		"names that fold":            {strings.Replace(siteText, "site.app", "site.my-app", 1) + strings.Replace(siteText, "site.app", "site.MY_App", 1), "$MY_APP_COOKIE, as that of site."},
+		"names with dots":            {strings.Replace(siteText, "site.app", `site."my.app"`, 1) + strings.Replace(siteText, "site.app", "site.my_app", 1), "$MY_APP_COOKIE"},
+		"host with a star":           {strings.Replace(siteText, "app.corp", "*.corp", 1), "host"},
+		"password, no URL":           {strings.Replace(siteText, "https://", "https://u:CANARY-pass word@", 1), "absolute"},
+		"password, ftp":              {strings.Replace(siteText, "https://", "ftp:u:CANARY-password@", 1), "absolute"},
+		"password, hosts":            {siteText + "login_hosts = [\"ok.example\", \"https://u:CANARY-password@x\"]\n", "entry 2"},
+		"foreign probe_url":          {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
+		"http probe_url":             {siteText + "probe_url = \"http://app.corp.example/me\"\n", "insecure_http"},
+		"a table of its own":         {siteText + "[gateway.corp]\nurl = \"x\"\n", "gateway"},
+		"no principal":               {siteText + "[credential.other]\nkeytab = \"/x\"\n", "principal is missing"},
+		"two proofs":                 {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nccache = \"FILE:/y\"\n", "both a keytab and a ccache"},
+		"PAC of a ccache":            {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:/y\"\nno_pac = true\n", "no_pac"},
+		"export of a user":           {siteText + "[credential.other]\nusername = \"x\"\nexport = [\"uid:1\"]\n", "either"},
+		"export to whom":             {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"/x\"\nexport = [\"everybody\"]\n", "credential.other: export: "},
+		"mutual_auth":                {siteText + "mutual_auth = \"sometimes\"\n", "not off, if-offered or required"},
+		"channel_bindings":           {siteText + "channel_bindings = \"on\"\n", "not auto, off or required"},
+		"spn":                        {siteText + "spn = \"HTTP\"\n", "service/host"},
+		"no such proxy":              {siteText + "proxy = \"corp\"\n", "there is no [proxy.corp]"},
+		"proxy without url":          {siteText + "[proxy.corp]\n", "proxy.corp: url is missing"},
+		"proxy with a path":          {siteText + "[proxy.corp]\nurl = \"http://proxy:3128/x\"\n", "proxy.corp: the proxy's url"},
+		"proxy's password":           {siteText + "[proxy.corp]\nurl = \"http://u:CANARY-password@proxy:3128\"\n", "user name or password; name a credential"},
+		"socks proxy":                {siteText + "[proxy.corp]\nurl = \"socks5://proxy:1080\"\n", "proxy.corp: the proxy's url"},
+		"proxy's credential":         {siteText + "[proxy.corp]\nurl = \"http://proxy:3128\"\ncredential = \"x\"\n", "there is no [credential.x]"},
+		"a proxy named none":         {siteText + "[proxy.none]\nurl = \"http://proxy:3128\"\n", "choose another name"},
+		"relative keytab":            {siteText + "[credential.other]\nprincipal = \"x\"\nkeytab = \"~/x.keytab\"\n", "credential.other: keytab must be an absolute path; only a shell knows what ~ and $HOME are"},
+		"relative ccache":            {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"krb5cc\"\n", "credential.other: ccache must name an absolute path"},
+		"relative FILE":              {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:krb5cc\"\n", "credential.other: ccache must name an absolute path"},
+		"empty FILE":                 {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:\"\n", "credential.other: ccache must name an absolute path"},
+		"relative DIR":               {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"DIR:krb5cc\"\n", "credential.other: ccache must name an absolute path"},
+		"relative DIR::":             {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"DIR::krb5cc/tkt\"\n", "credential.other: ccache must name an absolute path"},
+		"ccache at home":             {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"FILE:~/krb5cc\"\n", "ccache must name an absolute path; only a shell knows what ~ and $HOME are"},
+		"ccache of $HOME":            {siteText + "[credential.other]\nprincipal = \"x\"\nccache = \"DIR:$HOME/krb5cc\"\n", "ccache must name an absolute path; only a shell knows what ~ and $HOME are"},
+		"no_pac at a ccache":         {strings.Replace(siteText, `"build"`, `"other"`, 1) + "no_pac = true\n[credential.other]\nprincipal = \"x\"\nccache = \"FILE:/y\"\n", "site.app: no_pac is for tickets that the agent asks for itself"},
+		"spn, password":              {byPassword + "spn = \"HTTP/x\"\n", "site.app: spn is for tickets, and credential.person is a username and its password"},
+		"no_pac, password":           {byPassword + "no_pac = true\n", "site.app: no_pac is for tickets, and credential.person is a username and its password"},
+		"mutual_auth, password":      {byPassword + "mutual_auth = \"off\"\n", "site.app: mutual_auth is for tickets, and credential.person is a username and its password"},
+		"channel_bindings, password": {byPassword + "channel_bindings = \"auto\"\n", "site.app: channel_bindings is for tickets, and credential.person is a username and its password"},
+		"spn, no ticket":             {byPassword + proxyText + "credential = \"person\"\nspn = \"HTTP/x\"\ninsecure_basic = true\n", "proxy.corp: spn is for tickets: it wants a credential that is a principal"},
+		"spn, nothing":               {siteText + proxyText + "spn = \"HTTP/x\"\n", "proxy.corp: spn is for tickets"},
+		"mutual, no ticket":          {byPassword + proxyText + "credential = \"person\"\nmutual_auth = \"required\"\ninsecure_basic = true\n", "proxy.corp: mutual_auth is for tickets: it wants a credential that is a principal"},
+		"mutual, nothing":            {siteText + proxyText + "mutual_auth = \"off\"\n", "proxy.corp: mutual_auth is for tickets"},
+		"basic, no password":         {siteText + proxyText + "credential = \"build\"\ninsecure_basic = true\n", "proxy.corp: insecure_basic is for passwords: it wants a credential that is a username and its password"},
+		"basic, nothing":             {siteText + proxyText + "insecure_basic = true\n", "proxy.corp: insecure_basic is for passwords"},
+		"basic in clear":             {byPassword + proxyText + "credential = \"person\"\n", "proxy.corp: its password would go over the network in clear, and so never goes: use an https url, or allow it with insecure_basic = true"},
+		"port":                       {strings.Replace(siteText, "corp.example/", "corp.example:65536/", 1), "url has a port that is not one of 1 to 65535"},
+		"port 0":                     {strings.Replace(siteText, "corp.example/", "corp.example:0/", 1), "url has a port"},
+		"port, hosts":                {siteText + "login_hosts = [\"ok.example\", \"x.example:70000\"]\n", "login_hosts: entry 2 has a port"},
+		"port, proxy":                {siteText + "[proxy.corp]\nurl = \"http://proxy:99999\"\n", "proxy.corp: url has a port"},
+		"url of a proxy":             {siteText + "proxy = \"http://u:CANARY-password@proxy:3128\"\n", "site.app: proxy is the NAME of a [proxy.NAME], which has the url, or \"none\""},
+		"host of a proxy":            {siteText + "proxy = \"proxy:3128\"\n", "proxy is the NAME of a [proxy.NAME]"},
+		"spn, empty realm":           {siteText + "spn = \"HTTP/x@\"\n", `"HTTP/x@" has no realm after its @`},
+		"fallback to nothing":        {siteText + "fallback = \"other\"\n", "fallback: there is no [credential.other]"},
+		"fallback beside a password": {strings.Replace(siteText, `credential = "build"`, `credential = "typed"`, 1) + "fallback = \"anna\"\n[credential.typed]\nprincipal = \"x\"\n[credential.anna]\nusername = \"anna\"\n", "has a password already"},
+		"fallback to itself":         {siteText + "fallback = \"build\"\n", "a username with a password"},
+		"principal":                  {siteText + "[credential.other]\nprincipal = \"a@b@c\"\nkeytab = \"/x\"\n", `credential.other: principal "a@b@c"`},
+		"password":                   {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\npassword = \"CANARY-password\"\n", "password"},
+		"both":                       {siteText + "[credential.other]\nprincipal = \"a\"\nkeytab = \"/x\"\nusername = \"a\"\n", "either"},
+		"control in username":        {siteText + "[credential.other]\nusername = \"a\\nb\"\n", "username holds a control"},
+		"wrong means":                {strings.Replace(siteText, `credential = "build"`, `credential = "other"`, 1) + "[credential.other]\nusername = \"a\"\n", "the kind spnego does not log in with a username and its password, as credential.other has it; it wants a principal"},
+		"unproven Jira":              {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nidentity = \"unproven\"\n", "always names the user"},
+		"foreign login_url":          {"[site.jira]\nurl = \"https://jira.corp.example\"\nkind = \"jira\"\ncredential = \"build\"\nlogin_url = \"https://other.example/\"\n", "login_url leads to"},
+		"option of no kind":          {siteText + "no_such_option = 1\n", "no_such_option"},
+		"site without table":         {"site = 5\n", "site"},
+		"not UTF-8":                  {"[site.\xff]", ""},
+		"another case":               {siteText + "Allow = [\"uid:5\"]\n", "site.app.Allow"},
+		"another case above":         {siteText + "[Site.beta]\nkind = \"spnego\"\n", "Site"},
+		"everything is empty":        {"[site.app]\n", "kind is missing"},
 	} {
 		_, err := configure(t, map[string]string{"sessiond.toml": credentialText + c.text})
 		if api.CodeOf(err) != api.ConfigInvalid || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "sessiond.toml") {
@@ -275,7 +308,6 @@ identity_json = "user"
 spn = "HTTP/alias.example@CORP.EXAMPLE"
 mutual_auth = "required"
 channel_bindings = "off"
-no_pac = true
 proxy = "corp"
 fallback = "person"
 [site.b]
@@ -283,6 +315,7 @@ kind = "spnego"
 url = "https://b.example"
 credential = "typed"
 identity_json = "user"
+no_pac = true
 proxy = "none"
 `})
 	if err != nil {
@@ -298,19 +331,54 @@ proxy = "none"
 		t.Errorf("cache: %+v", cred["cache"])
 	case !cred["typed"].byPassword() || !cred["typed"].NoPAC || !cred["typed"].RC4 || cred["typed"].Principal.Realm != "OTHER.EXAMPLE":
 		t.Errorf("typed: %+v", cred["typed"])
-	case a.spn != "HTTP/alias.example@CORP.EXAMPLE" || a.mutual != web.MutualRequired || a.bindings != web.BindingsOff || !a.noPAC:
+	case a.spn != "HTTP/alias.example@CORP.EXAMPLE" || a.mutual != web.MutualRequired || a.bindings != web.BindingsOff || a.noPAC:
 		t.Errorf("site a: %+v", a)
 	case a.proxy == nil || a.proxy.credential != cred["typed"] || a.proxy.spn != "HTTP/squid.corp.example" || a.proxy.mutual != web.MutualRequired:
 		t.Errorf("its proxy: %+v", a.proxy)
 	case a.fallback != cred["person"] || !slices.Equal(a.expect.Names, []string{"svc", "svc@CORP.EXAMPLE", "person"}):
 		t.Errorf("its fallback: %+v, %v", a.fallback, a.expect.Names)
-	case b.proxy != nil || b.fallback != nil:
+	case b.proxy != nil || b.fallback != nil || !b.noPAC:
 		t.Errorf("site b: %+v", b)
 	}
 	for _, what := range []string{"credential typed: rc4", "proxy open: insecure_basic"} {
 		if !slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.HasPrefix(w, what) }) {
 			t.Errorf("no warning of %s in %q", what, c.Warnings)
 		}
+	}
+}
+
+// TestCacheNames: the names of ticket caches that have no path, or an absolute one.
+func TestCacheNames(t *testing.T) {
+	for _, name := range []string{"/tmp/krb5cc", "FILE:/tmp/krb5cc", "DIR:/tmp/krb5", "DIR::/tmp/krb5/tkt", "KCM:", "KCM:1000", "KEYRING:persistent:1000", "KEYRING:krb5cc"} {
+		c, err := configure(t, map[string]string{"sessiond.toml": fmt.Sprintf("[credential.cache]\nprincipal = \"svc\"\nccache = %q\n", name)})
+		if err != nil || c.credentials[0].Cache != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestProxyInClear: a warning where a password can be read on its way to a proxy,
+// and only there.
+func TestProxyInClear(t *testing.T) {
+	for _, c := range []struct {
+		url  string
+		warn bool
+	}{{"http://proxy.corp.example:3128", true}, {"http://192.0.2.1", true}, {"https://proxy.corp.example", false}, {"http://localhost:3128", false}, {"http://127.0.0.2:3128", false}, {"http://[::1]:3128", false}} {
+		for _, option := range []string{"", "insecure_basic = true\n"} {
+			if option == "" && c.warn {
+				continue // TestConfigMistakes
+			}
+			cfg, err := configure(t, map[string]string{"sessiond.toml": fmt.Sprintf("[credential.person]\nusername = \"person\"\n[proxy.corp]\nurl = %q\ncredential = \"person\"\n%s", c.url, option)})
+			if err != nil || len(cfg.Warnings) > 0 != c.warn {
+				t.Errorf("%s %s: %+v %v", c.url, option, cfg, err)
+			}
+		}
+		t.Setenv("https_proxy", strings.Replace(c.url, "//", "//user:CANARY-password@", 1))
+		cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
+		if err != nil || len(cfg.Warnings) > 0 != c.warn {
+			t.Errorf("%s in the environment: %+v %v", c.url, cfg, err)
+		}
+		t.Setenv("https_proxy", "")
 	}
 }
 
@@ -338,15 +406,27 @@ func TestEnvironmentProxy(t *testing.T) {
 		case p != nil && (p.credential == nil) != (c.account == ""), p != nil && p.credential != nil && p.credential.account() != c.account:
 			t.Errorf("%s: credential %+v, want %q", name, p.credential, c.account)
 		}
+		if p == nil && cfg.Notes != nil || p != nil && !slices.Equal(cfg.Notes, []string{"site app: proxy http://proxy.corp.example:3128 from the environment"}) {
+			t.Errorf("%s: notes %q", name, cfg.Notes)
+		}
 	}
-	t.Setenv("https_proxy", "socks5://user:CANARY-password@proxy.corp.example:1080")
-	_, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
-	if api.CodeOf(err) != api.ConfigInvalid || strings.Contains(err.Error(), "CANARY") {
-		t.Errorf("a URL of no proxy: %v", err)
+	cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText + "proxy = \"corp\"\n[proxy.corp]\nurl = \"http://proxy.corp.example:3128\"\n"})
+	if err != nil || cfg.Notes != nil {
+		t.Errorf("a proxy of the site's own: %v", err)
+	}
+	for name, value := range map[string]string{"SOCKS": "socks5://user:CANARY-password@proxy.corp.example:1080", "port": "http://user:CANARY-password@proxy.corp.example:99999"} {
+		t.Setenv("https_proxy", value)
+		_, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
+		e := api.AsError(err)
+		if api.CodeOf(err) != api.ConfigInvalid || strings.Contains(err.Error()+e.Remedy, "CANARY") {
+			t.Errorf("%s: %v", name, err)
+		} else if !strings.Contains(e.Remedy, "https_proxy") || !strings.HasSuffix(e.Remedy, `, or set proxy = "none" in the site`) {
+			t.Errorf("%s: next: %s", name, e.Remedy)
+		}
 	}
 	t.Setenv("https_proxy", "http://user:CANARY-password@proxy.corp.example:3128")
-	cfg, err := configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
-	if err != nil || cfg.Sites[0].proxy.inURL == nil || len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], "in clear") || strings.Contains(cfg.Warnings[0], "CANARY") {
+	cfg, err = configure(t, map[string]string{"sessiond.toml": credentialText + siteText})
+	if err != nil || cfg.Sites[0].proxy.inURL == nil || len(cfg.Notes) != 1 || strings.Contains(cfg.Notes[0], "user") || len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], "in clear") || strings.Contains(cfg.Warnings[0], "CANARY") {
 		t.Errorf("a password in the URL: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -62,6 +63,22 @@ type siteTable struct {
 	ChannelBindings string `toml:"channel_bindings"`
 	Proxy           string `toml:"proxy"`
 	Fallback        string `toml:"fallback"`
+}
+
+// forTickets returns the first option that counts for Kerberos alone, "" if none
+// is set.
+func (t siteTable) forTickets() string {
+	switch {
+	case t.SPN != "":
+		return "spn"
+	case t.NoPAC:
+		return "no_pac"
+	case t.MutualAuth != "":
+		return "mutual_auth"
+	case t.ChannelBindings != "":
+		return "channel_bindings"
+	}
+	return ""
 }
 
 type decoder struct {
@@ -232,13 +249,52 @@ func (d *decoder) credential(file, name string, t credentialTable) error {
 	case t.Keytab != "" && t.CCache != "":
 		return wrong("it has both a keytab and a ccache")
 	case t.Keytab != "" && !filepath.IsAbs(t.Keytab):
-		return wrong("keytab must be an absolute path")
+		return wrong("keytab must be an absolute path" + unexpanded(t.Keytab))
 	case t.CCache != "" && t.NoPAC:
-		return wrong("no_pac is for tickets that the agent asks for itself; those of a ccache are there already")
+		return wrong(noPACOfCache)
+	}
+	if path, ok := cachePath(t.CCache); ok && !filepath.IsAbs(path) {
+		return wrong("ccache must name an absolute path" + unexpanded(path))
 	}
 	d.credentials[name] = t
 	return nil
 }
+
+// noPACOfCache is why a ticket cache and no_pac do not go together.
+const noPACOfCache = "no_pac is for tickets that the agent asks for itself; those of a ccache are there already"
+
+// cachePath returns the path in the name of a ticket cache, if it is of a type
+// that has one (see package ccache). $KRB5CCNAME may have a relative one; the
+// agent does not work where it was written.
+func cachePath(name string) (path string, ok bool) {
+	kind, rest, found := strings.Cut(name, ":")
+	switch {
+	case name == "":
+		return "", false
+	case !found:
+		return name, true
+	case kind == "DIR":
+		return strings.TrimPrefix(rest, ":"), true
+	}
+	return rest, kind == "FILE"
+}
+
+// unexpanded is the end of a message on a path that is not absolute.
+func unexpanded(path string) string {
+	if strings.HasPrefix(path, "~") || strings.HasPrefix(path, "$") {
+		return "; only a shell knows what ~ and $HOME are: write it in full"
+	}
+	return ""
+}
+
+// validPort reports whether an origin's port is one; for package url, and so for
+// web, it is any number.
+func validPort(o web.Origin) bool {
+	n, err := strconv.ParseUint(o.Port, 10, 16)
+	return err == nil && n > 0
+}
+
+const noSuchPort = "has a port that is not one of 1 to 65535"
 
 func (d *decoder) site(file, name string, t siteTable, driver login.Driver) error {
 	if err := d.once("site."+name, file); err != nil {
@@ -276,8 +332,11 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 	case strings.ContainsFunc(t.UserAgent, func(r rune) bool { return r < 0x20 || r == 0x7f }):
 		return wrong("user_agent holds a control character")
 	}
-	if _, err := web.ParseOrigin(u.Scheme + "://" + u.Host); err != nil {
+	switch o, err := web.ParseOrigin(u.Scheme + "://" + u.Host); {
+	case err != nil:
 		return wrong("url does not name a host")
+	case !validPort(o):
+		return wrong("url %s", noSuchPort)
 	}
 	s := &Site{Name: name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, driver: driver, recheck: defaultRecheck,
 		spn: t.SPN, noPAC: t.NoPAC, mutual: web.MutualPolicy(t.MutualAuth), bindings: web.BindingPolicy(t.ChannelBindings)}
@@ -293,8 +352,11 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 	}
 	for i, h := range t.LoginHosts {
 		o, err := web.ParseOrigin(h)
-		if err != nil {
+		switch {
+		case err != nil:
 			return wrong("login_hosts: entry %d is %v", i+1, err)
+		case !validPort(o):
+			return wrong("login_hosts: entry %d %s", i+1, noSuchPort)
 		}
 		s.loginHosts = append(s.loginHosts, o)
 	}

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"maps"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -47,6 +50,9 @@ func newProxy(name string, t proxyTable, credentials map[string]*Credential) (*p
 	if err := web.CheckProxy(u); err != nil {
 		return nil, err
 	}
+	if !validPort(web.OriginOf(u)) {
+		return wrong("url " + noSuchPort)
+	}
 	p := &proxy{url: u, spn: t.SPN, mutual: web.MutualPolicy(t.MutualAuth), insecureBasic: t.InsecureBasic}
 	if t.SPN != "" {
 		if err := krb.CheckSPN(t.SPN); err != nil {
@@ -58,7 +64,29 @@ func newProxy(name string, t proxyTable, credentials map[string]*Credential) (*p
 			return wrong("there is no [credential." + t.Credential + "]")
 		}
 	}
+	means := login.Means("")
+	if p.credential != nil {
+		means = p.credential.means()
+	}
+	switch {
+	case t.SPN != "" && means != login.Ticket:
+		return wrong("spn is for tickets: it wants a credential that is " + string(login.Ticket))
+	case t.MutualAuth != "" && means != login.Ticket:
+		return wrong("mutual_auth is for tickets: it wants a credential that is " + string(login.Ticket))
+	case t.InsecureBasic && means != login.Secret:
+		return wrong("insecure_basic is for passwords: it wants a credential that is " + string(login.Secret))
+	case means == login.Secret && p.clear() && !t.InsecureBasic:
+		return wrong("its password would go over the network in clear, and so never goes: use an https url, or allow it with insecure_basic = true")
+	}
 	return p, nil
+}
+
+// clear reports whether what is sent to the proxy can be read on the way: it
+// goes by http, and to another machine.
+func (p *proxy) clear() bool {
+	o := web.OriginOf(p.url)
+	ip, err := netip.ParseAddr(o.Host)
+	return o.Scheme == "http" && o.Host != "localhost" && (err != nil || !ip.IsLoopback())
 }
 
 // siteProxy returns the proxy of a site by its setting: none, a name, or by
@@ -73,11 +101,24 @@ func siteProxy(site *url.URL, setting string, proxies, environment map[string]*p
 		if p := proxies[setting]; p != nil {
 			return p, nil
 		}
-		return nil, &api.Error{Code: api.ConfigInvalid, Detail: "there is no [proxy." + setting + "]"}
+		e := &api.Error{Code: api.ConfigInvalid, Detail: "there is no [proxy." + setting + "]"}
+		if strings.ContainsAny(setting, ":/@") { // and, maybe, a password
+			e.Detail = `proxy is the NAME of a [proxy.NAME], which has the url, or "none"`
+		}
+		return nil, e
 	}
 	u, err := web.ProxyFromEnvironment(site)
-	if u == nil || err != nil {
-		return nil, err
+	if err == nil && u != nil && !validPort(web.OriginOf(u)) {
+		err = &api.Error{Code: api.ConfigInvalid, Detail: "the environment's proxy for " + site.Scheme + " " + noSuchPort,
+			Remedy: "correct " + site.Scheme + "_proxy in the agent's environment"}
+	}
+	if err != nil {
+		e := *api.AsError(err)
+		e.Remedy += `, or set proxy = "none" in the site`
+		return nil, &e
+	}
+	if u == nil {
+		return nil, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(proxies)) {
 		p := proxies[name]

@@ -140,7 +140,7 @@ func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Passwo
 	if err := p.Fixed(); err != nil {
 		return err
 	}
-	offer := p.Offer(secret.New(string(password)))
+	offer := p.Offer(site.proxy.address(), secret.New(string(password)))
 	if retry {
 		if err := offer.Forgive(ctx); err != nil {
 			return err
@@ -154,13 +154,16 @@ func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Passwo
 	return offer.Kept(ctx, err)
 }
 
+// address is what a proxy's verdicts are remembered by.
+func (p *proxy) address() string { return web.OriginOf(p.url).String() }
+
 // forExchange returns a proxy as an exchange takes it.
 func (p *proxy) forExchange(have *secrets) *web.Proxy {
 	w := &web.Proxy{URL: p.url, SPN: p.spn, Mutual: p.mutual, Password: p.inURL, InsecureBasic: p.insecureBasic}
 	switch c := p.credential; {
 	case c == nil:
 	case c.Username != "":
-		w.Password = have.passwords[c].AtProxy()
+		w.Password = have.passwords[c].AtProxy(p.address())
 	default:
 		w.Negotiate = negotiator{have.engine, have.ticket(c)}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -23,6 +24,7 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -99,15 +101,36 @@ func toStatus(err error) error {
 		return err
 	}
 	e := api.AsError(err)
-	st := status.New(codes.Code(e.Code.GRPC()), strings.ToValidUTF8(e.Detail, "?"))
+	st := status.New(codes.Code(e.Code.GRPC()), bounded(e.Detail, maxDetail))
 	info := &errdetails.ErrorInfo{Domain: api.ErrorDomain, Reason: e.Code.Reason()}
 	if e.Remedy != "" {
-		info.Metadata = map[string]string{"remedy": strings.ToValidUTF8(e.Remedy, "?")}
+		info.Metadata = map[string]string{"remedy": bounded(e.Remedy, maxRemedy)}
 	}
 	if with, err := st.WithDetails(info); err == nil {
 		st = with
 	}
 	return st.Err()
+}
+
+// What errors say ends up in a header block, whose size clients bound, and in
+// the list of all sites; and some of it others have chosen.
+const (
+	maxDetail = 2 << 10 // bytes
+	maxRemedy = 1 << 10
+)
+
+// bounded makes UTF-8 of at most limit bytes of a text.
+func bounded(text string, limit int) string {
+	const cut = "…"
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= limit {
+		return text
+	}
+	end := limit - len(cut)
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + cut
 }
 
 // caller returns who calls; nobody the kernel cannot name gets further.
@@ -333,20 +356,6 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 	if err != nil {
 		return nil, err
 	}
-	if r.GetProxy() {
-		if r.GetCookie() != nil || r.GetPassword() == nil {
-			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a proxy takes a password alone", Remedy: "sessionctl login " + site.Name + " --proxy --password-stdin"}
-		}
-		if err := s.secrets.bringToProxy(ctx, site, r.GetPassword(), r.GetRetry()); err != nil {
-			return nil, err
-		}
-		for _, other := range s.config.Sites {
-			if other.proxy == site.proxy {
-				s.keeper.Resume(other.Name)
-			}
-		}
-		return &pb.LoginResponse{}, nil
-	}
 	o := keeper.LoginOptions{Retry: r.GetRetry(), Password: r.GetPassword()}
 	if r.GetCookie() != nil {
 		if o.Password != nil || o.Retry {
@@ -367,6 +376,23 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 	return &pb.LoginResponse{Session: m}, nil
 }
 
+// LoginProxy implements SessionService.
+func (s *service) LoginProxy(ctx context.Context, r *pb.LoginProxyRequest) (*pb.LoginProxyResponse, error) {
+	site, err := s.operate(ctx, r.GetSite())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.secrets.bringToProxy(ctx, site, r.GetPassword(), r.GetRetry()); err != nil {
+		return nil, err
+	}
+	for _, other := range s.config.Sites {
+		if other.proxy != nil && other.proxy.credential == site.proxy.credential {
+			s.keeper.Resume(other.Name)
+		}
+	}
+	return &pb.LoginProxyResponse{}, nil
+}
+
 // DeleteSession implements SessionService.
 func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
 	site, err := s.operate(ctx, r.GetSite())
@@ -379,7 +405,7 @@ func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest)
 	}
 	resp := &pb.DeleteSessionResponse{HadSession: d.Had, Ended: d.Ended}
 	if d.Refusal != nil {
-		resp.Code, resp.Detail = string(d.Refusal.Code), strings.ToValidUTF8(d.Refusal.Detail, "?")
+		resp.Code, resp.Detail = string(d.Refusal.Code), bounded(d.Refusal.Detail, maxDetail)
 	}
 	return resp, nil
 }
@@ -438,18 +464,62 @@ func (s *service) ExportCache(ctx context.Context, r *pb.ExportCacheRequest) (*p
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
 	}
-	for _, cred := range s.config.credentials {
-		if cred.Username != "" || cred.Principal.String() != p.String() || !peer.Allowed(cred.export, c) {
-			continue
-		}
-		x, err := s.secrets.engine.Export(ctx, s.secrets.ticket(cred))
-		if err != nil {
-			return nil, err
-		}
-		s.log.Info("a TGT is handed over", "principal", p.String(), "uid", c.UID, "pid", c.PID, "end", x.EndTime)
-		return &pb.ExportCacheResponse{Cache: x.Cache, Principal: p.String(), EndTime: stamp(x.EndTime), RefreshTime: stamp(x.RefreshTime)}, nil
+	cred := s.exported(p, c)
+	if cred == nil {
+		return nil, denied
 	}
-	return nil, denied
+	x, err := s.secrets.engine.Export(ctx, s.secrets.ticket(cred))
+	if e := api.AsError(err); err != nil && e.Code == api.NoSecret && e.Remedy == "" {
+		missing := *e
+		missing.Remedy = s.bringBy(cred, c)
+		return nil, &missing
+	}
+	if err != nil {
+		return nil, err
+	}
+	name := cred.Principal.String()
+	s.log.Info("a TGT is handed over", "principal", name, "uid", c.UID, "pid", c.PID, "end", x.EndTime)
+	return &pb.ExportCacheResponse{Cache: x.Cache, Principal: name, EndTime: stamp(x.EndTime), RefreshTime: stamp(x.RefreshTime)}, nil
+}
+
+// exported returns the credential whose TGT a caller may have as the principal's,
+// or nil: the one of that very name, else of the only name that fits it but for
+// the case of letters. What the caller may not have plays no part.
+func (s *service) exported(p krb.Principal, c peer.Caller) *Credential {
+	var alike *Credential
+	ambiguous := false
+	for _, cred := range s.config.credentials {
+		switch {
+		case cred.Username != "" || !cred.Principal.EqualFold(p) || !peer.Allowed(cred.export, c):
+		case cred.Principal.String() == p.String():
+			return cred
+		case alike == nil:
+			alike = cred
+		case cred.Principal.String() != alike.Principal.String():
+			ambiguous = true
+		}
+	}
+	if ambiguous {
+		return nil
+	}
+	return alike
+}
+
+// bringBy says how a credential gets the password that it lacks: by a login, which
+// takes a site. Its name is only for who may log in there.
+func (s *service) bringBy(cred *Credential, c peer.Caller) string {
+	if !s.operator(c) {
+		return "ask whoever runs the agent to bring it: sessionctl login SITE --password-stdin"
+	}
+	for _, site := range s.config.Sites {
+		switch {
+		case site.Credential == cred:
+			return "sessionctl login " + site.Name + " --password-stdin"
+		case site.proxy != nil && site.proxy.credential == cred:
+			return "sessionctl login " + site.Name + " --proxy --password-stdin"
+		}
+	}
+	return "it comes by a login, so set up a site with credential = \"" + cred.Name + "\", then: sessionctl login SITE --password-stdin"
 }
 
 // GetStatus implements AgentService.
@@ -536,7 +606,7 @@ func summary(s keeper.Summary) *pb.SessionSummary {
 		m.LoginTime, m.ProveTime, m.ExpireTime = stamp(s.Session.LoginTime), stamp(s.Session.ProveTime), stamp(s.Session.ExpireTime)
 	}
 	if s.Failure != nil {
-		m.Code, m.Detail, m.Remedy = string(s.Failure.Code), strings.ToValidUTF8(s.Failure.Detail, "?"), strings.ToValidUTF8(s.Failure.Remedy, "?")
+		m.Code, m.Detail, m.Remedy = string(s.Failure.Code), bounded(s.Failure.Detail, maxDetail), bounded(s.Failure.Remedy, maxRemedy)
 	}
 	return m
 }

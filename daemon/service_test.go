@@ -3,13 +3,18 @@ package daemon
 import (
 	"context"
 	"net/url"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
+	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 )
 
 func TestFind(t *testing.T) {
@@ -101,5 +106,101 @@ func TestToStatus(t *testing.T) {
 	}
 	if err := status.Error(codes.Internal, "x"); toStatus(err) != err {
 		t.Error("a status is changed")
+	}
+}
+
+// TestBounded: whatever an error says, clients can read the answer.
+func TestBounded(t *testing.T) {
+	site, err := url.Parse("https://app.corp.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range []string{"x", "é", "€", "\U0001f511", "x\xff"} {
+		for _, pad := range []string{"", "1", "12", "123"} {
+			long := pad + strings.Repeat(unit, 4<<20/len(unit))
+			e := &api.Error{Code: api.CCacheUnusable, Detail: long, Remedy: long}
+			st, _ := status.FromError(toStatus(e))
+			remedy := st.Details()[0].(*errdetails.ErrorInfo).GetMetadata()["remedy"]
+			sum := summary(keeper.Summary{Site: keeper.Site{Name: "app", URL: site}, Failure: e})
+			for _, c := range []struct {
+				text  string
+				limit int
+			}{{st.Message(), 2 << 10}, {remedy, 1 << 10}, {sum.GetDetail(), 2 << 10}, {sum.GetRemedy(), 1 << 10}} {
+				head, cut := strings.CutSuffix(c.text, "…")
+				if n := len(c.text); !cut || n > c.limit || n <= c.limit-utf8.UTFMax || !utf8.ValidString(c.text) || !strings.HasPrefix(strings.ReplaceAll(long, "\xff", "?"), head) {
+					t.Errorf("%q: %d bytes: %.20q", pad+unit, n, c.text)
+				}
+			}
+		}
+	}
+	if got := bounded(strings.Repeat("x", maxDetail), maxDetail); len(got) != maxDetail || strings.Contains(got, "…") {
+		t.Errorf("what is as long as may be is cut: %d bytes", len(got))
+	}
+}
+
+// TestExported: a principal is found in any spelling, if that can mean but one that
+// the caller may have.
+func TestExported(t *testing.T) {
+	s := &service{config: &Config{}, self: 1000}
+	add := func(name, principal string, export ...string) {
+		t.Helper()
+		c := &Credential{Name: name}
+		var err error
+		if c.export, err = parseRules(export); err != nil {
+			t.Fatal(err)
+		}
+		if c.Principal, err = krb.ParsePrincipal(principal, ""); err != nil {
+			t.Fatal(err)
+		}
+		s.config.credentials = append(s.config.credentials, c)
+	}
+	add("big", "svc-BIG@ad.example", "uid:1")
+	add("big2", "svc-BIG@ad.example", "uid:1")
+	add("host", "HTTP/a@R", "uid:1")
+	add("lower", "two@R", "uid:1", "uid:2")
+	add("mine", "Mine@R", "uid:2")
+	add("theirs", "mine@R", "uid:3")
+	add("upper", "TWO@R", "uid:1")
+	s.config.credentials = append(s.config.credentials, &Credential{Name: "user", Username: "two@R"})
+	for _, c := range []struct {
+		principal string
+		uid       uint32
+		want      string
+	}{
+		{"svc-BIG@ad.example", 1, "big"}, {"Svc-Big@AD.EXAMPLE", 1, "big"}, {"svc-big@ad.example", 1, "big"},
+		{"Svc-Big@AD.EXAMPLE", 2, ""}, {"Svc-Big@AD.EXAMPLE", 1000, ""}, {"svc-big@other.example", 1, ""}, {"svc-bigg@ad.example", 1, ""},
+		{"http/A@r", 1, "host"}, {"HTTP/a/b@R", 1, ""}, {`HTTP\/a@R`, 1, ""},
+		{"two@R", 1, "lower"}, {"TWO@R", 1, "upper"}, {"Two@R", 1, ""}, {"two@r", 1, ""}, {"TWO@R", 2, "lower"},
+		{"mine@R", 2, "mine"}, {"Mine@R", 3, "theirs"}, {"mine@R", 1, ""}, // as if the other one were not there
+	} {
+		p, err := krb.ParsePrincipal(c.principal, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if cred := s.exported(p, peer.Caller{UID: c.uid}); cred != nil {
+			got = cred.Name
+		}
+		if got != c.want {
+			t.Errorf("%s for %d: %q, want %q", c.principal, c.uid, got, c.want)
+		}
+	}
+}
+
+// TestBringBy: the site is named to whoever may log in there, and to nobody else.
+func TestBringBy(t *testing.T) {
+	direct, behind, alone := &Credential{Name: "direct"}, &Credential{Name: "behind"}, &Credential{Name: "alone"}
+	s := &service{self: 1000, config: &Config{Sites: []*Site{
+		{Name: "other", Credential: new(Credential)}, {Name: "gated", Credential: new(Credential), proxy: &proxy{credential: behind}}, {Name: "app", Credential: direct},
+	}}}
+	for cred, want := range map[*Credential]string{
+		direct: "sessionctl login app --password-stdin", behind: "sessionctl login gated --proxy --password-stdin",
+		alone: `it comes by a login, so set up a site with credential = "alone", then: sessionctl login SITE --password-stdin`,
+	} {
+		for _, uid := range []uint32{0, 1000, 1001} {
+			if got := s.bringBy(cred, peer.Caller{UID: uid}); (got == want) != (uid != 1001) || uid == 1001 && !strings.HasPrefix(got, "ask whoever runs the agent") {
+				t.Errorf("%s for %d: %s", cred.Name, uid, got)
+			}
+		}
 	}
 }

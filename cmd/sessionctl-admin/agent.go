@@ -148,10 +148,11 @@ func (a *app) tickets() *cobra.Command {
 func (a *app) checkConfig() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check-config [FILE]",
-		Short: "Check a configuration, krb5.conf and the keytabs, without an agent",
+		Short: "Check a configuration, krb5.conf, keytabs and ticket caches, without an agent",
 		Long: `Check a configuration with the conf.d/*.toml beside it, the Kerberos
-configuration and the keytabs, by running sessiond --check. Nothing is asked of
-the network, and a running agent is left alone.`,
+configuration, the keytabs and the ticket caches, by running sessiond --check.
+Nothing is asked of the network, and a running agent is left alone. The proxies
+in the environment of this command are noted; the agent's may have others.`,
 		GroupID: "agent",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -31,8 +33,11 @@ FILE is what $KRB5CCNAME names, else /tmp/krb5cc_UID. It is replaced as a whole,
 never in part, and only you can read it. If krb5.conf has another
 default_ccache_name, those programs find FILE by $KRB5CCNAME.
 
+It says what it wrote on a terminal alone, so that cron has nothing to mail.
+
 --keep stays, and writes the cache anew before the ticket ends, or when the file
-has gone. What fails then is said once and tried again until you end it.
+has gone, and says so. What fails then is said once and tried again until you end
+it, by Ctrl-C or SIGTERM: with status 0, and the file stays.
 
 The agent gives tickets only to users that the export list of the principal's
 credential names.`,
@@ -52,14 +57,14 @@ credential names.`,
 		if err != nil {
 			return err
 		}
-		x := exporter{principal: args[0], file: file, stderr: a.stderr}
+		x := exporter{principal: shown(args[0]), file: file, stderr: a.stderr, say: keep || onTerminal(a.stderr)}
 		x.ask = func() (resp *pb.ExportCacheResponse, err error) {
 			t, err := a.client.Tickets()
 			if err != nil {
 				return nil, err
 			}
 			err = a.call(c, x.principal+": asking for a ticket", func(ctx context.Context) error {
-				resp, err = t.ExportCache(ctx, &pb.ExportCacheRequest{Principal: x.principal})
+				resp, err = t.ExportCache(ctx, &pb.ExportCacheRequest{Principal: args[0]})
 				return err
 			})
 			return resp, err
@@ -105,11 +110,28 @@ func cacheFile(named []string) (string, error) {
 	return path, nil
 }
 
+// shown is a principal as messages have it: printable, and not for long.
+func shown(principal string) string {
+	const limit = 200 // characters
+	if r := []rune(api.Clean(principal)); len(r) > limit {
+		return string(r[:limit]) + "…"
+	}
+	return api.Clean(principal)
+}
+
+// onTerminal reports whether a person reads along.
+func onTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && terminal(f)
+}
+
 // exporter writes a principal's tickets into a file.
 type exporter struct {
-	principal, file string
-	ask             func() (*pb.ExportCacheResponse, error)
-	stderr          io.Writer
+	principal string // as it is shown
+	file      string
+	ask       func() (*pb.ExportCacheResponse, error)
+	stderr    io.Writer
+	say       bool // also when all is well
 
 	end     time.Time // of the ticket that was written
 	refresh time.Time // from when on there may be a newer one
@@ -122,15 +144,51 @@ func (x *exporter) write() (written bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if end := resp.GetEndTime().AsTime(); end.After(x.end) || x.gone() {
+	if err := checkExport(resp, time.Now()); err != nil {
+		return false, err
+	}
+	end := resp.GetEndTime().AsTime()
+	if end.After(x.end) || x.gone() {
 		if err := replace(x.file, resp.GetCache()); err != nil {
 			return false, err
 		}
 		x.end, written = end, true
-		fmt.Fprintf(x.stderr, "sessionctl: a ticket of %s is in %s until %s\n", api.Clean(resp.GetPrincipal()), api.Clean(x.file), end.Local().Format(time.RFC3339))
+		if x.say {
+			fmt.Fprintf(x.stderr, "sessionctl: a ticket of %s is in %s until %s\n", shown(resp.GetPrincipal()), api.Clean(x.file), end.Local().Format(time.RFC3339))
+		}
 	}
 	x.refresh = resp.GetRefreshTime().AsTime()
+	if x.refresh.After(end) {
+		x.refresh = end // there is nothing to wait for beyond it
+	}
 	return written, nil
+}
+
+// maxCache bounds a ticket cache with one ticket, in bytes. The agent takes a
+// quarter of that from a KDC.
+const maxCache = 1 << 20
+
+// cacheVersion is what a ticket cache in version 4 of MIT's FILE format begins
+// with.
+const cacheVersion = "\x05\x04"
+
+// checkExport looks whether an answer has what programs can use, before the cache
+// that they use is replaced by it.
+func checkExport(resp *pb.ExportCacheResponse, now time.Time) error {
+	what := ""
+	switch end, cache := resp.GetEndTime(), resp.GetCache(); {
+	case !bytes.HasPrefix(cache, []byte(cacheVersion)):
+		what = "no ticket cache"
+	case len(cache) > maxCache:
+		what = fmt.Sprintf("a ticket cache of %d bytes", len(cache))
+	case end.CheckValid() != nil || end.GetSeconds() > math.MaxUint32: // as the cache has it
+		what = "a ticket without an end"
+	case !end.AsTime().After(now):
+		what = "a ticket that has ended"
+	default:
+		return nil
+	}
+	return &api.Error{Code: api.Unknown, Detail: "the agent answered with " + what, Remedy: "see that it and sessionctl are of one release: sessionctl version"}
 }
 
 // gone tells whether somebody has removed the cache.
@@ -157,25 +215,36 @@ func replace(file string, cache []byte) error {
 	if cause, ok := errors.AsType[syscall.Errno](err); ok {
 		what = cause.Error() // without the temporary file's name
 	}
-	return &api.Error{Code: api.InvalidRequest, Detail: file + " cannot be written: " + what, Remedy: "name another file: sessionctl ccache PRINCIPAL FILE", Err: err}
+	return &api.Error{Code: api.CCacheUnusable, Detail: file + " cannot be written: " + what, Remedy: "name another file: sessionctl ccache PRINCIPAL FILE", Err: err}
 }
 
-// keepLook is how often it is looked whether it is time: a timer for hours would
-// sleep on while the machine does.
-const keepLook = 30 * time.Second
+// How long keep waits until it looks whether it is time: a timer for hours would
+// sleep on while the machine does, and an agent that is confused is asked no more
+// often.
+const (
+	keepLook  = 30 * time.Second
+	keepPause = 5 * time.Second
+)
+
+// wait returns how long it is until the next look.
+func (x *exporter) wait() time.Duration {
+	left := time.Until(x.refresh)
+	if left <= 0 {
+		return keepLook // it was time, and nothing came of it
+	}
+	return max(keepPause, min(keepLook, left))
+}
 
 // keep writes the cache anew whenever it is time or the file has gone, until ctx
 // ends. What keeps it from that is said once, and it tries on at every look.
 func (x *exporter) keep(ctx context.Context) error {
-	tick := time.NewTicker(keepLook)
-	defer tick.Stop()
 	const none = api.Code("none")
 	var said api.Code
 	for {
 		select {
 		case <-ctx.Done():
 			return nil // the way to end it
-		case <-tick.C:
+		case <-time.After(x.wait()):
 		}
 		if time.Now().Round(0).Before(x.refresh) && !x.gone() { // without the monotonic clock
 			continue
@@ -191,7 +260,7 @@ func (x *exporter) keep(ctx context.Context) error {
 			fail(x.stderr, x.principal, err)
 		case err == nil && said == "":
 			said = none
-			fmt.Fprintf(x.stderr, "sessionctl: %s: there is no newer ticket yet; this one ends at %s\n", api.Clean(x.principal), x.end.Local().Format(time.RFC3339))
+			fmt.Fprintf(x.stderr, "sessionctl: %s: there is no newer ticket yet; this one ends at %s\n", x.principal, x.end.Local().Format(time.RFC3339))
 		}
 	}
 }

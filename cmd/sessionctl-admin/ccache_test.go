@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,15 +27,42 @@ import (
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 )
 
-// tickets is the TicketService of an agent that exports CANARY-cache.
+// aCache is what the tests take for a ticket cache.
+const aCache = cacheVersion + "CANARY-cache"
+
+// tickets is the TicketService of an agent that exports aCache to build, and to
+// others what confused says.
 type tickets struct {
 	pb.UnimplementedTicketServiceServer
 	asked chan string
 }
 
+// confused are answers with which programs could do nothing, by what is said of
+// them.
+var confused = map[string]func(*pb.ExportCacheResponse){
+	"no ticket cache":                      func(r *pb.ExportCacheResponse) { r.Cache = nil },
+	"no ticket cache, but bytes":           func(r *pb.ExportCacheResponse) { r.Cache = []byte("CANARY-bytes") },
+	"a ticket cache of 3145728 bytes":      func(r *pb.ExportCacheResponse) { r.Cache = append([]byte(aCache), make([]byte, 3<<20-len(aCache))...) },
+	"a ticket without an end":              func(r *pb.ExportCacheResponse) { r.EndTime = nil },
+	"a ticket without an end, but nanos":   func(r *pb.ExportCacheResponse) { r.EndTime.Nanos = -1 },
+	"a ticket without an end, but in 9999": func(r *pb.ExportCacheResponse) { r.EndTime = year9999 },
+	"a ticket that has ended":              func(r *pb.ExportCacheResponse) { r.EndTime = timestamppb.New(time.Now().Add(-time.Second)) },
+}
+
+var year9999 = timestamppb.New(time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC))
+
 func (s tickets) ExportCache(_ context.Context, r *pb.ExportCacheRequest) (*pb.ExportCacheResponse, error) {
 	s.asked <- r.GetPrincipal()
-	if r.GetPrincipal() != "build" {
+	end := time.Now().Add(10 * time.Hour)
+	resp := &pb.ExportCacheResponse{Cache: []byte(aCache), Principal: "build@CORP.EXAMPLE" + evil,
+		EndTime: timestamppb.New(end), RefreshTime: timestamppb.New(end.Add(-time.Hour))}
+	confuse := confused[r.GetPrincipal()]
+	switch {
+	case r.GetPrincipal() == "flood":
+		resp.Cache = append(resp.GetCache(), make([]byte, 8<<20)...)
+	case confuse != nil:
+		confuse(resp)
+	case r.GetPrincipal() != "build":
 		st, err := status.New(codes.Unavailable, "no KDC answers"+evil).WithDetails(&errdetails.ErrorInfo{
 			Domain: api.ErrorDomain, Reason: api.KDCUnreachable.Reason(), Metadata: map[string]string{"remedy": "look" + evil}})
 		if err != nil {
@@ -42,9 +70,7 @@ func (s tickets) ExportCache(_ context.Context, r *pb.ExportCacheRequest) (*pb.E
 		}
 		return nil, st.Err()
 	}
-	end := time.Now().Add(10 * time.Hour)
-	return &pb.ExportCacheResponse{Cache: []byte("CANARY-cache"), Principal: "build@CORP.EXAMPLE" + evil,
-		EndTime: timestamppb.New(end), RefreshTime: timestamppb.New(end.Add(-time.Hour))}, nil
+	return resp, nil
 }
 
 // exporting serves an agent that exports, and returns whom it was asked for.
@@ -133,13 +159,13 @@ func TestCCache(t *testing.T) {
 				}
 			}
 			out, errs, exit := call(append([]string{"ccache"}, c.args...)...)
-			if out != "" || exit != 0 || !strings.HasPrefix(errs, "sessionctl: a ticket of build@CORP.EXAMPLE?[2J?? is in "+file+" until 2") || strings.Contains(errs, "CANARY") {
+			if out != "" || exit != 0 || errs != "" { // cron would mail it
 				t.Errorf("%d %q %q", exit, out, errs)
 			}
 			if p := <-asked; p != "build" {
 				t.Errorf("asked for %q", p)
 			}
-			onlyOne(t, file, "CANARY-cache")
+			onlyOne(t, file, aCache)
 			if info, err := os.Stat(tmp); err != nil || !info.ModTime().Equal(untouched) {
 				t.Errorf("the ticket was in the directory for temporary files: %v, %v", info.ModTime(), err)
 			}
@@ -187,10 +213,12 @@ func TestCCacheRefusals(t *testing.T) {
 		{[]string{"build", in("pipe")}, "no ordinary file", api.ExitUsage, false},
 		{[]string{"build", in("link")}, "no ordinary file", api.ExitUsage, false},
 		{[]string{"build", "/dev/null"}, "no ordinary file", api.ExitUsage, false},
-		{[]string{"build", in("none/cc")}, in("none/cc") + " cannot be written: no such file or directory", api.ExitUsage, true},
-		{[]string{"build", in("file/cc")}, in("file/cc") + " cannot be written: not a directory", api.ExitUsage, true},
-		{[]string{"build", "--keep", in("none/cc")}, "no such file or directory", api.ExitUsage, true},
+		{[]string{"build", in("none/cc")}, in("none/cc") + " cannot be written: no such file or directory", api.ExitPerson, true},
+		{[]string{"build", in("file/cc")}, in("file/cc") + " cannot be written: not a directory", api.ExitPerson, true},
+		{[]string{"build", "--keep", in("none/cc")}, "no such file or directory (ccache_unusable)", api.ExitPerson, true},
 		{[]string{"other", in("file")}, "no KDC answers?[2J?? (kdc_unreachable)", api.ExitLater, true},
+		{[]string{"other", in("file"), "--keep"}, "no KDC answers?[2J?? (kdc_unreachable)", api.ExitLater, true},
+		{[]string{"flood", in("file")}, "ResourceExhausted", api.ExitOther, true},
 		{[]string{"build", in("file"), "--socket", in("none.sock")}, "no_agent", api.ExitNoAgent, false},
 		{[]string{"build", in("file"), "--keep=CANARY-1"}, "--keep", api.ExitUsage, false},
 	} {
@@ -218,6 +246,48 @@ func TestCCacheRefusals(t *testing.T) {
 	}
 	if info, err := os.Lstat("/dev/null"); err != nil || info.Mode().IsRegular() {
 		t.Errorf("/dev/null is now %v, %v", info.Mode(), err)
+	}
+}
+
+// TestCCacheConfused: an answer without a ticket that lives never gets into the
+// file.
+func TestCCacheConfused(t *testing.T) {
+	asked := exporting(t)
+	file := filepath.Join(t.TempDir(), "cc")
+	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name := range confused {
+		what, _, _ := strings.Cut(name, ",")
+		want := "sessionctl: " + name + ": the agent answered with " + what + " (unknown)\n  next: see that it and sessionctl are of one release: sessionctl version\n"
+		if out, errs, exit := call("ccache", name, file); out != "" || exit != api.ExitOther || errs != want {
+			t.Errorf("%d %q %q, want %q", exit, out, errs, want)
+		}
+		<-asked
+		onlyOne(t, file, "old")
+	}
+}
+
+// TestCCacheSubject: messages begin with the principal as it was typed, whatever
+// it is, but for what terminals do not take.
+func TestCCacheSubject(t *testing.T) {
+	asked := exporting(t)
+	file := filepath.Join(t.TempDir(), "cc")
+	const said = "no KDC answers?[2J?? (kdc_unreachable)\n  next: look?[2J??\n"
+	for principal, want := range map[string]string{
+		"other":                        "other: ",
+		"other@CORP.EXAMPLE":           "other@CORP.EXAMPLE: ",
+		"HTTP/a.corp.example":          "HTTP/a.corp.example: ",
+		"https://u:p@a/":               "https://u:p@a/: ",
+		"élan" + evil:                  "élan?[2J??: ",
+		strings.Repeat("é", 200):       strings.Repeat("é", 200) + ": ",
+		strings.Repeat("é", 201) + "x": strings.Repeat("é", 200) + "…: ",
+		"":                             "",
+	} {
+		if _, errs, _ := call("ccache", principal, file); errs != "sessionctl: "+want+said {
+			t.Errorf("%q: %q", principal, errs)
+		}
+		<-asked
 	}
 }
 
@@ -312,35 +382,42 @@ func TestCCacheWhole(t *testing.T) {
 	}
 }
 
-// kept is an exporter in a bubble, with an agent whose tickets live for an hour
-// and are worth replacing after 45 minutes.
+// kept is an exporter in a bubble, with an agent whose tickets live for an hour,
+// if not for life, and are worth replacing after three quarters of it.
 type kept struct {
 	*exporter
 	t     *testing.T
 	out   *bytes.Buffer // what was said
 	asked atomic.Int32
+	life  time.Duration
 	fail  error     // what the agent answers
 	until time.Time // when not zero, the end of the only ticket there is
+	// confuse, when not nil, changes what the agent answers.
+	confuse func(*pb.ExportCacheResponse)
 }
 
 const life = time.Hour
 
 // canary is the cache with the ticket that ends then.
-func canary(end time.Time) string { return "CANARY-" + end.UTC().Format(time.RFC3339) }
+func canary(end time.Time) string { return aCache + end.UTC().Format(time.RFC3339) }
 
-func newKept(t *testing.T) *kept {
-	k := &kept{t: t, out: new(bytes.Buffer)}
-	k.exporter = &exporter{principal: "build", file: filepath.Join(t.TempDir(), "cc"), stderr: k.out, ask: func() (*pb.ExportCacheResponse, error) {
+func newKept(t *testing.T, life time.Duration) *kept {
+	k := &kept{t: t, out: new(bytes.Buffer), life: life}
+	k.exporter = &exporter{principal: "build", file: filepath.Join(t.TempDir(), "cc"), stderr: k.out, say: true, ask: func() (*pb.ExportCacheResponse, error) {
 		k.asked.Add(1)
 		if k.fail != nil {
 			return nil, k.fail
 		}
-		end, refresh := time.Now().Add(life), time.Now().Add(life*3/4)
+		end, refresh := time.Now().Add(k.life), time.Now().Add(k.life*3/4)
 		if !k.until.IsZero() {
 			end, refresh = k.until, time.Now().Add(time.Minute)
 		}
-		return &pb.ExportCacheResponse{Cache: []byte(canary(end)), Principal: "build@R",
-			EndTime: timestamppb.New(end), RefreshTime: timestamppb.New(refresh)}, nil
+		resp := &pb.ExportCacheResponse{Cache: []byte(canary(end)), Principal: "build@R" + evil,
+			EndTime: timestamppb.New(end), RefreshTime: timestamppb.New(refresh)}
+		if k.confuse != nil {
+			k.confuse(resp)
+		}
+		return resp, nil
 	}}
 	if written, err := k.write(); err != nil || !written {
 		t.Fatal(written, err)
@@ -395,13 +472,13 @@ func (k *kept) said() (lines []string) {
 // no more often than there is a reason to.
 func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		stop := k.run()
 		k.said()
 		begin := time.Now()
 		for time.Since(begin) < 24*time.Hour {
 			k.pass(time.Minute)
-			if left := time.Until(k.end); left < life/4-keepLook {
+			if left := time.Until(k.end); left < life/4 {
 				t.Fatalf("after %v, %v are left", time.Since(begin), left)
 			}
 			if want := canary(k.end); k.content() != want {
@@ -415,11 +492,99 @@ func TestKeep(t *testing.T) {
 	})
 }
 
+// TestKeepShort: of tickets that live for less than a few looks, too, the next one
+// is there before the end.
+func TestKeepShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const short = 90 * time.Second
+		k := newKept(t, short)
+		stop := k.run()
+		begin := time.Now()
+		for time.Since(begin) < 10*short {
+			k.pass(time.Second)
+			if left := time.Until(k.end); left < short/4-keepPause || k.content() != canary(k.end) {
+				t.Fatalf("after %v, %v are left in %q", time.Since(begin), left, k.content())
+			}
+		}
+		if n := k.asked.Load() - 1; n > 10*4/3 {
+			t.Errorf("asked %d times", n)
+		}
+		stop()
+	})
+}
+
+// TestKeepConfused: an agent without a ticket that lives costs neither the one in
+// the file, nor more than a few calls, nor the next one that it has.
+func TestKeepConfused(t *testing.T) {
+	for name, confuse := range confused {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKept(t, life)
+				first := k.content()
+				k.confuse = confuse
+				stop := k.run()
+				k.said()
+				k.pass(2 * life)
+				what, _, _ := strings.Cut(name, ",")
+				if got := k.said(); len(got) != 2 || got[0] != "sessionctl: build: the agent answered with "+what+" (unknown)\n" {
+					t.Errorf("said %q", got)
+				}
+				if got := k.content(); got != first {
+					t.Errorf("the file has %.100q", got)
+				}
+				if n := k.asked.Load() - 1; n > int32(life*5/4/keepLook)+1 {
+					t.Errorf("asked %d times", n)
+				}
+				k.confuse = nil
+				k.pass(keepLook)
+				if got := k.content(); got != canary(k.end) || time.Until(k.end) < life-keepLook {
+					t.Errorf("the file still has %q", got)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+// TestKeepRefreshTime: whatever the agent takes for the time of the next one, there
+// is one when the ticket ends, and the agent is not asked all the time.
+func TestKeepRefreshTime(t *testing.T) {
+	for name, refresh := range map[string]func() *timestamppb.Timestamp{
+		"absent":       func() *timestamppb.Timestamp { return nil },
+		"past":         func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(-time.Hour)) },
+		"now":          timestamppb.Now,
+		"at once":      func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(1)) },
+		"after it":     func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(2 * life)) },
+		"in year 9999": func() *timestamppb.Timestamp { return year9999 },
+		"out of range": func() *timestamppb.Timestamp { return &timestamppb.Timestamp{Seconds: math.MaxInt64, Nanos: -1} },
+		"long ago":     func() *timestamppb.Timestamp { return &timestamppb.Timestamp{Seconds: math.MinInt64} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKept(t, life)
+				k.confuse = func(r *pb.ExportCacheResponse) { r.RefreshTime = refresh() }
+				stop := k.run()
+				begin := time.Now()
+				for time.Since(begin) < 2*life+life/2 {
+					k.pass(time.Minute)
+					if k.content() != canary(k.end) || !k.end.After(time.Now()) {
+						t.Fatalf("after %v the file has %q", time.Since(begin), k.content())
+					}
+				}
+				if n := k.asked.Load() - 1; n > int32(5*life/2/keepPause) {
+					t.Errorf("asked %d times", n)
+				}
+				stop()
+			})
+		})
+	}
+}
+
 // TestKeepOutage: it is said once, nothing that lives is lost, and it ends by
 // itself.
 func TestKeepOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		stop := k.run()
 		k.said()
 		first := k.content()
@@ -443,7 +608,7 @@ func TestKeepOutage(t *testing.T) {
 		}
 		k.fail = nil
 		k.pass(time.Minute)
-		if got := k.said(); len(got) != 1 || !strings.HasPrefix(got[0], "sessionctl: a ticket of build@R is in "+k.file) {
+		if got := k.said(); len(got) != 1 || !strings.HasPrefix(got[0], "sessionctl: a ticket of build@R?[2J?? is in "+k.file+" until 2") {
 			t.Errorf("said %q", got)
 		}
 		if k.content() == first {
@@ -463,7 +628,7 @@ func TestKeepOutage(t *testing.T) {
 // the file, to which others may have added theirs, is left alone.
 func TestKeepOldTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		stop := k.run()
 		k.said()
 		k.until = k.end
@@ -485,7 +650,7 @@ func TestKeepOldTicket(t *testing.T) {
 		}
 		k.fail, k.until = nil, time.Time{}
 		k.pass(time.Minute)
-		if got := k.content(); !strings.HasPrefix(got, "CANARY-") {
+		if got := k.content(); !strings.HasPrefix(got, aCache) {
 			t.Errorf("the file still has %q", got)
 		}
 		stop()
@@ -496,7 +661,7 @@ func TestKeepOldTicket(t *testing.T) {
 // written now is written later.
 func TestKeepGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		dir := filepath.Join(t.TempDir(), "sub")
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -504,7 +669,7 @@ func TestKeepGone(t *testing.T) {
 		k.file = filepath.Join(dir, "cc")
 		stop := k.run()
 		k.pass(keepLook)
-		if got := k.content(); !strings.HasPrefix(got, "CANARY-") {
+		if got := k.content(); !strings.HasPrefix(got, aCache) {
 			t.Errorf("it does not come back: %q", got)
 		}
 		k.said()
@@ -519,7 +684,7 @@ func TestKeepGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		k.pass(keepLook)
-		if got := k.content(); !strings.HasPrefix(got, "CANARY-") {
+		if got := k.content(); !strings.HasPrefix(got, aCache) {
 			t.Errorf("it does not come back: %q", got)
 		}
 		if k.asked.Load() > 200 {
@@ -533,7 +698,7 @@ func TestKeepGone(t *testing.T) {
 // every look, not when it would have been time the next time.
 func TestKeepInTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		stop := k.run()
 		k.said()
 		if err := os.Remove(k.file); err != nil {
@@ -559,7 +724,7 @@ func TestKeepInTheWay(t *testing.T) {
 // TestKeepEndsWhileAsking: a signal during a call is no failure.
 func TestKeepEndsWhileAsking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKept(t)
+		k := newKept(t, life)
 		k.said()
 		ctx, cancel := context.WithCancel(t.Context())
 		k.ask = func() (*pb.ExportCacheResponse, error) {
@@ -572,7 +737,7 @@ func TestKeepEndsWhileAsking(t *testing.T) {
 		if got := k.said(); got != nil {
 			t.Errorf("said %q", got)
 		}
-		if got := k.content(); !strings.HasPrefix(got, "CANARY-") {
+		if got := k.content(); !strings.HasPrefix(got, aCache) {
 			t.Errorf("the file has %q", got)
 		}
 	})
@@ -582,7 +747,7 @@ func TestCCacheHelpAndCompletion(t *testing.T) {
 	if out, _, exit := call("help"); exit != 0 || !strings.Contains(out, "\n  ccache ") {
 		t.Errorf("%d %s", exit, out)
 	}
-	if out, _, exit := call("help", "ccache"); exit != 0 || !strings.Contains(out, "ccache PRINCIPAL [FILE]") || !strings.Contains(out, "--keep ") || !strings.Contains(out, "export list") {
+	if out, _, exit := call("help", "ccache"); exit != 0 || !strings.Contains(out, "ccache PRINCIPAL [FILE]") || !strings.Contains(out, "--keep ") || !strings.Contains(out, "export list") || !strings.Contains(out, "status 0") {
 		t.Errorf("%d %s", exit, out)
 	}
 	t.Setenv(api.SocketVariable, "/nonexistent/agent.sock")

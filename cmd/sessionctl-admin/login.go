@@ -34,7 +34,7 @@ after the site has named the right user for it.`)
 	c.Flags().BoolVar(&cookie, "cookie-stdin", false, "read a browser's Cookie header from standard input")
 	c.Flags().BoolVar(&proxy, "proxy", false, "the password is for the site's proxy")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := &pb.LoginRequest{Site: args[0], Retry: retry, Proxy: proxy}
+		r := &pb.LoginRequest{Site: args[0], Retry: retry}
 		s, err := a.client.Sessions()
 		switch {
 		case cookie && (password || retry || proxy):
@@ -56,11 +56,14 @@ after the site has named the right user for it.`)
 			return err
 		}
 		login := func(ctx context.Context) error {
-			resp, err := s.Login(ctx, r)
-			if err == nil && proxy {
-				a.warn(r.GetSite(), "the proxy's password is kept")
-				return nil
+			if proxy {
+				_, err := s.LoginProxy(ctx, &pb.LoginProxyRequest{Site: r.GetSite(), Retry: retry, Password: r.GetPassword()})
+				if err == nil {
+					a.warn(r.GetSite(), "the proxy's password is kept")
+				}
+				return err
 			}
+			resp, err := s.Login(ctx, r)
 			if err == nil {
 				a.flags(resp.GetSession())
 				a.warn(r.GetSite(), "logged in as "+resp.GetSession().GetUser())

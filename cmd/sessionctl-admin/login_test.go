@@ -15,15 +15,28 @@ import (
 // logins is the SessionService of an agent to which everything may be brought.
 type logins struct {
 	pb.UnimplementedSessionServiceServer
-	got chan *pb.LoginRequest
+	got chan brought
+}
+
+// brought is what LoginRequest and LoginProxyRequest have in common, and for
+// which of them.
+type brought struct {
+	request interface {
+		GetSite() string
+		GetRetry() bool
+		GetPassword() []byte
+	}
+	proxy bool
 }
 
 func (s logins) Login(_ context.Context, r *pb.LoginRequest) (*pb.LoginResponse, error) {
-	s.got <- r
-	if r.GetProxy() {
-		return &pb.LoginResponse{}, nil
-	}
+	s.got <- brought{r, false}
 	return &pb.LoginResponse{Session: &pb.Session{Site: r.GetSite(), User: "build"}}, nil
+}
+
+func (s logins) LoginProxy(_ context.Context, r *pb.LoginProxyRequest) (*pb.LoginProxyResponse, error) {
+	s.got <- brought{r, true}
+	return &pb.LoginProxyResponse{}, nil
 }
 
 // typed makes text what stands on standard input.
@@ -48,18 +61,18 @@ func typed(t *testing.T, text string) {
 // TestLoginProxy: the proxy's password is told from the site's, and asked for.
 func TestLoginProxy(t *testing.T) {
 	l, socket := listen(t)
-	s := logins{got: make(chan *pb.LoginRequest, 1)}
+	s := logins{got: make(chan brought, 1)}
 	serveOn(t, l, func(g *grpc.Server) { pb.RegisterSessionServiceServer(g, s) })
 	t.Setenv(api.SocketVariable, socket)
 	for _, c := range []struct {
 		args  string
 		stdin string
-		said  string // begins with
-		want  *pb.LoginRequest
+		said  string   // begins with
+		want  *brought // of its request, whether to retry
 	}{
-		{"app --proxy --password-stdin", "CANARY-p\n", "sessionctl: app: the proxy's password is kept\n", &pb.LoginRequest{Proxy: true}},
-		{"app --proxy --password-stdin --retry", "CANARY-p", "sessionctl: app: the proxy's password is kept\n", &pb.LoginRequest{Proxy: true, Retry: true}},
-		{"app --password-stdin", "CANARY-p\n", "sessionctl: app: logged in as build\n", &pb.LoginRequest{}},
+		{"app --proxy --password-stdin", "CANARY-p\n", "sessionctl: app: the proxy's password is kept\n", &brought{&pb.LoginProxyRequest{}, true}},
+		{"app --proxy --password-stdin --retry", "CANARY-p", "sessionctl: app: the proxy's password is kept\n", &brought{&pb.LoginProxyRequest{Retry: true}, true}},
+		{"app --password-stdin", "CANARY-p\n", "sessionctl: app: logged in as build\n", &brought{&pb.LoginRequest{}, false}},
 		{"app --proxy", "CANARY-p\n", "sessionctl: app: --proxy needs --password-stdin", nil},
 		{"app --proxy --retry", "CANARY-p\n", "sessionctl: app: --proxy needs --password-stdin", nil},
 		{"app --proxy --cookie-stdin", "CANARY-p\n", "sessionctl: app: --cookie-stdin stands alone", nil},
@@ -77,8 +90,9 @@ func TestLoginProxy(t *testing.T) {
 			}
 			select {
 			case got := <-s.got:
-				if c.want == nil || exit != 0 || got.GetSite() != "app" || string(got.GetPassword()) != "CANARY-p" || got.GetCookie() != nil || got.GetProxy() != c.want.GetProxy() || got.GetRetry() != c.want.GetRetry() {
-					t.Errorf("%d; the agent got proxy %t, retry %t, a password of %d bytes", exit, got.GetProxy(), got.GetRetry(), len(got.GetPassword()))
+				r := got.request
+				if c.want == nil || exit != 0 || r.GetSite() != "app" || string(r.GetPassword()) != "CANARY-p" || got.proxy != c.want.proxy || r.GetRetry() != c.want.request.GetRetry() {
+					t.Errorf("%d; the agent got proxy %t, retry %t, a password of %d bytes", exit, got.proxy, r.GetRetry(), len(r.GetPassword()))
 				}
 			default:
 				if c.want != nil || exit != api.ExitUsage || !strings.Contains(errs, " (invalid_request)\n  next: ") {

@@ -48,15 +48,25 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if skew := versionSkew(); skew != nil {
 		err = skew // a wrong argument may be the other version's
 	}
-	about := ""
-	if operands := c.Flags().Args(); len(operands) > 0 && (strings.Contains(c.Use, "SITE") || strings.Contains(c.Use, "PRINCIPAL")) {
-		about = shim.Subject(operands[0])
-	}
+	about := subject(c)
 	if shim.Evaluated(args) {
 		// To an eval, no output at all would mean success.
 		fmt.Fprintln(stdout, envFailure(about))
 	}
 	return fail(stderr, about, err)
+}
+
+// subject names what a verb was about, as messages do.
+func subject(c *cobra.Command) string {
+	operands := c.Flags().Args()
+	switch {
+	case len(operands) == 0:
+	case strings.Contains(c.Use, "SITE"):
+		return shim.Subject(operands[0])
+	case strings.Contains(c.Use, "PRINCIPAL"):
+		return shown(operands[0])
+	}
+	return ""
 }
 
 // exitInterrupted is what shells make of SIGINT.

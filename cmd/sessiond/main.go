@@ -32,7 +32,8 @@ stays in the foreground; SIGTERM and SIGINT end it.
   --store FILE       encrypted store
                      (default $XDG_STATE_HOME/sessionctl/store.db)
   --log-level LEVEL  debug, info, warn or error (default info)
-  --check            check configuration, krb5.conf and keytabs, and end
+  --check            check configuration, krb5.conf, keytabs and ticket caches,
+                     and end
   --version          print the version, and end
   --help             print this, and end
 
@@ -118,7 +119,10 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 	if check {
 		return report(cfg, stdout)
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: journalTime}))
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: logged}))
+	for _, n := range cfg.Notes {
+		log.Info(n)
+	}
 	for _, p := range cfg.Problems(context.Background()) {
 		log.Warn(p.Error())
 	}
@@ -160,6 +164,9 @@ func report(cfg *daemon.Config, stdout io.Writer) error {
 	}
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(stdout, "warning:", w)
+	}
+	for _, n := range cfg.Notes {
+		fmt.Fprintln(stdout, "note:", n)
 	}
 	problems := cfg.Problems(context.Background())
 	for _, p := range problems {
@@ -213,10 +220,23 @@ func absolute(path string) (string, error) {
 	return abs, nil
 }
 
-// journalTime leaves the time out when the journal adds its own.
-func journalTime(groups []string, a slog.Attr) slog.Attr {
+// logged leaves the time out when the journal adds its own, and bounds texts, so
+// that nobody whose words come into one can fill the log. There is room for the
+// stack of a panic.
+func logged(groups []string, a slog.Attr) slog.Attr {
+	const limit = 16 << 10 // bytes
 	if len(groups) == 0 && a.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
 		return slog.Attr{}
+	}
+	text := ""
+	switch v := a.Value.Any().(type) {
+	case string:
+		text = v
+	case error:
+		text = v.Error()
+	}
+	if len(text) > limit {
+		a.Value = slog.StringValue(text[:limit] + "…")
 	}
 	return a
 }

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +62,67 @@ func TestServePaths(t *testing.T) {
 	err := serve("empty.toml", long, "store.db", false, 0, &out, &out)
 	if api.CodeOf(err) != api.SocketFailed || !strings.Contains(err.Error(), filepath.Join(dir, long)) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestCheckReadable: however many warnings krb5.conf gives cause for, --check has
+// its result on its last line, and not far down.
+func TestCheckReadable(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("KRB5_CONFIG", filepath.Join(dir, "krb5.conf"))
+	for name, text := range map[string]string{
+		"agent.toml": "[credential.build]\nprincipal = \"build@CORP.EXAMPLE\"\nrc4 = true\n",
+		"krb5.conf":  strings.Repeat("a\n", 1<<19),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if err := serve("agent.toml", "", "", true, 0, &out, &out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	last := len(lines) - 1
+	if last > 110 || out.Len() > 64<<10 || lines[last] != "ok: 0 sites" || !strings.HasPrefix(lines[1], "warning: credential build: rc4") ||
+		lines[last-1] != fmt.Sprintf("warning: krb5.conf: and %d more warnings", 1<<19-100) {
+		t.Errorf("%d bytes, %d lines, from %q to %q", out.Len(), len(lines), lines[:2], lines[last-1:])
+	}
+}
+
+// TestNotes: the check and the log name a proxy that no file names, and not the
+// user of its URL.
+func TestNotes(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("https_proxy", "http://user:CANARY-password@proxy.corp.example:3128")
+	t.Setenv("no_proxy", "")
+	text := "[credential.person]\nusername = \"person\"\n[site.app]\nurl = \"https://app.corp.example\"\nkind = \"jira\"\ncredential = \"person\"\n"
+	if err := os.WriteFile("agent.toml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const note = "site app: proxy http://proxy.corp.example:3128 from the environment"
+	var out bytes.Buffer
+	if err := serve("agent.toml", "", "", true, 0, &out, &out); err != nil || !strings.Contains(out.String(), "\nnote: "+note+"\n") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if err := serve("agent.toml", strings.Repeat("x", 108), "store.db", false, 0, &out, &out); api.CodeOf(err) != api.SocketFailed || !strings.Contains(out.String(), `level=INFO msg="`+note) {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if strings.Contains(out.String(), "CANARY") {
+		t.Errorf("a secret shows:\n%s", &out)
+	}
+}
+
+// TestLogged: no text makes a line of the log long.
+func TestLogged(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: logged}))
+	long := strings.Repeat("x", 4<<20)
+	log.Warn(long, "detail", long, "error", errors.New(long), slog.Group("g", "detail", long), "short", "y")
+	if n := out.Len(); n > 5*16<<10 || strings.Count(out.String(), "x…") != 4 || !strings.HasSuffix(out.String(), " short=y\n") {
+		t.Errorf("a line of %d bytes", n)
 	}
 }
 

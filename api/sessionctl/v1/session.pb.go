@@ -1181,10 +1181,7 @@ type LoginRequest struct {
 	// Adopt a session that a person made in a browser: the value of a Cookie
 	// header. It is proven as every session is, and the present one stays if it
 	// is not good.
-	Cookie []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
-	// The password is for the proxy that the site is reached through: it is kept
-	// once the proxy, or its realm, has accepted it. There is no login at the site.
-	Proxy         bool `protobuf:"varint,5,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1247,17 +1244,111 @@ func (x *LoginRequest) GetCookie() []byte {
 	return nil
 }
 
-func (x *LoginRequest) GetProxy() bool {
+// LoginProxyRequest names a site and holds a password.
+type LoginProxyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// Lift a latched refusal first: one new attempt with the same secret.
+	Retry bool `protobuf:"varint,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	// The password, UTF-8.
+	Password      []byte `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginProxyRequest) Reset() {
+	*x = LoginProxyRequest{}
+	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginProxyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginProxyRequest) ProtoMessage() {}
+
+func (x *LoginProxyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
 	if x != nil {
-		return x.Proxy
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginProxyRequest.ProtoReflect.Descriptor instead.
+func (*LoginProxyRequest) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LoginProxyRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *LoginProxyRequest) GetRetry() bool {
+	if x != nil {
+		return x.Retry
 	}
 	return false
+}
+
+func (x *LoginProxyRequest) GetPassword() []byte {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+// LoginProxyResponse is empty.
+type LoginProxyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginProxyResponse) Reset() {
+	*x = LoginProxyResponse{}
+	mi := &file_sessionctl_v1_session_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginProxyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginProxyResponse) ProtoMessage() {}
+
+func (x *LoginProxyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_session_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginProxyResponse.ProtoReflect.Descriptor instead.
+func (*LoginProxyResponse) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 // LoginResponse holds the session that the login made.
 type LoginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session. Absent if only a proxy's password was brought.
+	// The session.
 	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1265,7 +1356,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1368,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_session_proto_msgTypes[15]
+	mi := &file_sessionctl_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1381,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_sessionctl_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LoginResponse) GetSession() *Session {
@@ -1398,15 +1489,19 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
 	"\vhad_session\x18\x04 \x01(\bR\n" +
-	"hadSession\"\xa4\x01\n" +
+	"hadSession\"\x8e\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +
 	"\bpassword\x18\x03 \x01(\fH\x00R\bpassword\x88\x01\x01\x12\x1b\n" +
-	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01\x12\x14\n" +
-	"\x05proxy\x18\x05 \x01(\bR\x05proxyB\v\n" +
+	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01B\v\n" +
 	"\t_passwordB\t\n" +
-	"\a_cookie\"A\n" +
+	"\a_cookie\"^\n" +
+	"\x11LoginProxyRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +
+	"\bpassword\x18\x03 \x01(\fB\x03\x80\x01\x01R\bpassword\"\x14\n" +
+	"\x12LoginProxyResponse\"A\n" +
 	"\rLoginResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession*\xaf\x01\n" +
 	"\fSessionState\x12\x1d\n" +
@@ -1415,7 +1510,7 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\x12SESSION_STATE_LIVE\x10\x02\x12\x17\n" +
 	"\x13SESSION_STATE_STALE\x10\x03\x12\x1c\n" +
 	"\x18SESSION_STATE_LOGGING_IN\x10\x04\x12\x19\n" +
-	"\x15SESSION_STATE_LATCHED\x10\x052\x96\x04\n" +
+	"\x15SESSION_STATE_LATCHED\x10\x052\xe9\x04\n" +
 	"\x0eSessionService\x12Q\n" +
 	"\n" +
 	"GetSession\x12 .sessionctl.v1.GetSessionRequest\x1a!.sessionctl.v1.GetSessionResponse\x12W\n" +
@@ -1423,7 +1518,9 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\fWatchSession\x12\".sessionctl.v1.WatchSessionRequest\x1a#.sessionctl.v1.WatchSessionResponse0\x01\x12]\n" +
 	"\x0eRefreshSession\x12$.sessionctl.v1.RefreshSessionRequest\x1a%.sessionctl.v1.RefreshSessionResponse\x12Z\n" +
 	"\rDeleteSession\x12#.sessionctl.v1.DeleteSessionRequest\x1a$.sessionctl.v1.DeleteSessionResponse\x12B\n" +
-	"\x05Login\x12\x1b.sessionctl.v1.LoginRequest\x1a\x1c.sessionctl.v1.LoginResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
+	"\x05Login\x12\x1b.sessionctl.v1.LoginRequest\x1a\x1c.sessionctl.v1.LoginResponse\x12Q\n" +
+	"\n" +
+	"LoginProxy\x12 .sessionctl.v1.LoginProxyRequest\x1a!.sessionctl.v1.LoginProxyResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
 
 var (
 	file_sessionctl_v1_session_proto_rawDescOnce sync.Once
@@ -1438,7 +1535,7 @@ func file_sessionctl_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_sessionctl_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sessionctl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_sessionctl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_sessionctl_v1_session_proto_goTypes = []any{
 	(SessionState)(0),              // 0: sessionctl.v1.SessionState
 	(*GetSessionRequest)(nil),      // 1: sessionctl.v1.GetSessionRequest
@@ -1456,24 +1553,26 @@ var file_sessionctl_v1_session_proto_goTypes = []any{
 	(*DeleteSessionRequest)(nil),   // 13: sessionctl.v1.DeleteSessionRequest
 	(*DeleteSessionResponse)(nil),  // 14: sessionctl.v1.DeleteSessionResponse
 	(*LoginRequest)(nil),           // 15: sessionctl.v1.LoginRequest
-	(*LoginResponse)(nil),          // 16: sessionctl.v1.LoginResponse
-	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
+	(*LoginProxyRequest)(nil),      // 16: sessionctl.v1.LoginProxyRequest
+	(*LoginProxyResponse)(nil),     // 17: sessionctl.v1.LoginProxyResponse
+	(*LoginResponse)(nil),          // 18: sessionctl.v1.LoginResponse
+	(*durationpb.Duration)(nil),    // 19: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
 }
 var file_sessionctl_v1_session_proto_depIdxs = []int32{
-	17, // 0: sessionctl.v1.GetSessionRequest.min_validity:type_name -> google.protobuf.Duration
+	19, // 0: sessionctl.v1.GetSessionRequest.min_validity:type_name -> google.protobuf.Duration
 	3,  // 1: sessionctl.v1.GetSessionResponse.session:type_name -> sessionctl.v1.Session
 	4,  // 2: sessionctl.v1.Session.headers:type_name -> sessionctl.v1.Header
 	5,  // 3: sessionctl.v1.Session.cookies:type_name -> sessionctl.v1.Cookie
-	18, // 4: sessionctl.v1.Session.login_time:type_name -> google.protobuf.Timestamp
-	18, // 5: sessionctl.v1.Session.prove_time:type_name -> google.protobuf.Timestamp
-	18, // 6: sessionctl.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 7: sessionctl.v1.Cookie.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 4: sessionctl.v1.Session.login_time:type_name -> google.protobuf.Timestamp
+	20, // 5: sessionctl.v1.Session.prove_time:type_name -> google.protobuf.Timestamp
+	20, // 6: sessionctl.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 7: sessionctl.v1.Cookie.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 8: sessionctl.v1.SessionSummary.state:type_name -> sessionctl.v1.SessionState
-	18, // 9: sessionctl.v1.SessionSummary.login_time:type_name -> google.protobuf.Timestamp
-	18, // 10: sessionctl.v1.SessionSummary.prove_time:type_name -> google.protobuf.Timestamp
-	18, // 11: sessionctl.v1.SessionSummary.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 12: sessionctl.v1.SessionSummary.retry_time:type_name -> google.protobuf.Timestamp
+	20, // 9: sessionctl.v1.SessionSummary.login_time:type_name -> google.protobuf.Timestamp
+	20, // 10: sessionctl.v1.SessionSummary.prove_time:type_name -> google.protobuf.Timestamp
+	20, // 11: sessionctl.v1.SessionSummary.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 12: sessionctl.v1.SessionSummary.retry_time:type_name -> google.protobuf.Timestamp
 	6,  // 13: sessionctl.v1.ListSessionsResponse.sessions:type_name -> sessionctl.v1.SessionSummary
 	3,  // 14: sessionctl.v1.WatchSessionResponse.session:type_name -> sessionctl.v1.Session
 	3,  // 15: sessionctl.v1.RefreshSessionResponse.session:type_name -> sessionctl.v1.Session
@@ -1484,14 +1583,16 @@ var file_sessionctl_v1_session_proto_depIdxs = []int32{
 	11, // 20: sessionctl.v1.SessionService.RefreshSession:input_type -> sessionctl.v1.RefreshSessionRequest
 	13, // 21: sessionctl.v1.SessionService.DeleteSession:input_type -> sessionctl.v1.DeleteSessionRequest
 	15, // 22: sessionctl.v1.SessionService.Login:input_type -> sessionctl.v1.LoginRequest
-	2,  // 23: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
-	8,  // 24: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
-	10, // 25: sessionctl.v1.SessionService.WatchSession:output_type -> sessionctl.v1.WatchSessionResponse
-	12, // 26: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
-	14, // 27: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
-	16, // 28: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
+	16, // 23: sessionctl.v1.SessionService.LoginProxy:input_type -> sessionctl.v1.LoginProxyRequest
+	2,  // 24: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
+	8,  // 25: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
+	10, // 26: sessionctl.v1.SessionService.WatchSession:output_type -> sessionctl.v1.WatchSessionResponse
+	12, // 27: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
+	14, // 28: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
+	18, // 29: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
+	17, // 30: sessionctl.v1.SessionService.LoginProxy:output_type -> sessionctl.v1.LoginProxyResponse
+	24, // [24:31] is the sub-list for method output_type
+	17, // [17:24] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
 	17, // [17:17] is the sub-list for extension extendee
 	0,  // [0:17] is the sub-list for field type_name
@@ -1509,7 +1610,7 @@ func file_sessionctl_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionctl_v1_session_proto_rawDesc), len(file_sessionctl_v1_session_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	SessionService_RefreshSession_FullMethodName = "/sessionctl.v1.SessionService/RefreshSession"
 	SessionService_DeleteSession_FullMethodName  = "/sessionctl.v1.SessionService/DeleteSession"
 	SessionService_Login_FullMethodName          = "/sessionctl.v1.SessionService/Login"
+	SessionService_LoginProxy_FullMethodName     = "/sessionctl.v1.SessionService/LoginProxy"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -63,6 +64,10 @@ type SessionServiceClient interface {
 	// for the agent's own user and root. Every call is a login: not to be
 	// repeated by itself.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// LoginProxy brings the password for the proxy that a site is reached through.
+	// It is kept, for all sites behind that proxy, once the proxy or its realm has
+	// accepted it. Only for the agent's own user and root.
+	LoginProxy(ctx context.Context, in *LoginProxyRequest, opts ...grpc.CallOption) (*LoginProxyResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -142,6 +147,16 @@ func (c *sessionServiceClient) Login(ctx context.Context, in *LoginRequest, opts
 	return out, nil
 }
 
+func (c *sessionServiceClient) LoginProxy(ctx context.Context, in *LoginProxyRequest, opts ...grpc.CallOption) (*LoginProxyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginProxyResponse)
+	err := c.cc.Invoke(ctx, SessionService_LoginProxy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -170,6 +185,10 @@ type SessionServiceServer interface {
 	// for the agent's own user and root. Every call is a login: not to be
 	// repeated by itself.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// LoginProxy brings the password for the proxy that a site is reached through.
+	// It is kept, for all sites behind that proxy, once the proxy or its realm has
+	// accepted it. Only for the agent's own user and root.
+	LoginProxy(context.Context, *LoginProxyRequest) (*LoginProxyResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -197,6 +216,9 @@ func (UnimplementedSessionServiceServer) DeleteSession(context.Context, *DeleteS
 }
 func (UnimplementedSessionServiceServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
+}
+func (UnimplementedSessionServiceServer) LoginProxy(context.Context, *LoginProxyRequest) (*LoginProxyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LoginProxy not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -320,6 +342,24 @@ func _SessionService_Login_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_LoginProxy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginProxyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).LoginProxy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_LoginProxy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).LoginProxy(ctx, req.(*LoginProxyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -346,6 +386,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Login",
 			Handler:    _SessionService_Login_Handler,
+		},
+		{
+			MethodName: "LoginProxy",
+			Handler:    _SessionService_LoginProxy_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

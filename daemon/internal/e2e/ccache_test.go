@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -76,7 +77,7 @@ func TestCCache(t *testing.T) {
 		must(t, err)
 
 		r := h.sessionctl(t, "ccache", "build", file)
-		if r.status != 0 || r.stdout != "" || !strings.HasPrefix(r.stderr, "sessionctl: a ticket of build@"+realm+" is in "+file+" until ") {
+		if r.status != 0 || r.stdout != "" || r.stderr != "" {
 			t.Fatalf("%v", r)
 		}
 		now, err := os.Stat(file)
@@ -88,7 +89,12 @@ func TestCCache(t *testing.T) {
 			t.Errorf("left behind: %v, %v", entries, err)
 		}
 		tgt := readCache(t, file)
-		for where, text := range map[string]string{"the agent's log": a.log.String(), "the command's message": r.stderr} {
+		person := h.onTerminal(t, "ccache", "build", file)
+		person.until(t, "sessionctl: a ticket of build@"+realm+" is in "+file+" until ")
+		if status := person.end(t); status != 0 {
+			t.Errorf("on a terminal: status %d", status)
+		}
+		for where, text := range map[string]string{"the agent's log": a.log.String(), "the command's message": person.screen.String()} {
 			secretIn(t, where, text, tgt.Key)
 			secretIn(t, where, text, tgt.Ticket)
 		}
@@ -139,6 +145,14 @@ func TestCCache(t *testing.T) {
 		}
 		if again := readCache(t, file); !bytes.Equal(again.Ticket, tgt.Ticket) || w.counts(t).ASTGT != logins {
 			t.Error("another login for the same ticket")
+		}
+		// Nor is it another one for who writes the name otherwise.
+		for _, name := range []string{"BUILD", "Build@" + strings.ToLower(realm)} {
+			must(t, os.Remove(file))
+			h.ok(t, "ccache", name, file)
+			if again := readCache(t, file); !bytes.Equal(again.Ticket, tgt.Ticket) || w.counts(t).ASTGT != logins {
+				t.Errorf("%s has another ticket", name)
+			}
 		}
 		a.stop(t)
 		secretIn(t, "the agent's log", a.log.String(), tgt.Key)
@@ -199,10 +213,13 @@ func TestCCacheRefused(t *testing.T) {
 	h.start(t)
 	h.ok(t, "raw", "app") // the agent has a TGT
 	before := w.counts(t)
-	for _, principal := range []string{"build", "build@" + realm, "other", "nobody", "build@OTHER.EXAMPLE", "krbtgt/" + realm, "BUILD"} {
-		r := h.fails(t, 6, "denied", "ccache", principal, file)
-		if r.stderr != h.sessionctl(t, "ccache", "build", file).stderr || strings.Contains(r.stderr, principal) {
-			t.Errorf("%s is told from others: %v", principal, r)
+	said := ""
+	for _, principal := range []string{"build", "build@" + realm, "other", "OTHER", "nobody", "build@OTHER.EXAMPLE", "krbtgt/" + realm, "BUILD"} {
+		// What stands in front is what was typed; the rest is the agent's.
+		answer, ok := strings.CutPrefix(h.fails(t, 6, "denied", "ccache", principal, file).stderr, "sessionctl: "+principal+": ")
+		said = cmp.Or(said, answer)
+		if !ok || answer != said || strings.Contains(answer, principal) {
+			t.Errorf("%s is told from others: %q", principal, answer)
 		}
 	}
 	h.fails(t, 6, "denied", "ccache", "build", file, "--keep")
@@ -213,6 +230,48 @@ func TestCCacheRefused(t *testing.T) {
 	if _, err := os.Lstat(file); !os.IsNotExist(err) {
 		t.Errorf("a file was made: %v", err)
 	}
+}
+
+// TestCCacheWithoutPassword: who can bring a password that is missing is told how,
+// and nobody else which site it is for.
+func TestCCacheWithoutPassword(t *testing.T) {
+	const uid = 4242
+	w := inProcess(t)
+	byPassword := func(name, account string) string {
+		return fmt.Sprintf("[credential.%s]\nprincipal = \"%s@%s\"\nexport = [\"uid:%d\", \"uid:%d\"]\n", name, account, realm, os.Getuid(), uid)
+	}
+	h := newHome(t, w, byPassword("secret", "build"), w.site("page", "/spnego/", `credential = "secret"`), byPassword("alone", "loner"))
+	h.start(t)
+	file := filepath.Join(t.TempDir(), "cc")
+	next := func(r result) string {
+		t.Helper()
+		wantFailure(t, r, 5, "no_secret")
+		_, next, _ := strings.Cut(r.stderr, "\n  next: ")
+		return strings.TrimSpace(next)
+	}
+	if got := next(h.sessionctl(t, "ccache", "loner", file)); !strings.Contains(got, `set up a site with credential = "alone"`) {
+		t.Errorf("without a site: %s", got)
+	}
+	t.Run("another user", func(t *testing.T) {
+		rig.Require(t, "root")
+		must(t, os.Chmod(h.dir, 0o755))
+		must(t, os.Chmod(filepath.Dir(h.socket), 0o755))
+		must(t, os.Chmod(h.socket, 0o666))
+		cmd := exec.Command(filepath.Join(bin, "sessionctl"), "ccache", "build", file)
+		cmd.Env = []string{"SESSIONCTL_SOCKET=" + h.socket}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		cmd.Dir = "/"
+		if got := next(finish(t, cmd, "")); !strings.HasPrefix(got, "ask ") || strings.Contains(got, "page") {
+			t.Errorf("told is %s", got)
+		}
+	})
+	// The command as it stands there is what does it.
+	command := strings.Fields(next(h.sessionctl(t, "ccache", "build", file)))
+	if r := h.run(t, password, filepath.Join(bin, command[0]), command[1:]...); r.status != 0 {
+		t.Errorf("%q: %v", command, r)
+	}
+	h.ok(t, "ccache", "build", file)
+	readCache(t, file)
 }
 
 // TestCCacheOutages: without the agent or a KDC there is a status to act on. The
@@ -293,7 +352,7 @@ func TestCCacheOfAnother(t *testing.T) {
 		{filepath.Join(h.dir, "cc"), "permission denied"}, {foreign, "operation not permitted"},
 	} {
 		r := as(uid, c.file)
-		wantFailure(t, r, 2, "invalid_request")
+		wantFailure(t, r, 5, "ccache_unusable")
 		if !strings.Contains(r.stderr, c.file+" cannot be written: "+c.said) {
 			t.Errorf("%v", r)
 		}

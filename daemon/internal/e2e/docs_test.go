@@ -728,7 +728,7 @@ func TestTicketExamples(t *testing.T) {
 		}
 		must(t, os.Remove(filepath.Join(user, ".krb5cc")))
 		line := strings.Fields(v.block(t, section, "text"))
-		if r := sh(strings.Join(line[5:], " ") + "\nklist -s $HOME/.krb5cc"); r.status != 0 {
+		if r := sh(strings.Join(line[5:], " ") + "\nklist -s $HOME/.krb5cc"); r.status != 0 || r.stdout+r.stderr != "" {
 			t.Errorf("%v", r)
 		}
 	})

@@ -326,12 +326,19 @@ func (p *proxied) site(name, url string, more ...string) string {
 // throughCorp is an option of a site.
 const throughCorp = `proxy = "corp"`
 
-// home makes a home with the proxy as [proxy.corp], for which credential is a line
-// or "".
+// home makes a home with the proxy as [proxy.corp], with the name of a credential or
+// "".
 func (p *proxied) home(t *testing.T, credential string, more ...string) *home {
 	t.Helper()
 	h := newHome(t, p.world)
 	h.extraEnv = []string{"SSL_CERT_FILE=" + p.caFile}
+	var options string
+	if credential != "" {
+		options = fmt.Sprintf("credential = %q\n", credential)
+	}
+	if credential != "" && credential != "anna" { // a principal
+		options += fmt.Sprintf("spn = %q\n", proxySPN)
+	}
 	write(t, h.config, fmt.Sprintf(`
 [credential.build]
 principal = "build@%s"
@@ -346,9 +353,8 @@ username = "anna"
 
 [proxy.corp]
 url = %q
-spn = %q
 %s
-%s`, realm, p.keytab, proxyRealm, p.proxyKeytab, p.proxyURL, proxySPN, credential, strings.Join(more, "\n")))
+%s`, realm, p.keytab, proxyRealm, p.proxyKeytab, p.proxyURL, options, strings.Join(more, "\n")))
 	return h
 }
 
@@ -388,7 +394,7 @@ func keptQuiet(t *testing.T, a *agent, shown ...string) {
 // of its own realm, by a whole URL and in a tunnel.
 func TestProxyInAnotherRealm(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
-		h := p.home(t, `credential = "gate"`, p.behind("/spnego/"))
+		h := p.home(t, "gate", p.behind("/spnego/"))
 		a := h.start(t)
 		for i, site := range []string{"app", "tls"} {
 			if got := whoami(t, p.direct, h.ok(t, "raw", site)); got != me {
@@ -414,7 +420,7 @@ func TestProxyInAnotherRealm(t *testing.T) {
 // whoever asks and however often the agent starts.
 func TestProxyPassword(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
-		h := p.home(t, `credential = "anna"`, p.behind("/spnego/"))
+		h := p.home(t, "anna", p.behind("/spnego/"))
 		a := h.start(t)
 		var shown bytes.Buffer
 		tried := func(want int) {
@@ -462,7 +468,7 @@ func TestProxyPassword(t *testing.T) {
 // once, over all sites; the right one counts at once.
 func TestProxyPasswordFromSystemd(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
-		h := p.home(t, `credential = "anna"`, p.behind("/spnego/"))
+		h := p.home(t, "anna", p.behind("/spnego/"))
 		credentials := t.TempDir()
 		file := write(t, filepath.Join(credentials, "password.anna"), "CANARY-wrong\n")
 		h.extraEnv = append(h.extraEnv, "CREDENTIALS_DIRECTORY="+credentials)
@@ -501,7 +507,7 @@ func TestProxyPasswordFromSystemd(t *testing.T) {
 // its realm, not to the proxy.
 func TestProxyPrincipalByPassword(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
-		h := p.home(t, `credential = "typed"`, fmt.Sprintf("[credential.typed]\nprincipal = \"gate@%s\"\n", proxyRealm), p.behind("/spnego/"))
+		h := p.home(t, "typed", fmt.Sprintf("[credential.typed]\nprincipal = \"gate@%s\"\n", proxyRealm), p.behind("/spnego/"))
 		a := h.start(t)
 		const bring = "sessionctl login app --proxy --password-stdin"
 		first := h.fails(t, 5, "proxy_auth_required", "raw", "app")
@@ -533,7 +539,7 @@ func TestProxyPrincipalByPassword(t *testing.T) {
 func TestFallbackBehindProxy(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
 		const unknown = `spn = "HTTP/unknown.corp.example"`
-		h := p.home(t, `credential = "gate"`, "[credential.person]\nusername = \"build\"\n", p.behind("/both/", unknown, `fallback = "person"`),
+		h := p.home(t, "gate", "[credential.person]\nusername = \"build\"\n", p.behind("/both/", unknown, `fallback = "person"`),
 			p.site("strict", p.url+"/both/", unknown, throughCorp), p.site("strict-tls", p.tlsURL+"/both/", unknown, throughCorp))
 		a := h.start(t)
 		basics := func(want int) {
@@ -581,7 +587,7 @@ func TestProxyAuthorizationStaysThere(t *testing.T) {
 	for _, credential := range []string{"gate", "anna"} {
 		t.Run(credential, func(t *testing.T) {
 			behindProxies(t, func(t *testing.T, p *proxied) {
-				h := p.home(t, fmt.Sprintf("credential = %q", credential), p.behind("/spnego/"),
+				h := p.home(t, credential, p.behind("/spnego/"),
 					p.site("http", p.originURL+"/", throughCorp), p.site("https", p.originTLS+"/", throughCorp),
 					p.site("tunnel407", p.originTLS+"/407/", throughCorp),
 					p.site("direct407", named(t, p.originURL, "localhost")+"/407/", `proxy = "none"`))
@@ -628,7 +634,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 	sites += p.site("local", here) + p.site("none", here, `proxy = "none"`)
 	start := func(t *testing.T, config string, env ...string) *agent {
 		t.Helper()
-		h := p.home(t, `credential = "gate"`, sites)
+		h := p.home(t, "gate", sites)
 		if config == "" {
 			h.rewrite(t, p.proxyURL, "http://localhost:1")
 		}
@@ -701,7 +707,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 func TestProxyFailures(t *testing.T) {
 	behindProxies(t, func(t *testing.T, p *proxied) {
 		closed := "https://" + siteHost + ":1/"
-		h := p.home(t, `credential = "gate"`,
+		h := p.home(t, "gate",
 			fmt.Sprintf("[proxy.open]\nurl = %q\n", p.proxyURL),
 			"[proxy.down]\nurl = \"http://localhost:1\"\n",
 			fmt.Sprintf("[proxy.nospn]\nurl = %q\ncredential = \"gate\"\nspn = \"HTTP/unknown.proxy.example\"\n", p.proxyURL),

@@ -438,10 +438,10 @@ func (e *entry) waysAtProxy(f *api.Error) (ways []string) {
 		return nil
 	}
 	login, p := "sessionctl login "+e.site.Name, e.site.ProxyPassword
-	if p != nil && p.file == "" {
+	why := api.CodeOf(f.Err) // of a credential that was not used
+	if p != nil && p.file == "" && (f.Code == api.ProxyAuthFailed || why == api.NoSecret) {
 		ways = append(ways, login+" --proxy --password-stdin")
 	}
-	why := api.CodeOf(f.Err) // of a credential that was not used
 	if f.Code == api.ProxyAuthFailed && (p != nil || why == api.Latched || why.Refusal()) {
 		ways = append(ways, login+" --retry")
 	}

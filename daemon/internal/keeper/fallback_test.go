@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 // falling is an agent whose one site logs in by ticket, and falls back to a
@@ -25,6 +27,11 @@ func falling(t *testing.T, ticketE error, stored string) *team {
 	}
 	s := m.sites["app"].named("app")
 	s.Fallback = m.password
+	exchange := s.Exchange
+	s.Exchange = func(jar *web.Jar, tickets bool) *web.Exchange {
+		m.tickets = append(m.tickets, tickets)
+		return exchange(jar, tickets)
+	}
 	m.Keeper = keep(t, m.sessions, l, s)
 	return m
 }
@@ -44,6 +51,10 @@ func TestFallback(t *testing.T) {
 			if falls {
 				m.want(t, err, "")
 				m.tried(t, 1)
+				// The login by ticket, that by password, and the proof.
+				if !slices.Equal(m.tickets, []bool{true, false, false}) {
+					t.Errorf("exchanges with tickets: %v", m.tickets)
+				}
 				return
 			}
 			m.want(t, err, code)
@@ -150,14 +161,15 @@ func TestWaysAtProxy(t *testing.T) {
 		password     *Password
 		bring, again bool
 	}{
-		"none at hand":     {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, typed, true, false},
-		"none in the file": {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, fixed, false, false},
-		"refused":          {&api.Error{Code: api.ProxyAuthFailed}, typed, true, true},
-		"refused, a file":  {&api.Error{Code: api.ProxyAuthFailed}, fixed, false, true},
-		"a key's latch":    {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.Latched}}, nil, false, true},
-		"a key refused":    {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.BadCredentials}}, nil, false, true},
-		"a ticket refused": {&api.Error{Code: api.ProxyAuthFailed}, nil, false, false},
-		"out of reach":     {&api.Error{Code: api.ProxyError}, typed, false, false},
+		"none at hand":      {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, typed, true, false},
+		"none in the file":  {&api.Error{Code: api.ProxyAuthRequired, Err: &api.Error{Code: api.NoSecret}}, fixed, false, false},
+		"refused":           {&api.Error{Code: api.ProxyAuthFailed}, typed, true, true},
+		"refused, a file":   {&api.Error{Code: api.ProxyAuthFailed}, fixed, false, true},
+		"a key's latch":     {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.Latched}}, nil, false, true},
+		"a key refused":     {&api.Error{Code: api.ProxyAuthFailed, Err: &api.Error{Code: api.BadCredentials}}, nil, false, true},
+		"a ticket refused":  {&api.Error{Code: api.ProxyAuthFailed}, nil, false, false},
+		"out of reach":      {&api.Error{Code: api.ProxyError}, typed, false, false},
+		"wants no password": {&api.Error{Code: api.ProxyAuthRequired}, typed, false, false}, // or not in clear
 	} {
 		s := new(site).named("app")
 		s.ForgiveProxy, s.ProxyPassword = func(context.Context) error { return nil }, c.password

@@ -55,6 +55,7 @@ type secretState struct {
 	Time     time.Time `json:"time"`              // of the last attempt
 	Pending  int       `json:"pending,omitempty"` // attempts in a row without a known outcome
 	underway int       // those of them that this process is making
+	seen     time.Time // the last acceptance that this process remembers (see)
 	verdicts
 	// Of a refusal that stands:
 	Code   api.Code `json:"code,omitempty"`
@@ -207,6 +208,34 @@ func (l *Latches) past(verifier, user string, secret []byte) verdicts {
 		return s.verdicts
 	}
 	return verdicts{}
+}
+
+// note writes down what a verifier says of a secret whose refusals stand elsewhere,
+// if that is not known already.
+func (l *Latches) note(ctx context.Context, verifier, user string, secret []byte, v verdicts) error {
+	if l.past(verifier, user, secret) == v {
+		return nil
+	}
+	return l.change(ctx, verifier, user, secret, func(s *secretState) { s.verdicts = v })
+}
+
+// see remembers in this process that a verifier has accepted a secret just now.
+func (l *Latches) see(verifier, user string, secret []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
+		s.seen = time.Now()
+	}
+}
+
+// seen returns when that was last, the zero time if never.
+func (l *Latches) seen(verifier, user string, secret []byte) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.known[latchKey(verifier, user)].find(l.hash(verifier, user, secret)); s != nil {
+		return s.seen
+	}
+	return time.Time{}
 }
 
 // Lost ends an attempt of which nobody will know what became, because of an

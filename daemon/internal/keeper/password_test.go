@@ -100,6 +100,7 @@ type team struct {
 	sites                     map[string]*site
 	sessions, latches, stored *records
 	password                  *Password
+	tickets                   []bool // of each exchange, where that counts
 }
 
 var names = []string{"jira", "wiki", "ci"}

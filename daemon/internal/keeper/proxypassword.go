@@ -2,34 +2,56 @@ package keeper
 
 import (
 	"context"
+	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 // ProxyPassword lends a password to one exchange for a proxy that asks for it
-// (web.ProxyPassword). A refusal is of the credential, as a site's is. A password
-// that was accepted before is lent to all at once and without a word in the store;
-// any other to one at a time, after it is written down.
+// (web.ProxyPassword). A refusal is of the credential, as a site's is; an
+// acceptance makes the password known at this proxy only.
+//
+// One that this process has seen accepted less than web.AcceptedFor ago is lent to
+// all at once and without a word in the store. Any other is lent to one at a time,
+// after it is written down: if the agent dies before the verdict, it counts as
+// refused, for a known password, too. If only the verdict is lost, or the answer is
+// none, a known password stays known, and the next one tries it alone: a site that
+// is down behind the proxy must not keep it from the others.
+//
+// So a refused password is sent once. The exception is one that was accepted less
+// than web.AcceptedFor ago: those on their way when the first refusal comes cannot
+// be called back, and if the agent dies before it has written that refusal, there
+// is one more after its restart.
 type ProxyPassword struct {
 	p        *Password
+	proxy    string // the proxy as a verifier
 	secret   secret.String
 	offered  bool // not the stored one
 	begun    bool // an attempt is written down
 	accepted bool
+	unproven error // what became of the last attempt, if nobody knows
 }
 
-// AtProxy returns the password as an exchange with a proxy takes it.
-func (p *Password) AtProxy() *ProxyPassword { return &ProxyPassword{p: p} }
+// AtProxy returns the password as an exchange takes it with the proxy of an
+// address, by which is remembered what that proxy makes of it.
+func (p *Password) AtProxy(address string) *ProxyPassword {
+	return &ProxyPassword{p: p, proxy: "[proxy " + address + "]"}
+}
 
 // Offer is AtProxy for another password, to be kept once the proxy has accepted
 // it.
-func (p *Password) Offer(pw secret.String) *ProxyPassword {
-	return &ProxyPassword{p: p, secret: pw, offered: true}
+func (p *Password) Offer(address string, pw secret.String) *ProxyPassword {
+	a := p.AtProxy(address)
+	a.secret, a.offered = pw, true
+	return a
 }
 
 // Forgive lifts a refusal that stands against the password at its verifier.
-func (p *Password) Forgive(ctx context.Context) error { return p.AtProxy().Forgive(ctx) }
+func (p *Password) Forgive(ctx context.Context) error {
+	return (&ProxyPassword{p: p}).Forgive(ctx)
+}
 
 // User implements web.ProxyPassword.
 func (a *ProxyPassword) User() string { return a.p.user }
@@ -39,7 +61,7 @@ func (a *ProxyPassword) Take(ctx context.Context) (secret.String, error) {
 	if err := a.ready(); err != nil {
 		return secret.String{}, err
 	}
-	if a.known() {
+	if a.fresh() {
 		return a.secret, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, turnTimeout)
@@ -50,14 +72,20 @@ func (a *ProxyPassword) Take(ctx context.Context) (secret.String, error) {
 		return secret.String{}, &api.Error{Code: api.Timeout, Detail: "another login with the password of " + a.p.user + " is still under way", Remedy: "try again", Err: wait.Err()}
 	}
 	err := a.ready() // what became of it meanwhile counts
-	if err == nil && !a.known() {
+	if err == nil && ctx.Err() != nil {
+		err = api.AsError(ctx.Err()) // nobody would wait for the outcome
+	}
+	if err == nil && !a.fresh() {
 		if err = a.p.latches.Begin(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal())); err == nil {
 			a.begun = true
 			return a.secret, nil
 		}
 	}
 	<-a.p.turn
-	return a.secret, err
+	if err != nil {
+		return secret.String{}, err
+	}
+	return a.secret, nil
 }
 
 // load reads the password, unless it is offered.
@@ -73,6 +101,11 @@ func (a *ProxyPassword) ready() error {
 	if err := a.load(); err != nil {
 		return err
 	}
+	return a.Refusal()
+}
+
+// Refusal implements web.ProxyPassword.
+func (a *ProxyPassword) Refusal() error {
 	return a.p.latches.check(true, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
 }
 
@@ -84,9 +117,15 @@ func (a *ProxyPassword) Forgive(ctx context.Context) error {
 	return a.p.latches.Clear(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
 }
 
+// known reports whether the proxy has accepted the password, and not refused it
+// since.
 func (a *ProxyPassword) known() bool {
-	past := a.p.latches.past(a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
-	return past.Accepted && !past.Refused
+	return a.p.latches.past(a.proxy, a.p.user, []byte(a.secret.Reveal())) == verdicts{Accepted: true}
+}
+
+// fresh reports whether it has done so lately.
+func (a *ProxyPassword) fresh() bool {
+	return a.known() && time.Since(a.p.latches.seen(a.proxy, a.p.user, []byte(a.secret.Reveal()))) < web.AcceptedFor
 }
 
 // Accepted implements web.ProxyPassword.
@@ -103,16 +142,30 @@ func (a *ProxyPassword) Refused(ctx context.Context, err error) { a.end(ctx, err
 func (a *ProxyPassword) end(ctx context.Context, err error) {
 	ctx, l, pw := context.WithoutCancel(ctx), a.p.latches, []byte(a.secret.Reveal())
 	refused := api.CodeOf(err) == api.ProxyAuthFailed
-	if refused {
-		err = &api.Error{Code: api.BadCredentials, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
-	}
+	a.unproven = nil
 	switch {
-	case a.begun && (err == nil || refused):
-		_ = l.End(ctx, a.p.verifier(), a.p.user, pw, err)
-	case a.begun:
-		l.Lost(a.p.verifier(), a.p.user, pw, err)
+	case err == nil:
+		if a.begun { // else it may have been sent before a refusal, and takes none back
+			_ = l.End(ctx, a.p.verifier(), a.p.user, pw, nil)
+			_ = l.note(ctx, a.proxy, a.p.user, pw, verdicts{Accepted: true})
+		}
+		l.see(a.proxy, a.p.user, pw)
 	case refused:
-		_ = l.refuse(ctx, a.p.verifier(), a.p.user, pw, api.AsError(err))
+		bad := &api.Error{Code: api.BadCredentials, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
+		if a.begun {
+			_ = l.End(ctx, a.p.verifier(), a.p.user, pw, bad)
+		} else {
+			_ = l.refuse(ctx, a.p.verifier(), a.p.user, pw, bad)
+		}
+		_ = l.note(ctx, a.proxy, a.p.user, pw, verdicts{Accepted: l.past(a.proxy, a.p.user, pw).Accepted, Refused: true})
+	case a.begun && a.known():
+		a.unproven = err
+		_ = l.End(ctx, a.p.verifier(), a.p.user, pw, &api.Error{Code: api.Unknown}) // no verdict
+	default:
+		a.unproven = err
+		if a.begun {
+			l.Lost(a.p.verifier(), a.p.user, pw, err)
+		}
 	}
 	if a.begun {
 		a.begun = false
@@ -128,6 +181,8 @@ func (a *ProxyPassword) Kept(ctx context.Context, err error) error {
 		return a.p.Store(ctx, a.secret)
 	case err != nil:
 		return err
+	case a.unproven != nil:
+		return a.unproven
 	}
 	return &api.Error{Code: api.InvalidRequest, Detail: "the proxy has not asked for a password", Remedy: "check the site's proxy: sessionctl check-config"}
 }

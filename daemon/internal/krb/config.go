@@ -1,7 +1,6 @@
 package krb
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,34 +14,56 @@ import (
 )
 
 const (
-	maxConfigSize  = 1 << 20 // bytes of one file
-	maxConfigFiles = 256     // all files together
-	maxConfigDepth = 10      // braces inside braces, and includes inside includes
-	maxConfigLine  = 2047    // bytes with the line feed: MIT takes what follows as the next line
+	// Bytes of all files together, one that is included twice counting twice. A
+	// realm with five KDCs takes 200 of them, so there is room for thousands of
+	// realms; and each may cost some hundred bytes of memory.
+	maxConfigSize  = 1 << 20
+	maxConfigFiles = 256
+	maxWarnings    = 100  // a person reads no more
+	maxConfigDepth = 10   // braces inside braces, and includes inside includes
+	maxConfigLine  = 2047 // bytes with the line feed: MIT takes what follows as the next line
 )
 
 // Config is what krb5.conf says, as MIT krb5's library reads it, which is at
 // times not what krb5.conf(5) says. Sections and options that the agent has no
 // use for are accepted and ignored.
 type Config struct {
-	paths     []string              // the files that were asked for
-	files     []string              // every file that was read
-	relations map[string][]relation // by path: section, subsections, tag
-	sections  map[string]bool       // by path: section, subsections
-	realm     string                // whose subsections of [libdefaults] count; see ForRealm
-	lifetime  time.Duration         // ticket_lifetime of [libdefaults]
-	warnings  []string
+	paths    []string      // the files that were asked for
+	files    []string      // every file that was read
+	root     section       // what stands in the files
+	realm    string        // whose subsections of [libdefaults] count; see ForRealm
+	lifetime time.Duration // ticket_lifetime of [libdefaults]
+	warnings []string
+	untold   int // warnings beyond maxWarnings
+}
+
+// section is a section or subsection, or the whole: what it has by each name.
+type section struct {
+	sections  map[string]*section
+	relations map[string][]relation
+	final     int // which of the listed files marked it final, 0: none
+}
+
+// below returns the section that a path of names leads to, nil if there is none.
+func (s *section) below(names ...string) *section {
+	for _, name := range names {
+		if s == nil {
+			break
+		}
+		s = s.sections[name]
+	}
+	return s
 }
 
 // relation is one "tag = value" with the place it stands at.
 type relation struct {
 	value  string
 	at     position
-	source int // which of the listed files it is from, includes and all
+	source int // which of the listed files it is from, includes and all, counting from 1
 }
 
 type position struct {
-	file string
+	file string // as shown
 	line int
 	text string
 }
@@ -61,19 +82,19 @@ func LoadConfig(paths ...string) (*Config, error) {
 	if i := slices.Index(paths, ""); i >= 0 {
 		paths = paths[:i]
 	}
-	c := &Config{paths: paths, relations: make(map[string][]relation), sections: make(map[string]bool)}
-	p := parser{config: c, final: make(map[string]int)}
+	c := &Config{paths: paths}
+	p := parser{config: c}
 	for i, path := range paths {
 		if rest, ok := strings.CutPrefix(path, "~/"); ok {
 			if home, err := os.UserHomeDir(); err == nil {
 				path = home + "/" + rest
 			}
 		}
-		p.source = i
+		p.source = i + 1
 		err := p.named(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			if !errors.As(err, new(*api.Error)) {
-				p.warnings = append(p.warnings, err.Error()+": nothing is read from it")
+				c.warn("%s: nothing is read from it", withShownPath(err))
 				continue
 			}
 		}
@@ -81,7 +102,6 @@ func LoadConfig(paths ...string) (*Config, error) {
 			return nil, unreadable(err)
 		}
 	}
-	c.warnings = p.warnings
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -90,27 +110,46 @@ func LoadConfig(paths ...string) (*Config, error) {
 
 // Warnings tells of what MIT's library passes over in silence: missing files,
 // lines and values that have no effect. Each says in which file, and on which
-// line if there is one.
-func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
+// line if there is one. Of many it has the first, and the last element says how
+// many more there are.
+func (c *Config) Warnings() []string {
+	all := slices.Clone(c.warnings)
+	if c.untold > 0 {
+		all = append(all, fmt.Sprintf("krb5.conf: and %d more warnings", c.untold))
+	}
+	return all
+}
 
-func (c *Config) first(elements ...string) (relation, bool) {
-	if rs := c.relations[path(elements...)]; len(rs) > 0 {
+func (c *Config) warn(format string, args ...any) {
+	if len(c.warnings) == maxWarnings {
+		c.untold++
+		return
+	}
+	c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
+}
+
+// relations returns what stands at a path of names: section, subsections, tag.
+func (c *Config) relations(names ...string) []relation {
+	tag := len(names) - 1
+	if s := c.root.below(names[:tag]...); s != nil {
+		return s.relations[names[tag]]
+	}
+	return nil
+}
+
+func (c *Config) first(names ...string) (relation, bool) {
+	if rs := c.relations(names...); len(rs) > 0 {
 		return rs[0], true
 	}
 	return relation{}, false
 }
 
-// path is the key of a section or relation. No element has the separator in
-// it, because a zero byte ends a line.
-func path(elements ...string) string { return strings.Join(elements, "\x00") }
-
 // parser reads profile files into a Config.
 type parser struct {
-	config   *Config
-	source   int            // which of the listed files, counting from 0
-	final    map[string]int // path of a section → the source that marked it final
-	files    int
-	warnings []string
+	config *Config
+	source int // which of the listed files, counting from 1
+	files  int
+	size   int // bytes of all files
 }
 
 // named reads a file or directory of the list. Errors that are no *api.Error
@@ -134,8 +173,16 @@ func unreadable(err error) error {
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		return e
 	}
-	return &api.Error{Code: api.Krb5ConfInvalid, Detail: "krb5.conf: " + err.Error(), Err: err,
+	return &api.Error{Code: api.Krb5ConfInvalid, Detail: "krb5.conf: " + withShownPath(err).Error(), Err: err,
 		Remedy: "name what the agent's user can read"}
+}
+
+// withShownPath makes an error about a file fit for a message.
+func withShownPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return &fs.PathError{Op: e.Op, Path: shown(e.Path), Err: e.Err}
+	}
+	return err
 }
 
 // directory reads the files of a directory whose names MIT accepts, in the
@@ -159,11 +206,11 @@ func (p *parser) directory(name string, depth int) error {
 // *api.Error say that it cannot be read.
 func (p *parser) file(name string, depth int) error {
 	if p.files++; p.files > maxConfigFiles {
-		return &api.Error{Code: api.Krb5ConfInvalid, Detail: fmt.Sprintf("%s: more than %d configuration files", name, maxConfigFiles),
+		return &api.Error{Code: api.Krb5ConfInvalid, Detail: fmt.Sprintf("%s: more than %d configuration files", shown(name), maxConfigFiles),
 			Remedy: "include fewer files"}
 	}
 	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		p.warnings = append(p.warnings, name+" is a directory: nothing is read from it")
+		p.config.warn("%s is a directory: nothing is read from it", shown(name))
 		return nil
 	}
 	var data []byte
@@ -173,20 +220,31 @@ func (p *parser) file(name string, depth int) error {
 			return err
 		}
 	}
-	p.config.files = append(p.config.files, name)
-	f := fileParser{parser: p, depth: depth, at: position{file: name}}
-	for line := range bytes.Lines(data) {
+	if p.size += len(data); p.size > maxConfigSize {
+		return &api.Error{Code: api.Krb5ConfInvalid, Remedy: "include fewer or smaller files",
+			Detail: fmt.Sprintf("%s: the configuration files are larger than %d KiB together", shown(name), maxConfigSize>>10)}
+	}
+	p.config.files = append(p.config.files, shown(name))
+	return p.text(shown(name), string(data), depth)
+}
+
+// text reads the text of a file.
+func (p *parser) text(file, text string, depth int) error {
+	f := fileParser{parser: p, depth: depth, at: position{file: file}}
+	for line := range strings.Lines(text) {
 		f.at.line++
-		for chunk := range slices.Chunk(line, maxConfigLine) {
-			text, _, _ := bytes.Cut(chunk, []byte{0})
-			f.at.text = strings.Trim(string(text), space)
-			if err := f.line(string(text)); err != nil {
+		for line != "" {
+			chunk := line[:min(len(line), maxConfigLine)]
+			line = line[len(chunk):]
+			chunk, _, _ = strings.Cut(chunk, "\x00")
+			f.at.text = strings.Trim(chunk, space)
+			if err := f.line(chunk); err != nil {
 				return err
 			}
 		}
 	}
 	if len(f.where) > 1 {
-		f.warnf("the file ends inside the braces of %s", quote(f.where[len(f.where)-1]))
+		f.warnf("the file ends inside the braces of %s", f.innermost())
 	}
 	return nil
 }
@@ -196,9 +254,20 @@ type fileParser struct {
 	*parser
 	depth int
 	at    position
-	where []string // open section and subsections; nil: before the first section
-	brace bool     // the next line must begin with {
+	where []scope // the section and subsections that the line is in; nil: before the first section
+	brace bool    // the next line must begin with {
 }
+
+// scope is a section that the file is in.
+type scope struct {
+	name string
+	// nil: what stands in it does not count, as a file of higher priority marked
+	// it, or one around it, as final
+	section *section
+}
+
+// innermost is the name of the subsection that the line is in, for a message.
+func (f *fileParser) innermost() string { return quote(f.where[len(f.where)-1].name) }
 
 // space is what C's isspace takes for white space.
 const space = " \t\n\v\f\r"
@@ -222,7 +291,7 @@ func (f *fileParser) line(line string) error {
 		}
 	case f.brace:
 		if !strings.HasPrefix(text, "{") {
-			return f.at.errorf("%s has no value, and the line after it does not begin with {", quote(f.where[len(f.where)-1]))
+			return f.at.errorf("%s has no value, and the line after it does not begin with {", f.innermost())
 		}
 		f.brace = false
 		f.ignored(text[1:])
@@ -248,7 +317,7 @@ func (f *fileParser) line(line string) error {
 // section reads what follows a [.
 func (f *fileParser) section(text string) error {
 	if len(f.where) > 1 {
-		return f.at.errorf("section inside the braces of %s", quote(f.where[len(f.where)-1]))
+		return f.at.errorf("section inside the braces of %s", f.innermost())
 	}
 	name, rest, ok := strings.Cut(text, "]")
 	rest, final := strings.CutPrefix(rest, "*")
@@ -258,19 +327,30 @@ func (f *fileParser) section(text string) error {
 	if name != strings.Trim(name, space) {
 		f.warnf("the blanks inside the brackets are part of the section's name")
 	}
-	f.open(name)
+	f.where = nil
+	f.open(&f.config.root, name)
 	if final {
 		f.markFinal()
 	}
 	return nil
 }
 
-// open goes into a section, or into a subsection if there are braces.
-func (f *fileParser) open(where ...string) {
-	f.where = where
-	if !f.hidden() {
-		f.config.sections[path(where...)] = true
+// open goes into a section of another one, which is nil as in scope.
+func (f *fileParser) open(around *section, name string) {
+	var s *section
+	if around != nil {
+		if s = around.sections[name]; s == nil {
+			s = new(section)
+			if around.sections == nil {
+				around.sections = make(map[string]*section)
+			}
+			around.sections[name] = s
+		}
+		if s.final != 0 && s.final < f.source {
+			s = nil
+		}
 	}
+	f.where = append(f.where, scope{name, s})
 }
 
 // relation reads tag = value, tag = { or tag =.
@@ -285,13 +365,13 @@ func (f *fileParser) relation(text string) error {
 	}
 	// MIT 1.20 heeds the mark only at sections, whatever krb5.conf(5) says.
 	tag, _, final := strings.Cut(tag, "*")
-	below := append(slices.Clip(f.where), tag)
+	in := f.where[len(f.where)-1].section
 	value = strings.TrimLeft(value, space)
 	if value == "" || value[0] == '{' && strings.Trim(value[1:], space) == "" {
-		if len(below) > maxConfigDepth {
+		if len(f.where) == maxConfigDepth {
 			return f.at.errorf("more than %d levels of braces", maxConfigDepth)
 		}
-		f.open(below...)
+		f.open(in, tag)
 		f.brace = value == ""
 		if final {
 			f.markFinal()
@@ -305,29 +385,20 @@ func (f *fileParser) relation(text string) error {
 	} else {
 		value = strings.TrimRight(value, space)
 	}
-	if !f.hidden() {
-		key := path(below...)
-		f.config.relations[key] = append(f.config.relations[key], relation{value, f.at, f.source})
+	if in != nil {
+		if in.relations == nil {
+			in.relations = make(map[string][]relation)
+		}
+		in.relations[tag] = append(in.relations[tag], relation{value, f.at, f.source})
 	}
 	return nil
 }
 
 // markFinal marks the open section.
 func (f *fileParser) markFinal() {
-	if _, ok := f.final[path(f.where...)]; !ok {
-		f.final[path(f.where...)] = f.source
+	if s := f.where[len(f.where)-1].section; s != nil && s.final == 0 {
+		s.final = f.source
 	}
-}
-
-// hidden says whether a file of higher priority marked the open section, or
-// one around it, as final.
-func (f *fileParser) hidden() bool {
-	for i := range f.where {
-		if source, ok := f.final[path(f.where[:i+1]...)]; ok && source < f.source {
-			return true
-		}
-	}
-	return false
 }
 
 // include reads a file or directory. Each file starts outside any section.
@@ -343,7 +414,7 @@ func (f *fileParser) include(directive, name string) error {
 	if err == nil || errors.As(err, new(*api.Error)) {
 		return err
 	}
-	return f.at.errorf("%v", err)
+	return f.at.errorf("%v", withShownPath(err))
 }
 
 // includable is the rule for files of an includedir: the name does not begin
@@ -388,9 +459,7 @@ func (f *fileParser) ignored(rest string) {
 	}
 }
 
-func (f *fileParser) warnf(format string, args ...any) {
-	f.warnings = append(f.warnings, f.at.says(format, args...))
-}
+func (f *fileParser) warnf(format string, args ...any) { f.config.warnf(f.at, format, args...) }
 
 func (at position) says(format string, args ...any) string {
 	return fmt.Sprintf("%s:%d: %s: %s", at.file, at.line, fmt.Sprintf(format, args...), quote(at.text))

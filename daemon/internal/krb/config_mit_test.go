@@ -133,17 +133,22 @@ func judge(t *testing.T, paths []string, mit mitAnswer) {
 	}
 
 	got := map[string][]string{}
-	for key, relations := range c.relations {
-		for _, r := range relations {
-			got[latin1(key)] = append(got[latin1(key)], latin1(r.value))
+	var sections []string
+	var walk func(s *section, path string)
+	walk = func(s *section, path string) {
+		for tag, relations := range s.relations {
+			for _, r := range relations {
+				got[path+latin1(tag)] = append(got[path+latin1(tag)], latin1(r.value))
+			}
+		}
+		for name, below := range s.sections {
+			sections = append(sections, path+latin1(name))
+			walk(below, path+latin1(name)+"\x00")
 		}
 	}
+	walk(&c.root, "")
 	if !maps.EqualFunc(got, mit.Relations, slices.Equal) {
 		t.Errorf("relations %q\nMIT %q", got, mit.Relations)
-	}
-	var sections []string
-	for key := range c.sections {
-		sections = append(sections, latin1(key))
 	}
 	slices.Sort(sections)
 	slices.Sort(mit.Sections)

@@ -198,7 +198,7 @@ func (c *Config) enctypeList(value string) (list []int32, ignored []string) {
 // has them: empty, if the way is direct; nil, if nothing is said.
 func (c *Config) CAPath(client, server string) []string {
 	var between []string
-	for _, r := range c.relations[path("capaths", client, server)] {
+	for _, r := range c.relations("capaths", client, server) {
 		realm := r.value
 		if i := strings.IndexAny(realm, space); i >= 0 {
 			realm = realm[:i]
@@ -212,7 +212,7 @@ func (c *Config) CAPath(client, server string) []string {
 }
 
 // HasRealm says whether [realms] has the realm.
-func (c *Config) HasRealm(realm string) bool { return c.sections[path("realms", realm)] }
+func (c *Config) HasRealm(realm string) bool { return c.root.below("realms", realm) != nil }
 
 // RealmOf returns the realm that [domain_realm] names for a host, "" if it
 // names none. Of a.b.c it looks up a.b.c, .b.c, b.c, .c and c, in lower case.
@@ -241,12 +241,14 @@ func (c *Config) RealmOf(host string) string {
 // no host makes MIT's library find no KDC at all; CheckRealm quotes it.
 func (c *Config) KDCs(realm string) []string {
 	var kdcs []string
-	for _, r := range c.relations[path("realms", realm, "kdc")] {
+	seen := make(map[string]bool)
+	for _, r := range c.relations("realms", realm, "kdc") {
 		address, proxy, ok := kdcAddress(r.value)
 		if !ok {
 			return nil
 		}
-		if !proxy && !slices.Contains(kdcs, address) {
+		if !proxy && !seen[address] {
+			seen[address] = true
 			kdcs = append(kdcs, address)
 		}
 	}
@@ -283,7 +285,7 @@ func kdcAddress(value string) (address string, proxy, ok bool) {
 // Krb5ConfInvalid if a kdc line is wrong, if there is none that the agent can
 // use, or if there is none and DNS may not be asked either.
 func (c *Config) CheckRealm(realm string) error {
-	lines := c.relations[path("realms", realm, "kdc")]
+	lines := c.relations("realms", realm, "kdc")
 	for _, r := range lines {
 		if _, _, ok := kdcAddress(r.value); !ok {
 			return r.at.errorf("%s is no host, host:port or [address]:port, and MIT's library finds no KDC of the realm because of it", quote(r.value))
@@ -294,16 +296,16 @@ func (c *Config) CheckRealm(realm string) error {
 		return nil
 	case len(lines) > 0:
 		return &api.Error{Code: api.Krb5ConfInvalid,
-			Detail: fmt.Sprintf("all KDCs of the realm %s in %s are KDC proxies (https), which the agent does not speak to", realm, lines[0].at.file),
+			Detail: fmt.Sprintf("all KDCs of the realm %s in %s are KDC proxies (https), which the agent does not speak to", shown(realm), lines[0].at.file),
 			Remedy: "add the realm's KDCs themselves"}
 	}
-	where := "is configured in " + strings.Join(c.files, ", ")
+	where := "is configured in " + several(c.files)
 	if len(c.files) == 0 {
-		where = "is configured: none of " + strings.Join(c.paths, ", ") + " exists"
+		where = "is configured: none of " + several(c.paths) + " exists"
 	}
 	return &api.Error{Code: api.Krb5ConfInvalid,
-		Detail: fmt.Sprintf("no KDC of the realm %s %s, and dns_lookup_kdc is off", realm, where),
-		Remedy: fmt.Sprintf("add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", realm)}
+		Detail: fmt.Sprintf("no KDC of the realm %s %s, and dns_lookup_kdc is off", shown(realm), where),
+		Remedy: fmt.Sprintf("add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", shown(realm))}
 }
 
 // scalars are the options of [libdefaults] that the agent heeds.
@@ -349,8 +351,19 @@ func (c *Config) check() error {
 	if r, ok := c.option("ticket_lifetime"); ok {
 		c.lifetime, _, _ = lifetime(r.value)
 	}
-	for _, key := range slices.Sorted(maps.Keys(c.relations)) {
-		if err := c.checkRelations(strings.Split(key, "\x00"), c.relations[key]); err != nil {
+	return c.checkSection(&c.root)
+}
+
+// checkSection judges the relations of a section, which a path of names leads
+// to, and of those in it.
+func (c *Config) checkSection(s *section, where ...string) error {
+	for _, tag := range slices.Sorted(maps.Keys(s.relations)) {
+		if err := c.checkRelations(append(where, tag), s.relations[tag]); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.sections)) {
+		if err := c.checkSection(s.sections[name], append(where, name)...); err != nil {
 			return err
 		}
 	}
@@ -398,7 +411,11 @@ func (c *Config) checkRelations(where []string, all []relation) error {
 }
 
 func (c *Config) warnf(at position, format string, args ...any) {
-	c.warnings = append(c.warnings, at.says(format, args...))
+	if len(c.warnings) == maxWarnings {
+		c.untold++ // at once: there may be a million
+		return
+	}
+	c.warn("%s", at.says(format, args...))
 }
 
 // boolean reads yes or no as MIT does: any other value is no, and not valid.

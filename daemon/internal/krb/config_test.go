@@ -1,9 +1,12 @@
 package krb
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -179,7 +182,7 @@ func TestConfigErrors(t *testing.T) {
 		"include DIR/krb5.conf\n":                     `krb5.conf:1: includes nest deeper than 10: "include DIR/krb5.conf"`,
 		"[a]\ninclude DIR/none\n":                     `krb5.conf:2: open DIR/none: no such file or directory: "include DIR/none"`,
 		"\nincludedir DIR/none\n":                     `krb5.conf:2: open DIR/none: no such file or directory: "includedir DIR/none"`,
-		"include DIR/fine \n":                         `krb5.conf:1: open DIR/fine : no such file or directory`,
+		"include DIR/fine \n":                         `krb5.conf:1: open "DIR/fine ": no such file or directory`,
 		"include DIR/fifo\n":                          `krb5.conf:1: DIR/fifo is not a regular file`,
 		"include DIR/wrong\n":                         `wrong:3: neither a section nor tag = value: "wrong"`,
 		"[a]\n" + strings.Repeat("b = {\n", 11):       `krb5.conf:11: more than 10 levels of braces`,
@@ -292,12 +295,12 @@ DIR/krb5.conf:18: "des-cbc-crc" is no encryption type that MIT krb5 knows and al
 DIR/krb5.conf:18: "rc4-hmac-exp" is no encryption type that MIT krb5 knows and allows: "default_tkt_enctypes = aes banana des-cbc-crc, rc4-hmac-exp"
 DIR/krb5.conf:13: "yes" is no number, and has no effect: "kdc_timesync = yes"
 DIR/more:4: the first "a.test" counts, which is at DIR/more:2: "a.test = B.TEST"
-DIR/krb5.conf:15: "sure" is neither yes nor no, and taken for no: "forwardable = sure"
 DIR/krb5.conf:7: the first "default_realm" counts, which is at DIR/krb5.conf:5: "default_realm = B.TEST"
 DIR/krb5.conf:12: "\\" is neither yes nor no, and taken for no: "dns_lookup_kdc = \\"
 DIR/krb5.conf:10: "true # yes" is neither yes nor no, and taken for no: "forwardable = true # yes"
 DIR/krb5.conf:11: "f" is neither yes nor no, and taken for no: "proxiable = f"
 DIR/krb5.conf:8: it means 1s; "w" has no effect: "ticket_lifetime = 1w"
+DIR/krb5.conf:15: "sure" is neither yes nor no, and taken for no: "forwardable = sure"
 DIR/krb5.conf:27: the agent does not speak to KDC proxies: "kdc = https://proxy.a.test/KdcProxy"`, "DIR", dir), "\n")
 	if got := c.Warnings(); !slices.Equal(got, want) {
 		t.Errorf("warnings\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -314,6 +317,105 @@ func TestConfigNoWarnings(t *testing.T) {
 		if c, err := LoadConfig(filepath.Join(write(t, c.files), "krb5.conf")); err != nil || len(c.Warnings()) > 0 {
 			t.Errorf("%s: %v, warnings %q", name, err, c.Warnings())
 		}
+	}
+}
+
+// A file as large as files may be costs neither much memory nor a long list of
+// warnings, whatever is in it.
+func TestConfigLimits(t *testing.T) {
+	full := func(head string, line func(i int) string) string {
+		var b strings.Builder
+		b.WriteString(head)
+		for i := 0; ; i++ {
+			l := line(i)
+			if b.Len()+len(l) > maxConfigSize {
+				return b.String()
+			}
+			b.WriteString(l)
+		}
+	}
+	same := func(l string) func(int) string { return func(int) string { return l } }
+	number := func(format string) func(int) string { return func(i int) string { return fmt.Sprintf(format, i) } }
+	long := strings.Repeat("n", 2000)
+	deep := "[" + long + "]\n" + strings.Repeat(long+"={\n", maxConfigDepth-1)
+	for name, c := range map[string]struct {
+		text     string
+		warnings bool // more than are told
+	}{
+		"lines before the first section": {full("", same("a\n")), true},
+		"text after the end":             {full("[a]\nb = {\n", same("}a\nb={\n")), true},
+		"a second value":                 {full("[domain_realm]\n", number("a=%d\n")), true},
+		"unreadable text":                {full("", same(strings.Repeat("\x01", 2000)+"\n")), true},
+		"one relation":                   {full("[a]\n", same("b=c\n")), false},
+		"relations":                      {full("[a]\n", number("%d=b\n")), false},
+		"sections":                       {full("", number("[%d]\n")), false},
+		"subsections":                    {full("[a]\n", number("%d={\n}\n")), false},
+		"relations below long names":     {full(deep, number("%d=b\n")), false},
+		"sections below long names":      {full(deep[:strings.LastIndex(deep[:len(deep)-1], "\n")+1], number("%d={\n}\n")), false},
+		"KDCs":                           {full("[realms]\nA.TEST={\n", number("kdc=%d\n")), false},
+	} {
+		file := filepath.Join(write(t, map[string]string{"krb5.conf": c.text}), "krb5.conf")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		loaded, err := LoadConfig(file)
+		runtime.ReadMemStats(&after)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		mib := (after.TotalAlloc - before.TotalAlloc) >> 20
+		t.Logf("%s: %d MiB", name, mib)
+		if mib > 128 {
+			t.Errorf("%s: reading 1 MiB took %d MiB of memory", name, mib)
+		}
+		told := loaded.Warnings()
+		if size := len(strings.Join(told, "")); len(told) > maxWarnings+1 || size > 256<<10 {
+			t.Errorf("%s: %d warnings of %d bytes", name, len(told), size)
+		}
+		if c.warnings && !strings.HasSuffix(told[len(told)-1], " more warnings") {
+			t.Errorf("%s: the last warning is %q", name, told[len(told)-1])
+		}
+		loaded.KDCs("A.TEST")
+	}
+
+	half := strings.Repeat("#\n", maxConfigSize/4)
+	dir := write(t, map[string]string{"krb5.conf": "includedir DIR/d\n", "d/a": half, "d/b": half})
+	for _, list := range [][]string{{dir + "/krb5.conf"}, {dir + "/d/a", dir + "/d/b", dir + "/krb5.conf"}} {
+		_, err := LoadConfig(list...)
+		if api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), "larger than 1024 KiB together") {
+			t.Errorf("%q: %v", list, err)
+		}
+	}
+	if _, err := LoadConfig(dir + "/d"); err != nil {
+		t.Errorf("exactly as much as may be: %v", err)
+	}
+}
+
+// What others have a say in comes into a message quoted, and not at full length.
+func TestConfigNamesInMessages(t *testing.T) {
+	files := map[string]string{"krb5.conf": "[libdefaults]\ndns_lookup_kdc = false\nincludedir DIR/d\n"}
+	for i := range 200 {
+		files[fmt.Sprintf("d/%03d\x1b%s.conf", i, strings.Repeat("x", 200))] = "[a]\n"
+	}
+	dir := write(t, files)
+	c, err := LoadConfig(filepath.Join(dir, "krb5.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.CheckRealm("EVIL\n" + strings.Repeat("x", 1<<20))
+	if e := api.AsError(err); e.Code != api.Krb5ConfInvalid || !strings.Contains(e.Detail, `"EVIL\nxx`) || !strings.Contains(e.Detail, " and others") ||
+		strings.ContainsAny(e.Detail+e.Remedy, "\n\x1b") || len(e.Detail) > 2<<10 || len(e.Remedy) > 1<<10 {
+		t.Errorf("%.3000s", err)
+	}
+	wrong := filepath.Join(dir, "wrong\x1b.conf")
+	if err := os.WriteFile(wrong, []byte("include "+dir+"/none\x1b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = LoadConfig(wrong); err == nil || !strings.Contains(err.Error(), `none\x1b": no such file`) || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%q", err)
+	}
+	if c, err = LoadConfig(wrong + "\n"); err != nil || strings.ContainsAny(c.Warnings()[0], "\n\x1b") {
+		t.Errorf("%q, %v", c.Warnings(), err)
 	}
 }
 
@@ -352,15 +454,12 @@ func FuzzLoadConfig(f *testing.F) {
 		f.Add(c.text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if strings.Contains(text, "include") {
-			return // it would read other files
+		c := new(Config)
+		p := parser{config: c, source: 1}
+		err := p.text("krb5.conf", text, maxConfigDepth) // so it can include no files
+		if err == nil {
+			err = c.check()
 		}
-		dir := t.TempDir()
-		name := filepath.Join(dir, "krb5.conf")
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		c, err := LoadConfig(name)
 		if err != nil {
 			if api.CodeOf(err) != api.Krb5ConfInvalid {
 				t.Errorf("error without its code: %v", err)
@@ -373,13 +472,14 @@ func FuzzLoadConfig(f *testing.F) {
 		if c.RenewLifetime() < 0 || c.UDPPreferenceLimit() < 0 {
 			t.Errorf("renew lifetime %s, UDP preference limit %d", c.RenewLifetime(), c.UDPPreferenceLimit())
 		}
-		for key := range c.sections {
-			realm := strings.TrimPrefix(key, path("realms", ""))
-			if kdcs := c.KDCs(realm); len(kdcs) > 0 && c.CheckRealm(realm) != nil {
-				t.Errorf("KDCs %q, but %v", kdcs, c.CheckRealm(realm))
+		if realms := c.root.below("realms"); realms != nil {
+			for _, realm := range slices.Sorted(maps.Keys(realms.sections)) {
+				if kdcs := c.KDCs(realm); len(kdcs) > 0 && c.CheckRealm(realm) != nil {
+					t.Errorf("KDCs %q, but %v", kdcs, c.CheckRealm(realm))
+				}
+				c.ForRealm(realm).TicketLifetime()
+				c.CAPath(realm, realm)
 			}
-			c.ForRealm(realm).TicketLifetime()
-			c.CAPath(realm, realm)
 		}
 		for _, request := range []string{"tkt", "tgs"} {
 			if list := c.Enctypes(request); list != nil && len(list) == 0 {

@@ -145,7 +145,7 @@ func (c *Context) refused(k *messages.KRBError) error {
 		errorcode.KRB_AP_ERR_NOT_US, // MIT: only keys of other SPNs
 		errorcode.KRB_AP_ERR_MODIFIED, errorcode.KRB_AP_ERR_BADKEYVER, errorcode.KRB_AP_ERR_NOKEY:
 		return refused(api.ServiceKeyMismatch, "cannot open the ticket, its keytab is stale or another's",
-			"have the service's administrator renew its keytab")
+			"have the service's administrator renew its keytab, or see whether the SPN is that service's")
 	case errorcode.KRB_ERR_GENERIC: // MIT: among others, bindings that are not the channel's
 		if c.bound {
 			return refused(api.BadChannelBinding, "refuses the token that is bound to the TLS connection",

@@ -41,6 +41,7 @@ type Credential struct {
 // source is where TGTs of a principal come from, as it is at the moment: the
 // keys of a keytab, a password, or the TGT of a ticket cache.
 type source struct {
+	cred     Credential
 	client   Principal
 	keys     []types.EncryptionKey // in the order of enctypes
 	kvno     int                   // of keys
@@ -53,14 +54,14 @@ type source struct {
 
 // source reads a credential.
 func (e *Engine) source(ctx context.Context, cred Credential) (source, error) {
-	s := source{client: cred.Principal}
+	s := source{cred: cred, client: cred.Principal}
 	var err error
 	if cred.Keytab != "" {
 		if s, err = readKeytab(cred.Keytab, cred.Principal, cred.RC4); err != nil {
 			return source{}, err
 		}
 	}
-	s.noPAC, s.rc4, s.etypes = cred.NoPAC, cred.RC4, e.etypes("tkt", cred.RC4)
+	s.cred, s.noPAC, s.rc4, s.etypes = cred, cred.NoPAC, cred.RC4, e.etypes("tkt", cred.RC4)
 	switch {
 	case cred.Keytab != "":
 		offered := make([]int32, len(s.keys))
@@ -226,7 +227,7 @@ func (e *Engine) readCache(ctx context.Context, name string, s *source) error {
 	}
 	for _, cred := range c.Credentials {
 		t, err := ticketOfCache(cred, c.Offset)
-		if err == nil && t.client.fits(s.client) && t.server.equal(ticketGranting(s.client.Realm)) && (s.cached == nil || t.end.After(s.cached.end)) {
+		if err == nil && t.client.EqualFold(s.client) && t.server.equal(ticketGranting(s.client.Realm)) && (s.cached == nil || t.end.After(s.cached.end)) {
 			s.cached = t
 		}
 	}

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -285,6 +287,95 @@ func TestAheadOfTheEnd(t *testing.T) {
 	}
 }
 
+// One service, asked for again and again: neither its ticket nor the TGT comes to
+// its end, and an outage in the last quarter of their life goes unnoticed.
+func TestAheadForOneService(t *testing.T) {
+	l := newLab(t)
+	clock := newClock()
+	l.options.Now = clock.now
+	l.kdc.SetClock(clock.now)
+	e, cred := krb.New(l.options), l.credential("svc")
+	defer e.Close()
+	a := l.acceptor(site)
+	a.Now = clock.now
+	for clock.now().Before(newClock().now().Add(48 * hour)) {
+		// Down for two hours of each ten.
+		mode := rig.Answering
+		if hours := int(clock.now().Sub(newClock().now()).Hours()); hours%10 >= 8 {
+			mode = rig.Refusing
+		}
+		if err := l.kdc.SetMode(mode); err != nil {
+			t.Fatal(err)
+		}
+		c, err := e.Initiate(t.Context(), cred, site, krb.InitiateOptions{})
+		if err == nil {
+			_, _, err = a.Accept(c.Token())
+		}
+		if err != nil {
+			t.Fatalf("at %v: %v", clock.now(), err)
+		}
+		e.Settle()
+		clock.advance(20 * minute)
+	}
+	if n := l.kdc.Counts(); n.ASTGT > 9 || n.TGS > 12 {
+		t.Errorf("%+v in two days of tickets of ten hours", n)
+	}
+}
+
+// The TGT of a ticket cache is renewed in time also if nobody asks for anything:
+// only its owner could make another.
+func TestIdleTicketCache(t *testing.T) {
+	l := newLab(t)
+	l.kdc.SetRenewLife(7 * 24 * hour)
+	l.options.Config = l.config(strings.Replace(l.kdc.Krb5Conf(), "[libdefaults]", "[libdefaults]\nrenew_lifetime = 7d", 1))
+	var now atomic.Int64 // what time it is in the bubble, for the KDC outside
+	l.kdc.SetClock(func() time.Time { return time.Unix(0, now.Load()) })
+	synctest.Test(t, func(bubble *testing.T) {
+		l.t = bubble
+		defer func() { l.t = t }()
+		l.options.Now = func() time.Time {
+			at := time.Now()
+			now.Store(at.UnixNano())
+			return at
+		}
+		e := krb.New(l.options)
+		cred := l.cache(e, l.credential("svc"))
+		e.Close()
+		l.options.Records = &records{}
+		e = krb.New(l.options)
+		defer e.Close()
+		initiate(bubble, e, cred, site)
+		<-time.After(6 * 24 * hour)
+		initiate(bubble, e, cred, site)
+	})
+	if n := l.kdc.Counts(); n.ASTGT != 1 || n.Renewed < 15 {
+		t.Errorf("%+v, want the one login, renewed again and again", n)
+	}
+}
+
+// A clock that is set right makes what was known of the KDC's clock wrong.
+func TestClockSetRight(t *testing.T) {
+	l := newLab(t)
+	theirs := newClock()
+	var wrong atomic.Int64 // how far ahead this machine's clock is
+	wrong.Store(int64(2 * hour))
+	l.kdc.SetClock(theirs.now)
+	l.options.Now = func() time.Time { return theirs.now().Add(time.Duration(wrong.Load())) }
+	l.options.Boot = func() time.Duration { return theirs.now().Sub(newClock().now()) }
+	e, cred := krb.New(l.options), l.credential("svc")
+	defer e.Close()
+	if c := must(ccache.Parse(must(e.Export(t.Context(), cred)).Cache)); c.Offset != -2*hour {
+		t.Fatalf("offset %v", c.Offset)
+	}
+	theirs.advance(hour)
+	wrong.Store(0)
+	x := must(e.Export(t.Context(), cred))
+	if c := must(ccache.Parse(x.Cache)); c.Offset != 0 || !x.EndTime.Equal(theirs.now().Add(10*hour)) {
+		t.Errorf("offset %v, ends %v at %v", c.Offset, x.EndTime, theirs.now())
+	}
+	l.counts(rig.Counts{AS: 4, ASTGT: 2})
+}
+
 // cache writes what a credential exports into a file, as kinit would.
 func (l *lab) cache(e *krb.Engine, cred krb.Credential) krb.Credential {
 	l.t.Helper()
@@ -316,7 +407,7 @@ func TestTicketCache(t *testing.T) {
 	use := func() error {
 		e := krb.New(own)
 		defer e.Close()
-		c, err := e.Initiate(t.Context(), cred, site, krb.InitiateOptions{Fresh: true})
+		c, err := e.Initiate(t.Context(), cred, site, krb.InitiateOptions{})
 		if err == nil {
 			a := l.acceptor(site)
 			a.Now = clock.now

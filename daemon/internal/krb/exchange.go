@@ -152,7 +152,7 @@ func (e *Engine) ticketFrom(rep *messages.KDCRepFields, body messages.KDCReqBody
 	switch {
 	case part.Nonce != body.Nonce:
 		return nil, badReply(request, "its nonce is another request's")
-	case !t.client.fits(client):
+	case !t.client.EqualFold(client):
 		return nil, badReply(request, "it is for "+t.client.String())
 	case len(rep.Ticket.SName.NameString) == 0 || !t.server.equal(principalOf(rep.Ticket.SName, rep.Ticket.Realm)):
 		return nil, badReply(request, "the names inside and outside of the ticket differ")

@@ -371,7 +371,7 @@ func TestKeytab(t *testing.T) {
 		{"text", file("text", []byte("CANARY-no keytab")), svc, api.KeytabUnreadable, "malformed"},
 		{"empty", file("empty", nil), svc, api.KeytabUnreadable, "malformed"},
 		{"no keys", file("nokeys", []byte{5, 2, 0, 0, 0, 0}), svc, api.KeytabUnreadable, "holds no keys"},
-		{"somebody else's", file("else", kdc.Keytab("a/b")), svc, api.KeytabUnreadable, "no key of svc@R; it has keys of a/b@R"},
+		{"somebody else's", file("else", kdc.Keytab("a/b")), svc, api.KeytabUnreadable, `no key of svc@R; it has keys of "a/b@R"`},
 		{"another realm", file("good", both), Principal{[]string{"svc"}, "S"}, api.KeytabUnreadable, "svc@R"},
 		{"rc4 only", file("rc4", rc4), Principal{[]string{"a", "b"}, "R"}, api.EtypeUnsupported, "arcfour-hmac"},
 		{"short key", file("short", short), Principal{[]string{"a", "b"}, "R"}, api.KeytabUnreadable, "key of 16 bytes"},

@@ -13,6 +13,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/iana/etypeID"
 	"github.com/jcmturner/gokrb5/v8/keytab"
 	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/sessionctl/sessionctl/api"
 )
 
@@ -55,7 +56,7 @@ func enctypeNames(ids []int32) string {
 			names[i] = fmt.Sprintf("enctype %d", id)
 		}
 	}
-	return strings.Join(names, ", ")
+	return several(names)
 }
 
 // readKeytab returns the keys of p's highest version in a keytab file, in the
@@ -94,7 +95,7 @@ func parseKeytab(data []byte, path string, p Principal, rc4 bool) (source, error
 	if !slices.ContainsFunc(owners, p.equal) {
 		var alike []Principal
 		for _, o := range owners {
-			if o.fits(p) && !slices.ContainsFunc(alike, o.equal) {
+			if len(alike) < 2 && o.EqualFold(p) && !slices.ContainsFunc(alike, o.equal) {
 				alike = append(alike, o)
 			}
 		}
@@ -105,11 +106,11 @@ func parseKeytab(data []byte, path string, p Principal, rc4 bool) (source, error
 	newest := make(map[int32]version) // of kvno, by enctype
 	var kvno uint32
 	var found []int32
-	var others []string
+	var others []string // quoted
 	for i, e := range kt.Entries {
 		owner := owners[i]
 		if !owner.equal(p) {
-			if name := owner.String(); !slices.Contains(others, name) && len(others) < 5 {
+			if name := quote(owner.String()); len(others) <= maxNames && !slices.Contains(others, name) {
 				others = append(others, name)
 			}
 			continue
@@ -141,7 +142,7 @@ func parseKeytab(data []byte, path string, p Principal, rc4 bool) (source, error
 	case len(found) == 0 && len(others) == 0:
 		return unreadable("holds no keys", "add the principal's: ktadd in kadmin, or ktpass on a domain controller")
 	case len(found) == 0:
-		return unreadable("has no key of "+p.String()+"; it has keys of "+strings.Join(others, ", "),
+		return unreadable("has no key of "+p.String()+"; it has keys of "+several(others),
 			"correct the principal or the keytab; klist -k "+path+" lists it")
 	case len(newest) == 0:
 		remedy := "give the principal an AES key and make a new keytab"
@@ -173,11 +174,11 @@ func readRegular(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
+		return nil, fmt.Errorf("%s is not a regular file", shown(name))
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s is larger than %d KiB", name, limit>>10)
+		err = fmt.Errorf("%s is larger than %d KiB", shown(name), limit>>10)
 	}
 	return data, err
 }
@@ -196,5 +197,28 @@ func safely(decode func() error) (err error) {
 // quote shows foreign text in a message: printable, and not for long.
 func quote(s string) string {
 	const limit = 200
-	return fmt.Sprintf("%q", s[:min(len(s), limit)])
+	if len(s) > limit {
+		return fmt.Sprintf("%q…", s[:limit])
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// shown is quote without the marks, if nothing in s needs them: for the names of
+// files and realms.
+func shown(s string) string {
+	if q := quote(s); q != `"`+s+`"` || strings.ContainsAny(s, " ,") {
+		return q
+	}
+	return s
+}
+
+// maxNames is how many names of a list a message has.
+const maxNames = 5
+
+// several names what is in a list, in a message.
+func several(names []string) string {
+	if len(names) > maxNames {
+		return strings.Join(names[:maxNames], ", ") + " and others"
+	}
+	return strings.Join(names, ", ")
 }

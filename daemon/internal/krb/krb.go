@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/jcmturner/gokrb5/v8/types"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb/ccache"
@@ -67,6 +69,9 @@ type Options struct {
 	Latch   Latch
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Boot is a clock that nobody sets and that goes on in sleep; nil means
+	// CLOCK_BOOTTIME (clock_gettime(2)), and Now itself where that is given.
+	Boot func() time.Duration
 	// Dial connects to KDCs; nil means net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Resolver finds KDCs and canonical host names; nil means net.DefaultResolver.
@@ -89,6 +94,7 @@ type Engine struct {
 	records Records
 	latch   Latch
 	now     func() time.Time
+	boot    func() time.Duration
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	dns     Resolver
 	log     *slog.Logger
@@ -104,6 +110,7 @@ type Engine struct {
 	turns     map[string]chan struct{} // by principal
 	early     map[ticketKey]time.Time  // no TGT is replaced ahead of its end before
 	refused   map[ticketKey]refusedTGT // the last one of each
+	timers    map[ticketKey]*time.Timer
 	lastStamp time.Time
 }
 
@@ -114,10 +121,19 @@ type ticketKey struct {
 }
 
 // record is the key of the ticket's record.
-func (k ticketKey) record() string { return path(k.client, k.fingerprint, k.server) }
+func (k ticketKey) record() string {
+	return strings.Join([]string{k.client, k.fingerprint, k.server}, "\x00")
+}
 
 // New returns an Engine.
 func New(o Options) *Engine {
+	if o.Boot == nil {
+		o.Boot = bootTime
+		if o.Now != nil { // a clock of one's own is not set
+			began := o.Now()
+			o.Boot = func() time.Duration { return o.Now().Sub(began) }
+		}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -131,12 +147,13 @@ func New(o Options) *Engine {
 		o.Log = slog.Default()
 	}
 	e := &Engine{
-		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, dial: o.Dial, dns: o.Resolver, log: o.Log,
+		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, boot: o.Boot, dial: o.Dial, dns: o.Resolver, log: o.Log,
 		tickets: make(map[ticketKey]*ticket),
 		realms:  make(map[string]*realmKDCs),
 		turns:   make(map[string]chan struct{}),
 		early:   make(map[ticketKey]time.Time),
 		refused: make(map[ticketKey]refusedTGT),
+		timers:  make(map[ticketKey]*time.Timer),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -146,6 +163,11 @@ func New(o Options) *Engine {
 // while Initiate may still be.
 func (e *Engine) Close() {
 	e.cancel()
+	e.mu.Lock()
+	for _, t := range e.timers {
+		t.Stop()
+	}
+	e.mu.Unlock()
 	e.flying.Wait()
 }
 
@@ -247,21 +269,100 @@ func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal
 	if fresh {
 		unwanted = []*ticket{e.cached(key)}
 	}
-	return e.ticket(ctx, key, unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
-		return e.obtain(ctx, src, server)
-	})
+	obtain := func(ctx context.Context) (*ticket, error) { return e.obtain(ctx, src, server) }
+	t, err := e.ticket(ctx, key, unwanted, serviceTime, obtain)
+	if err != nil {
+		return nil, err
+	}
+	// While a ticket from memory serves, nobody looks at the TGT, and then both end
+	// at the same time.
+	tgt := e.cached(src.tgtKey())
+	if tgt == nil {
+		tgt = src.cached
+	}
+	if tgt != nil {
+		e.lookAfter(src, tgt)
+		if e.isDue(t) && tgt.end.After(t.end) && tgt.usable(e.now()) {
+			e.ahead(key, t, obtain)
+		}
+	}
+	return t, nil
 }
 
 // tgt returns a TGT of the source's realm other than the unwanted ones. One that
 // is near its end is replaced ahead of it, while it still serves.
 func (e *Engine) tgt(ctx context.Context, src source, unwanted ...*ticket) (*ticket, error) {
 	key := src.tgtKey()
+	if t := e.cached(key); t != nil && src.cached == nil && e.misplaced(t) {
+		unwanted = append(unwanted, t) // what is known of the KDC's clock no longer holds
+	}
 	t, err := e.ticket(ctx, key, unwanted, tgtTime, e.login(src))
-	if err == nil && !t.due().After(e.now()) {
-		e.ahead(key, t, e.login(src))
+	if err == nil {
+		e.lookAfter(src, t)
 	}
 	return t, err
 }
+
+// isDue reports whether a ticket is to be replaced ahead of its end.
+func (e *Engine) isDue(t *ticket) bool { return !t.due().After(e.now()) }
+
+// lookAfter replaces a TGT ahead of its end, when it is used; that of a ticket
+// cache, which nobody but its owner can make anew, is renewed in time also if it
+// is not.
+func (e *Engine) lookAfter(src source, t *ticket) {
+	key := src.tgtKey()
+	if e.isDue(t) {
+		e.ahead(key, t, e.login(src))
+	}
+	if src.cached == nil || !t.renewable() {
+		return
+	}
+	wait := max(t.due().Sub(e.now()), earlyPause)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.timers[key] != nil || e.ctx.Err() != nil {
+		return
+	}
+	e.timers[key] = time.AfterFunc(wait, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.timers, key)
+		if e.ctx.Err() != nil {
+			return
+		}
+		e.flying.Go(func() {
+			now, err := e.source(e.ctx, src.cred)
+			if err == nil {
+				_, err = e.tgt(e.ctx, now)
+			}
+			if err != nil && e.ctx.Err() == nil {
+				e.log.Warn("a TGT could not be renewed in time", "client", key.client, "error", err)
+			}
+		})
+	})
+}
+
+// bootTime is CLOCK_BOOTTIME.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // every Linux has it
+	}
+	return time.Duration(ts.Nano())
+}
+
+// maxStep is how far this machine's clock may be set before what is known of a
+// KDC's clock is learned anew.
+const maxStep = time.Minute
+
+// misplaced reports whether this machine's clock was set since a ticket was
+// issued, so that the ticket's offset is another one now.
+func (e *Engine) misplaced(t *ticket) bool {
+	return t.placed && (e.place()-t.place).Abs() > maxStep
+}
+
+// place tells where this machine's clock stands beside the one that nobody sets.
+func (e *Engine) place() time.Duration { return time.Duration(e.now().UnixNano()) - e.boot() }
 
 // login returns what makes a new TGT.
 func (e *Engine) login(src source) func(context.Context) (*ticket, error) {
@@ -289,7 +390,7 @@ func (e *Engine) renewal(ctx context.Context, src source) (*ticket, error) {
 		best = t // renewed before
 	}
 	now := e.now()
-	if best.due().After(now) || best.flags&flagRenewable == 0 || !best.renew.After(best.end) {
+	if !e.isDue(best) || !best.renewable() {
 		return best, nil
 	}
 	t, err := e.renewed(ctx, src, best)
@@ -306,18 +407,27 @@ const earlyPause = time.Minute
 
 // ahead replaces a TGT that still serves, without anybody waiting for it.
 func (e *Engine) ahead(key ticketKey, old *ticket, get func(context.Context) (*ticket, error)) {
-	now := e.now()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.early[key].After(now) || e.ctx.Err() != nil {
+	if !e.mayTry(key) {
 		return
 	}
-	e.early[key] = now.Add(earlyPause)
 	e.flying.Go(func() {
 		if _, err := e.ticket(e.ctx, key, []*ticket{old}, tgtTime, get); err != nil {
 			e.log.Warn("a TGT could not be replaced ahead of its end", "client", key.client, "end", old.end, "error", err)
 		}
 	})
+}
+
+// mayTry reports whether a ticket may be replaced ahead of its end now: not again
+// within earlyPause, nor when the engine ends.
+func (e *Engine) mayTry(key ticketKey) bool {
+	now := e.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.early[key].After(now) || e.ctx.Err() != nil {
+		return false
+	}
+	e.early[key] = now.Add(earlyPause)
+	return true
 }
 
 // Export is a principal's TGT for others to use.
@@ -336,21 +446,22 @@ func (e *Engine) Export(ctx context.Context, cred Credential) (Export, error) {
 	if err != nil {
 		return Export{}, err
 	}
-	t, err := e.tgt(ctx, src)
-	if err != nil {
-		return Export{}, err
-	}
-	if !t.due().After(e.now()) {
+	key := src.tgtKey()
+	if old := e.cached(key); old != nil && old.usable(e.now()) && e.isDue(old) && e.mayTry(key) {
 		// Not all of the caller's time: the one that lives is good, too.
 		limit := tgtTime
 		if end, ok := ctx.Deadline(); ok {
 			limit = min(limit, time.Until(end)/2)
 		}
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		if newer, err := e.ticket(ctx, src.tgtKey(), []*ticket{t}, tgtTime, e.login(src)); err == nil {
-			t = newer
+		limited, cancel := context.WithTimeout(ctx, limit)
+		if _, err := e.ticket(limited, key, []*ticket{old}, tgtTime, e.login(src)); err != nil {
+			e.log.Warn("a TGT could not be replaced ahead of its end", "client", key.client, "end", old.end, "error", err)
 		}
 		cancel()
+	}
+	t, err := e.tgt(ctx, src)
+	if err != nil {
+		return Export{}, err
 	}
 	c := t.forCache()
 	cache := ccache.Cache{Principal: c.Client, Credentials: []ccache.Credential{c}, Offset: t.offset}
@@ -444,13 +555,14 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, 
 			}
 			ctx, cancel := context.WithTimeout(e.ctx, limit)
 			defer cancel()
-			t, err := get(ctx)
+			t, err := e.landed(ctx, get)
 			if err != nil {
 				return nil, err
 			}
 			if t == e.cached(key) {
 				return t, nil // there is no better one
 			}
+			t.place, t.placed = e.place(), true
 			e.keep(ctx, key, t)
 			e.log.Info("ticket", "client", key.client, "server", key.server, "end", t.end)
 			return t, nil
@@ -473,6 +585,18 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, 
 			}
 		}
 	}
+}
+
+// landed gets a ticket. What gokrb5 does with a KDC's bytes may panic: that is
+// the end of the flight, not of the agent.
+func (e *Engine) landed(ctx context.Context, get func(context.Context) (*ticket, error)) (t *ticket, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.log.Error("panic in an exchange with a KDC", "panic", r, "stack", string(debug.Stack()))
+			t, err = nil, &api.Error{Code: api.KDCError, Detail: "the agent failed over a KDC's answer; its log has more", Remedy: "ask the realm's administrator what the KDC answers"}
+		}
+	}()
+	return get(ctx)
 }
 
 // cached returns the ticket of a key from memory or its record, or nil.

@@ -525,7 +525,7 @@ func TestRestart(t *testing.T) {
 	if mutual, err := c.Verify(reply); err != nil || !mutual {
 		t.Errorf("Verify: %v, %v", mutual, err)
 	}
-	if got := e.Tickets(); len(got) != 1 || got[0].Server != "HTTP/app.example@RIG.TEST" {
+	if got := e.Tickets(); len(got) != 2 || got[0].Server != "HTTP/app.example@RIG.TEST" {
 		t.Errorf("tickets %v", got)
 	}
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/sessionctl/sessionctl/api"
 )
 
@@ -55,6 +56,9 @@ func ParsePrincipal(s, defaultRealm string) (Principal, error) {
 	if slices.Contains(p.Components, "") {
 		return bad("has an empty part")
 	}
+	if inRealm && p.Realm == "" {
+		return bad("has no realm after its @")
+	}
 	if p.Realm == "" {
 		return bad("has no realm, and there is no default_realm")
 	}
@@ -92,9 +96,9 @@ func (p Principal) equal(q Principal) bool {
 	return p.Realm == q.Realm && slices.Equal(p.Components, q.Components)
 }
 
-// fits reports whether p and q differ in nothing but the case of letters. Names
-// do not have any in Active Directory, where the KDC answers with its own.
-func (p Principal) fits(q Principal) bool {
+// EqualFold reports whether p and q differ in nothing but the case of letters.
+// Names do not have any in Active Directory, where the KDC answers with its own.
+func (p Principal) EqualFold(q Principal) bool {
 	return strings.EqualFold(p.Realm, q.Realm) && slices.EqualFunc(p.Components, q.Components, strings.EqualFold)
 }
 

@@ -2,6 +2,7 @@ package krb
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -27,6 +28,9 @@ func TestParsePrincipal(t *testing.T) {
 		if got, err := ParsePrincipal(in, "DEF"); api.CodeOf(err) != api.ConfigInvalid {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
+	}
+	if _, err := ParsePrincipal("svc@", "DEF"); err == nil || !strings.Contains(err.Error(), "no realm after its @") {
+		t.Errorf("an empty realm: %v", err)
 	}
 	if got, err := ParsePrincipal("svc", ""); api.CodeOf(err) != api.ConfigInvalid {
 		t.Errorf("no realm: %q, %v", got, err)

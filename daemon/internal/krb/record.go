@@ -25,6 +25,10 @@ type ticket struct {
 	end    time.Time
 	renew  time.Time     // zero: not renewable
 	offset time.Duration // of the KDC's clock from this machine's
+	// place is where this machine's clock stood when the ticket was issued to it
+	// (Engine.place); unknown of one from a record or a ticket cache.
+	place  time.Duration
+	placed bool
 }
 
 // Ticket flags (RFC 4120, 5.3).
@@ -190,6 +194,9 @@ func (t *ticket) usable(now time.Time) bool {
 func (t *ticket) due() time.Time {
 	return t.start.Add(t.end.Sub(t.start) / 4 * 3).Add(-t.offset)
 }
+
+// renewable reports whether a TGT can be renewed beyond its end.
+func (t *ticket) renewable() bool { return t.flags&flagRenewable != 0 && t.renew.After(t.end) }
 
 func (t *ticket) isTGT() bool {
 	return len(t.server.Components) == 2 && t.server.Components[0] == "krbtgt"

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -73,6 +75,9 @@ func byBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) 
 	if r.Status != http.StatusUnauthorized || web.FindChallenge(r.Challenges, "basic") == nil {
 		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " does not ask for a password by Basic", Remedy: "leave out the site's fallback"}
 	}
+	if strings.Contains(p.User(), ":") { // RFC 7617, section 2
+		return &api.Error{Code: api.ConfigInvalid, Detail: "Basic has no way to say the username " + strconv.Quote(p.User()), Remedy: "use another username for the site's fallback"}
+	}
 	password, err := p.Take(ctx)
 	if err != nil {
 		return err
@@ -88,7 +93,8 @@ func byBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) 
 	if r.Status == http.StatusUnauthorized {
 		return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User(), Remedy: "correct the password"}
 	}
-	p.Accepted()
+	// Whether the password was accepted shows in the proof alone: a page that says
+	// no may have any other status.
 	if next, err := x.Follows(r); err != nil {
 		return err
 	} else if next != nil {
@@ -100,7 +106,7 @@ func byBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) 
 	case r.Status >= 400:
 		return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status), Remedy: "check the site's url and login_url"}
 	case x.Jar().Len() == 0:
-		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the password but sets no cookie",
+		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " answers the password without a cookie",
 			Remedy: "point login_url at a page that starts a session"}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"net/url"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -33,19 +34,19 @@ func (p BindingPolicy) Valid() bool {
 	return false
 }
 
-// bindings returns what binds a token to the connection that a response came
-// over, or to another of the same certificate; nil if nothing is to.
-func (p BindingPolicy) bindings(r *Response) ([]byte, error) {
+// bindings returns what binds a token for u to a connection that shows a
+// certificate, nil without TLS; nil if nothing is to.
+func (p BindingPolicy) bindings(u *url.URL, c *x509.Certificate) ([]byte, error) {
 	if p == BindingsOff {
 		return nil, nil
 	}
-	if b := endPoint(r.certificate); b != nil || p != BindingsRequired {
+	if b := endPoint(c); b != nil || p != BindingsRequired {
 		return b, nil
 	}
-	e := &api.Error{Code: api.BadChannelBinding, Detail: Shown(r.URL) + " asks for a token without TLS, to which nothing can be bound",
+	e := &api.Error{Code: api.BadChannelBinding, Detail: Shown(u) + " asks for a token without TLS, to which nothing can be bound",
 		Remedy: `use https, or set channel_bindings = "auto"`}
-	if r.certificate != nil {
-		e.Detail = "the certificate of " + OriginOf(r.URL).String() + " is signed with an algorithm for which channel bindings are not defined"
+	if c != nil {
+		e.Detail = "the certificate of " + OriginOf(u).String() + " is signed with an algorithm for which channel bindings are not defined"
 		e.Remedy = `ask whoever runs the site for a certificate signed with RSA or ECDSA and SHA-2, or set channel_bindings = "auto"`
 	}
 	return nil, e

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -205,6 +207,10 @@ type Request struct {
 	URL    *url.URL
 	Header http.Header // beside what every request has
 	Body   []byte
+
+	// token makes the Authorization field of a request over TLS for the
+	// certificate that its connection shows. Called a second time it fails.
+	token func(*x509.Certificate) (string, error)
 }
 
 // Send makes a request with the cookies alone: no token, no redirect.
@@ -311,7 +317,24 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 	if r.Body != nil {
 		content = bytes.NewReader(r.Body)
 	}
-	req, err := http.NewRequestWithContext(context.WithValue(ctx, attemptKey{}, a), cmp.Or(r.Method, http.MethodGet), u.String(), content)
+	var req *http.Request
+	var unsent error // why there is no token, and with it no request
+	traced := context.WithValue(ctx, attemptKey{}, a)
+	if r.token != nil {
+		// This is the last moment before the head goes out, and the only one that
+		// knows which connection carries it: a new one, one that another request
+		// has left, one in a tunnel.
+		traced = httptrace.WithClientTrace(traced, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+			var value string
+			value, unsent = r.token(c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0])
+			if unsent != nil {
+				c.Conn.Close() // nothing can be written after that
+				return
+			}
+			req.Header.Set("Authorization", value)
+		}})
+	}
+	req, err := http.NewRequestWithContext(traced, cmp.Or(r.Method, http.MethodGet), u.String(), content)
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + Shown(u),
 			Remedy: "check url, login_url and probe_url", Err: err}
@@ -335,7 +358,7 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 			req.Header.Set(authorization, credentials)
 		}
 	}
-	if req.Header.Get("Authorization") != "" || req.Header.Get(authorization) != "" || r.Body != nil {
+	if r.token != nil || req.Header.Get("Authorization") != "" || req.Header.Get(authorization) != "" || r.Body != nil {
 		// net/http sends a request again when a kept-alive connection breaks
 		// under it; a token must not be sent twice, nor a password.
 		x.transport.CloseIdleConnections()
@@ -345,6 +368,9 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 		failure = a.failure
 	}
 	resp, err := x.transport.RoundTrip(req)
+	if unsent != nil {
+		return nil, unsent
+	}
 	if err != nil {
 		return nil, failure(ctx, u, err)
 	}

@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -27,8 +28,9 @@ type InitiateOptions struct {
 	Bindings []byte
 	// Mutual asks the service to prove itself.
 	Mutual bool
-	// Exact says that the SPN is as a person configured it: no other name of the
-	// host is tried.
+	// Exact says that no other name of the host is tried, which the DNS would
+	// have to tell: the SPN is as a person configured it, or the service has to
+	// prove that it is this one.
 	Exact bool
 }
 
@@ -91,9 +93,10 @@ func field(n Negotiation) string {
 
 // negotiate makes a request and answers a Negotiate challenge: at most two
 // tokens for one URL in the life of the exchange, the second with a new
-// service ticket, because a service whose key changed refuses the old one. Each
-// is bound to the certificate that was seen last: where several machines answer
-// for a name, the second token fits the one that refused the first.
+// service ticket, because a service whose key changed refuses the old one. Over
+// TLS each is made when the connection that is to carry it stands, and bound to
+// the certificate which that one shows: somebody with another certificate of the
+// same name gets no token that he could pass on.
 func (x *Exchange) negotiate(ctx context.Context, u *url.URL) (*Response, error) {
 	r, err := x.send(ctx, Request{URL: u})
 	if err != nil {
@@ -103,22 +106,36 @@ func (x *Exchange) negotiate(ctx context.Context, u *url.URL) (*Response, error)
 	r.spn = spn
 	key := OriginOf(u).String() + requestPath(u)
 	for fresh := false; x.challenged(r) && x.tokens[key] < maxTokens; fresh = true {
-		bindings, err := x.o.Bindings.bindings(r)
-		if err != nil {
-			return nil, err
-		}
 		x.tokens[key]++
-		n, err := x.o.Negotiate.Initiate(ctx, spn, InitiateOptions{Fresh: fresh, Bindings: bindings, Mutual: x.o.Mutual != MutualOff, Exact: exact})
-		if err != nil {
-			return nil, err
+		var n Negotiation
+		var bindings []byte
+		token := func(c *x509.Certificate) (_ string, err error) {
+			if n != nil {
+				return "", &api.Error{Code: api.NetworkError, Detail: OriginOf(u).String() + " broke the connection off that carried the token", Remedy: checkSite}
+			}
+			if bindings, err = x.o.Bindings.bindings(u, c); err != nil {
+				return "", err
+			}
+			n, err = x.initiate(ctx, spn, exact, InitiateOptions{Fresh: fresh, Bindings: bindings})
+			if err != nil {
+				return "", err
+			}
+			return field(n), nil
 		}
-		token := field(n)
-		next, err := x.ask(ctx, Request{URL: u, Header: http.Header{"Authorization": {token}}})
+		request := Request{URL: u, token: token}
+		if u.Scheme != secureScheme {
+			value, err := token(nil)
+			if err != nil {
+				return nil, err
+			}
+			request = Request{URL: u, Header: http.Header{"Authorization": {value}}}
+		}
+		next, err := x.ask(ctx, request)
 		if err != nil {
 			return nil, err
 		}
 		next.spn = spn
-		if err := tooLarge(Shown(u), next.Status, token); err != nil {
+		if err := tooLarge(Shown(u), next.Status, field(n)); err != nil {
 			return nil, err
 		}
 		if err := x.judge(next, n, bindings != nil); err != nil {
@@ -129,6 +146,24 @@ func (x *Exchange) negotiate(ctx context.Context, u *url.URL) (*Response, error)
 		r = next
 	}
 	return r, nil
+}
+
+// initiate makes a context for a service; exact says that a person configured
+// the SPN. A name from the DNS proves nothing about the host that was asked for,
+// so that none is tried where the service has to prove itself.
+func (x *Exchange) initiate(ctx context.Context, spn string, exact bool, o InitiateOptions) (Negotiation, error) {
+	required := x.o.Mutual == MutualRequired
+	o.Mutual, o.Exact = x.o.Mutual != MutualOff, exact || required
+	n, err := x.o.Negotiate.Initiate(ctx, spn, o)
+	if required && !exact && api.CodeOf(err) == api.SPNUnknown {
+		e := *api.AsError(err)
+		e.Remedy = `use the host name that the service is registered under, or name it with spn: with mutual_auth = "required" no other name of the host is tried`
+		return nil, &e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 func (x *Exchange) challenged(r *Response) bool {

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,6 +18,7 @@ import (
 	"io"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -23,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,18 +88,26 @@ func ecKey(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
 }
 
 // serveTLS starts a site under https://app.corp.example that shows the
-// certificates in turn, one for each connection.
+// certificates in turn, one for each connection. The context of each request
+// holds, under shown{}, the one that its connection showed, in DER.
 func serveTLS(t *testing.T, h http.HandlerFunc, certs ...tls.Certificate) *url.URL {
 	t.Helper()
 	var mu sync.Mutex
 	next := 0
-	s := httptest.NewUnstartedServer(h)
+	byPeer := map[string][]byte{}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		der := byPeer[r.RemoteAddr]
+		mu.Unlock()
+		h(w, r.WithContext(context.WithValue(r.Context(), shown{}, der)))
+	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	s.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		c := &certs[next%len(certs)]
 		next++
+		byPeer[hello.Conn.RemoteAddr().String()] = c.Certificate[0]
 		return c, nil
 	}}
 	s.StartTLS()
@@ -104,6 +116,8 @@ func serveTLS(t *testing.T, h http.HandlerFunc, certs ...tls.Certificate) *url.U
 	u.Host = "app.corp.example:" + u.Port()
 	return u
 }
+
+type shown struct{}
 
 // secureExchange is exchange for a site with TLS.
 func secureExchange(t *testing.T, o Options, trust *tls.Config) *Exchange {
@@ -388,26 +402,195 @@ func TestBindings(t *testing.T) {
 	}
 }
 
-// TestBindingsFollowTheCertificate is about a name that two machines answer for,
-// each with a certificate of its own: the first token is bound to the one that
-// asked, the second to the one that refused it.
-func TestBindingsFollowTheCertificate(t *testing.T) {
+// TestTokenOfItsConnection: a token is bound to the certificate of the very
+// connection that carries it, whatever another of the same name has shown. So
+// nobody who lets one connection pass and ends the next himself, with a valid
+// certificate of his own, gets a token that the genuine site would take from him;
+// and where several machines answer for a name, each gets one that fits.
+func TestTokenOfItsConnection(t *testing.T) {
 	ca := newAuthority(t, ecKey(t, elliptic.P256()))
 	first, second := ca.issue(t, x509.ECDSAWithSHA256), ca.issue(t, x509.ECDSAWithSHA256)
-	g := &gate{answers: []verdict{{401, ""}, {200, "good"}}}
-	u := serveTLS(t, g.ServeHTTP, first, second, second)
+	for _, policy := range []BindingPolicy{BindingsAuto, BindingsRequired} {
+		for _, through := range []bool{false, true} {
+			var carriers [][]byte
+			g := &gate{answers: []verdict{{401, ""}, {200, "good"}}}
+			u := serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") != "" {
+					carriers = append(carriers, bindingsOf(crypto.SHA256, r.Context().Value(shown{}).([]byte)))
+				}
+				g.ServeHTTP(w, r)
+			}, first, second)
+			n := &tokens{}
+			o := Options{Base: u, Negotiate: n, Bindings: policy}
+			if through { // there is TLS with the proxy, too
+				p := newGateway(t, &gateway{challenges: []string{"Negotiate"}, admit: anyToken})
+				p.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t, x509.ECDSAWithSHA256)}}
+				p.StartTLS()
+				to := at(t, p.URL)
+				to.Host = "proxy.corp.example:" + to.Port()
+				o.Proxy = &Proxy{URL: to, Negotiate: &tokens{name: "proxy-"}}
+			}
+			r, err := secureExchange(t, o, ca.trust()).Get(t.Context(), u)
+			if err != nil || !r.Mutual {
+				t.Fatalf("%s, through a proxy %t: %+v %v", policy, through, r, err)
+			}
+			var bound [][]byte
+			for _, o := range n.options {
+				bound = append(bound, o.Bindings)
+			}
+			// The first of all connections carried none.
+			want := [][]byte{bindingsOf(crypto.SHA256, second.Certificate[0]), bindingsOf(crypto.SHA256, first.Certificate[0])}
+			if !reflect.DeepEqual(bound, want) || !reflect.DeepEqual(carriers, want) {
+				t.Errorf("%s, through a proxy %t: bound to %x, carried by %x, want %x", policy, through, bound, carriers, want)
+			}
+		}
+	}
+}
+
+// TestUnsentToken: where there is no token for a connection, not a byte of HTTP
+// goes over it, directly or in a tunnel.
+func TestUnsentToken(t *testing.T) {
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, edCA := newAuthority(t, ecKey(t, elliptic.P256())), newAuthority(t, edKey)
+	trust := ca.trust()
+	trust.RootCAs.AddCert(edCA.cert)
+	usual, undefined := ca.issue(t, x509.ECDSAWithSHA256), edCA.issue(t, x509.PureEd25519)
+	for _, c := range []struct {
+		second tls.Certificate
+		err    error // of the Negotiator
+		code   api.Code
+		asked  int
+	}{
+		{undefined, nil, api.BadChannelBinding, 0},
+		{usual, &api.Error{Code: api.KDCUnreachable, Remedy: "x"}, api.KDCUnreachable, 1},
+	} {
+		for _, through := range []bool{false, true} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan string, 1)
+			go func() {
+				defer close(got)
+				for i, cert := range []tls.Certificate{usual, c.second} {
+					raw, err := l.Accept()
+					if err != nil {
+						return
+					}
+					conn := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}})
+					if i == 0 {
+						http.ReadRequest(bufio.NewReader(conn))
+						io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n")
+					}
+					b := make([]byte, 1)
+					n, err := conn.Read(b) // the agent leaves or says something
+					if i == 1 && (n > 0 || err == io.EOF) {
+						got <- string(b[:n])
+					}
+					conn.Close()
+				}
+			}()
+			u := at(t, "https://app.corp.example/")
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			u.Host += ":" + port
+			n := &tokens{err: c.err}
+			o := Options{Base: u, Negotiate: n, Bindings: BindingsRequired}
+			if through {
+				o.Proxy = &Proxy{URL: at(t, newGateway(t, &gateway{}).start().URL)}
+			}
+			x := secureExchange(t, o, trust)
+			_, err = x.Get(t.Context(), u)
+			x.Close()
+			l.Close()
+			if want(t, err, c.code); len(n.spns) != c.asked {
+				t.Errorf("%s: %d tokens were asked for", c.code, len(n.spns))
+			}
+			if b, finished := <-got; !finished || b != "" {
+				t.Errorf("%s, through a proxy %t: the connection ended properly %t, after %q", c.code, through, finished, b)
+			}
+		}
+	}
+}
+
+// TestTokenNotRepeated: net/http may give a request the connection that another
+// one has just left, and take a third when that breaks. The token stays with
+// the first, and there is no other for what may have been understood already.
+func TestTokenNotRepeated(t *testing.T) {
+	ca := newAuthority(t, ecKey(t, elliptic.P256()))
+	var seen []string
+	u := serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
+		switch a := r.Header.Get("Authorization"); {
+		case r.URL.Path == "/other":
+		case a == "":
+			w.Header().Set("WWW-Authenticate", "Negotiate")
+			w.WriteHeader(401)
+		default:
+			seen = append(seen, a)
+			panic(http.ErrAbortHandler)
+		}
+	}, ca.issue(t, x509.ECDSAWithSHA256))
 	n := &tokens{}
 	x := secureExchange(t, Options{Base: u, Negotiate: n}, ca.trust())
-	r, err := x.Get(t.Context(), u)
-	if err != nil || !r.Mutual {
-		t.Fatalf("%+v %v", r, err)
+	var dials atomic.Int32
+	x.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dials.Add(1) == 2 { // for the token
+			_, err := x.Send(t.Context(), Request{URL: u.JoinPath("other")})
+			want(t, err, "")
+		}
+		return names(ctx, network, address)
 	}
-	var got [][]byte
-	for _, o := range n.options {
-		got = append(got, o.Bindings)
+	_, err := x.Get(t.Context(), u)
+	if want(t, err, api.NetworkError); len(n.spns) != 1 || len(seen) != 1 {
+		t.Errorf("%d tokens made, %q sent", len(n.spns), seen)
 	}
-	if want := [][]byte{bindingsOf(crypto.SHA256, first.Certificate[0]), bindingsOf(crypto.SHA256, second.Certificate[0])}; !reflect.DeepEqual(got, want) {
-		t.Errorf("bound to %q, want %q", got, want)
+	if dials.Load() < 3 || err == nil || !strings.Contains(err.Error(), "that carried the token") {
+		t.Errorf("%d connections: %v", dials.Load(), err)
+	}
+}
+
+// TestRequiredIsExact: where the service has to prove itself, no name from the
+// DNS stands in for the one that was asked for, and the person learns what to do.
+func TestRequiredIsExact(t *testing.T) {
+	const kdcs = "the KDC's remedy"
+	for _, c := range []struct {
+		policy MutualPolicy
+		spn    string
+		exact  bool
+		says   string
+	}{
+		{MutualRequired, "", true, "name it with spn"}, {MutualRequired, "HTTP/farm.corp.example", true, kdcs},
+		{MutualIfOffered, "", false, kdcs}, {"", "", false, kdcs}, {MutualOff, "", false, kdcs}, {MutualOff, "HTTP/farm.corp.example", true, kdcs},
+	} {
+		u := serve(t, (&gate{answers: []verdict{{200, "good"}}}).ServeHTTP)
+		n := &tokens{err: &api.Error{Code: api.SPNUnknown, Detail: "unknown", Remedy: kdcs}}
+		o := Options{Base: u, InsecureHTTP: true, Negotiate: n, Mutual: c.policy, SPN: c.spn, Dial: names}
+		for range 2 {
+			x := NewExchange(o, new(Jar))
+			_, err := x.Get(t.Context(), u)
+			x.Close()
+			if n.err != nil {
+				if want(t, err, api.SPNUnknown); !strings.Contains(api.AsError(err).Remedy, c.says) || !strings.Contains(err.Error(), "unknown") {
+					t.Errorf("%+v: %v; %s", c, err, api.AsError(err).Remedy)
+				}
+			} else {
+				want(t, err, "")
+			}
+			if got := n.options[len(n.options)-1]; got.Exact != c.exact || got.Mutual != (c.policy != MutualOff) {
+				t.Errorf("%+v: %+v", c, got)
+			}
+			n.err = nil
+		}
+		// A host that a login leads to has no spn to name, and no other name either.
+		o.LoginHosts, o.Base = []Origin{OriginOf(u)}, at(t, "http://base.corp.example/")
+		x := NewExchange(o, new(Jar))
+		_, err := x.Get(t.Context(), u)
+		x.Close()
+		if want(t, err, ""); n.options[2].Exact != (c.policy == MutualRequired) {
+			t.Errorf("%+v, at a login host: %+v", c, n.options[2])
+		}
 	}
 }
 

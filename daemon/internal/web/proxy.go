@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http/httpproxy"
 
@@ -42,21 +43,35 @@ type Proxy struct {
 	InsecureBasic bool
 }
 
-// ProxyPassword lends an exchange the password of an account at a proxy, for
-// one attempt. After each Take that returns no error there is one call of
-// Accepted or of Refused, within the same request.
+// AcceptedFor is how long a proxy's acceptance of a password lets exchanges send
+// it at once. After that, and before the first acceptance, one sends it alone and
+// the others wait for its verdict.
+const AcceptedFor = time.Minute
+
+// ProxyPassword lends an exchange the password of an account at a proxy. After
+// each Take that returns no error there is one call of Accepted or of Refused,
+// within the same request.
+//
+// A password that the proxy refuses is sent once. The exception is one that it
+// has accepted less than AcceptedFor ago and takes no longer: each exchange that
+// has it may have one request on its way, which nobody can call back, when the
+// first refusal comes. None is sent after that.
 type ProxyPassword interface {
 	// User is whose password it is.
 	User() string
 	// Take returns the password. After an error, an *api.Error, there is no
 	// attempt.
 	Take(ctx context.Context) (secret.String, error)
+	// Refusal returns what has come to stand against the password since Take, nil
+	// if nothing: it must not be sent again then.
+	Refusal() error
 	// Accepted says that the proxy has accepted the password. The exchange then
 	// sends it with its further requests.
 	Accepted(ctx context.Context)
 	// Refused says that the attempt failed: err has the code ProxyAuthFailed if
 	// the proxy refused the password. With any other code nobody knows what the
-	// proxy makes of it, or whether it has seen it.
+	// proxy makes of it, or whether it has seen it. A later request of the
+	// exchange may be refused, too, after Accepted.
 	Refused(ctx context.Context, err error)
 }
 
@@ -103,40 +118,72 @@ func ProxyFromEnvironment(u *url.URL) (*url.URL, error) {
 }
 
 // UserPassword lends the user and the password of a proxy's URL until a proxy
-// refuses them: no exchange tries them after that.
+// refuses them: no exchange tries them after that in the life of this process.
 func UserPassword(u *url.Userinfo) ProxyPassword {
 	password, _ := u.Password()
-	return &userPassword{user: u.Username(), password: secret.New(password)}
+	return &userPassword{user: u.Username(), password: secret.New(password), told: make(chan struct{})}
 }
 
 type userPassword struct {
 	user     string
 	password secret.String
 
-	mu      sync.Mutex
-	refused error
+	mu       sync.Mutex
+	underway int           // attempts that wait for their verdict
+	told     chan struct{} // closed by the next verdict
+	accepted time.Time
+	refused  error
 }
 
 // User implements ProxyPassword.
 func (p *userPassword) User() string { return p.user }
 
 // Take implements ProxyPassword.
-func (p *userPassword) Take(context.Context) (secret.String, error) {
+func (p *userPassword) Take(ctx context.Context) (secret.String, error) {
+	for {
+		p.mu.Lock()
+		told, err := p.told, p.refused
+		lent := err == nil && (p.underway == 0 || time.Since(p.accepted) < AcceptedFor)
+		if lent {
+			p.underway++
+		}
+		p.mu.Unlock()
+		if lent || err != nil {
+			return p.password, err
+		}
+		select {
+		case <-told:
+		case <-ctx.Done():
+			return secret.String{}, &api.Error{Code: api.Timeout, Detail: "another request with the password of " + p.user + " is still under way", Remedy: "try again", Err: ctx.Err()}
+		}
+	}
+}
+
+// Refusal implements ProxyPassword.
+func (p *userPassword) Refusal() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.password, p.refused
+	return p.refused
 }
 
 // Accepted implements ProxyPassword.
-func (*userPassword) Accepted(context.Context) {}
+func (p *userPassword) Accepted(context.Context) { p.end(nil) }
 
 // Refused implements ProxyPassword.
-func (p *userPassword) Refused(_ context.Context, err error) {
-	if api.CodeOf(err) == api.ProxyAuthFailed {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+func (p *userPassword) Refused(_ context.Context, err error) { p.end(err) }
+
+func (p *userPassword) end(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.accepted = time.Now()
+	case api.CodeOf(err) == api.ProxyAuthFailed:
 		p.refused = err
 	}
+	p.underway = max(p.underway-1, 0)
+	close(p.told)
+	p.told = make(chan struct{})
 }
 
 // name is the proxy as messages call it, without the user of its URL.
@@ -206,7 +253,7 @@ type attempt struct {
 	tokens   int
 	context  Negotiation // of the last token
 	sent     string      // the last credentials, "" if none
-	answered bool
+	status   int         // of the proxy's answer, 0 if none
 }
 
 type attemptKey struct{}
@@ -280,7 +327,7 @@ func (a *attempt) authorize() (string, error) {
 			return "", &api.Error{Code: api.ProxyError, Detail: a.name() + " ends the connections that it has just allowed", Remedy: checkProxy}
 		}
 		a.tokens++
-		n, err := a.Negotiate.Initiate(a.ctx, a.spn(), InitiateOptions{Fresh: a.fresh, Mutual: a.Mutual != MutualOff, Exact: a.SPN != ""})
+		n, err := a.Negotiate.Initiate(a.ctx, a.spn(), InitiateOptions{Fresh: a.fresh, Mutual: a.Mutual != MutualOff, Exact: a.SPN != "" || a.Mutual == MutualRequired})
 		if err != nil {
 			return "", a.helpless(err)
 		}
@@ -293,7 +340,7 @@ func (a *attempt) authorize() (string, error) {
 func (a *attempt) judge(status int, h http.Header) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.answered = true
+	a.status = status
 	challenges := ParseChallenges(h[authenticate])
 	if status == http.StatusProxyAuthRequired {
 		return &demand{challenges}
@@ -348,6 +395,12 @@ func (x *Exchange) ask(ctx context.Context, r Request) (*Response, error) {
 		if p.refusal != nil {
 			return nil, p.refusal
 		}
+		if p.scheme == basicScheme && !p.pending {
+			if err := p.Password.Refusal(); err != nil {
+				p.refusal = p.helpless(err)
+				return nil, p.refusal
+			}
+		}
 		a := &attempt{Proxy: p.Proxy, ctx: ctx, scheme: p.scheme, basic: p.basic, fresh: fresh,
 			tunnel: r.URL.Scheme == secureScheme, userAgent: x.userAgent}
 		resp, err := x.roundTrip(ctx, r, a)
@@ -371,10 +424,8 @@ func (p *passage) answer(ctx context.Context, a *attempt, cs []Challenge) error 
 	case basicScheme:
 		err := &api.Error{Code: api.ProxyAuthFailed, Detail: p.name() + " refused the password of " + p.Password.User(),
 			Remedy: "correct the password of " + p.Password.User() + " for the proxy"}
-		if p.pending {
-			p.pending = false
-			p.Password.Refused(context.WithoutCancel(ctx), err)
-		}
+		p.pending = false
+		p.Password.Refused(context.WithoutCancel(ctx), err)
 		return err
 	}
 	if !a.fresh && FindChallenge(cs, negotiateScheme) != nil {
@@ -417,21 +468,41 @@ func (p *passage) choose(ctx context.Context, cs []Challenge) error {
 	return nil
 }
 
-// settle says what became of a password that was not refused. A proxy that
-// answers anything else than 407 has looked at it, for without it that was its
-// answer.
+// settle says what became of a password that was not refused.
 func (p *passage) settle(ctx context.Context, a *attempt, err error) {
 	if !p.pending {
 		return
 	}
 	p.pending = false
 	a.mu.Lock()
-	answered := a.answered
+	status := a.status
 	a.mu.Unlock()
-	if ctx = context.WithoutCancel(ctx); answered {
+	if ctx = context.WithoutCancel(ctx); admitted(a.tunnel, status) {
 		p.Password.Accepted(ctx)
 		return
 	}
+	if err == nil {
+		err = &api.Error{Code: api.ProxyError, Detail: fmt.Sprintf("a request through %s is answered %d, which leaves open what the proxy makes of the password of %s", p.name(), status, p.Password.User()),
+			Remedy: checkProxy}
+	}
 	p.Password.Refused(ctx, err)
 	p.scheme, p.basic = "", secret.String{}
+}
+
+// admitted reports whether an answer shows that the proxy has looked at a password
+// and let the request pass. A tunnel does. Of the answers to a whole URL, nobody
+// can tell which are the proxy's. Those count that only follow its access check,
+// which has just answered 407 to the same request without the password: success,
+// redirects, 401 (a proxy says 407), 403 (RFC 9110, section 15.5.4: the credentials
+// do not suffice) and 404. Any other, and above all 400, 429 and 5xx, may come from
+// a proxy in trouble that has looked at nothing.
+func admitted(tunnel bool, status int) bool {
+	if tunnel {
+		return status == http.StatusOK
+	}
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		return true
+	}
+	return status >= 200 && status < 400
 }

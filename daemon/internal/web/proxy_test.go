@@ -21,6 +21,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -147,6 +148,7 @@ var basicCredentials = "Basic " + base64.StdEncoding.EncodeToString([]byte("robo
 type ledger struct {
 	password string // "": proxyPassword
 	err      error
+	stands   error // what Refusal returns
 	events   []string
 }
 
@@ -159,6 +161,8 @@ func (l *ledger) Take(context.Context) (secret.String, error) {
 	}
 	return secret.New(proxyPassword), l.err
 }
+
+func (l *ledger) Refusal() error { return l.stands }
 
 func (l *ledger) Accepted(ctx context.Context) {
 	l.events = append(l.events, strings.TrimSpace("accepted "+errorText(ctx.Err())))
@@ -298,6 +302,19 @@ func TestProxySPN(t *testing.T) {
 			t.Errorf("for the site: %q %+v", site.spns, o)
 		}
 	})
+	// Without one, another name of the proxy's host is tried only where nobody has
+	// to prove that he is the service.
+	for policy, exact := range map[MutualPolicy]bool{MutualOff: false, MutualIfOffered: false, MutualRequired: true} {
+		g := newGateway(t, &gateway{challenges: []string{"Negotiate"}, admit: anyToken}).start()
+		proxy := &tokens{}
+		u := at(t, "http://site.example/")
+		x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Negotiate: proxy, Mutual: policy}}, nil)
+		// What becomes of the request is other tests' matter.
+		_, _ = x.Get(t.Context(), u)
+		if len(proxy.options) == 0 || proxy.options[0].Exact != exact {
+			t.Errorf("%s: %+v", policy, proxy.options)
+		}
+	}
 }
 
 // TestProxyBasic: the password is lent once, goes with every later request, and
@@ -795,24 +812,105 @@ func TestProxyTokenOnce(t *testing.T) {
 	})
 }
 
-// TestPasswordRefusedLater: a password that was accepted once in an exchange is
-// not a refused attempt when the proxy changes its mind, and not sent again.
+// TestPasswordRefusedLater: a password that was accepted in an exchange, and that
+// the proxy refuses then, was refused: neither this exchange nor any other sends it
+// again.
 func TestPasswordRefusedLater(t *testing.T) {
 	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
-		var changed atomic.Bool
-		g := newGateway(t, &gateway{challenges: []string{"Basic"}, admit: func(string) bool { return !changed.Load() }}).start()
+		for _, fromURL := range []bool{false, true} {
+			var changed atomic.Bool
+			g := newGateway(t, &gateway{challenges: []string{"Basic"}, admit: func(string) bool { return !changed.Load() }}).start()
+			written := &ledger{}
+			p := &Proxy{URL: at(t, g.URL), Password: written}
+			if fromURL {
+				p.Password = UserPassword(url.UserPassword("robot", proxyPassword))
+			}
+			for range 3 {
+				x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: p}, trust)
+				if _, err := x.Get(t.Context(), u); !changed.Swap(true) {
+					want(t, err, "")
+				} else {
+					want(t, err, api.ProxyAuthFailed)
+				}
+				for range 2 {
+					_, err := x.Send(t.Context(), Request{URL: u, Body: []byte("x")})
+					want(t, err, api.ProxyAuthFailed)
+				}
+				if !fromURL {
+					break
+				}
+			}
+			got := g.credentials()
+			if !slices.Equal(got[:3], []string{"-", basicCredentials, basicCredentials}) || slices.Contains(got[3:], basicCredentials) {
+				t.Errorf("the proxy saw %q", got)
+			}
+			if !fromURL && !slices.Equal(written.events, []string{"take", "accepted", "refused proxy_auth_failed"}) {
+				t.Errorf("%q", written.events)
+			}
+		}
+	})
+}
+
+// TestPasswordRefusedElsewhere: an exchange that has a password sends it no more
+// once it was refused to another one.
+func TestPasswordRefusedElsewhere(t *testing.T) {
+	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
+		g := newGateway(t, &gateway{challenges: []string{"Basic"}, admit: func(string) bool { return true }}).start()
 		password := &ledger{}
 		x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Password: password}}, trust)
 		if _, err := x.Get(t.Context(), u); err != nil {
 			t.Fatal(err)
 		}
-		changed.Store(true)
-		for range 2 {
-			_, err := x.Send(t.Context(), Request{URL: u, Body: []byte("x")})
-			want(t, err, api.ProxyAuthFailed)
+		password.stands = &api.Error{Code: api.Latched, Detail: "refused elsewhere"}
+		_, err := x.Send(t.Context(), Request{URL: u, Body: []byte("x")})
+		if want(t, err, api.ProxyAuthFailed); err == nil || !strings.Contains(err.Error(), "refused elsewhere") {
+			t.Errorf("%v", err)
 		}
-		if !slices.Equal(password.events, []string{"take", "accepted"}) || len(g.credentials()) != 3 {
-			t.Errorf("%q, the proxy saw %q", password.events, g.credentials())
+		if got := g.credentials(); !slices.Equal(got, []string{"-", basicCredentials}) {
+			t.Errorf("the proxy saw %q", got)
+		}
+	})
+}
+
+// TestProxyInTrouble: which answers to a password are a verdict. After one that is
+// none, the exchange asks for the password again.
+func TestProxyInTrouble(t *testing.T) {
+	sites(t, func(t *testing.T, s *recorder, u *url.URL, trust *tls.Config) {
+		for status, forwarded := range map[int]bool{
+			200: true, 204: true, 302: true, 304: true, 401: true, 403: true, 404: true,
+			400: false, 405: false, 408: false, 418: false, 421: false, 429: false, 431: false, 451: false, 500: false, 501: false, 502: false, 503: false, 504: false, 511: false, 599: false,
+		} {
+			if u.Scheme == "https" && status == 200 {
+				continue // a tunnel: TestProxyBasic
+			}
+			password := &ledger{}
+			g := newGateway(t, &gateway{})
+			g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Proxy-Authorization") == "" {
+					w.Header().Set("Proxy-Authenticate", "Basic")
+					w.WriteHeader(http.StatusProxyAuthRequired)
+					return
+				}
+				w.WriteHeader(status)
+			})
+			g.Start()
+			x := secureExchange(t, Options{Base: u, InsecureHTTP: true, Proxy: &Proxy{URL: at(t, g.URL), Password: password}}, trust)
+			r, err := x.Send(t.Context(), Request{URL: u})
+			verdict := "refused proxy_error"
+			if u.Scheme == "https" {
+				want(t, err, api.ProxyError)
+			} else if want(t, err, ""); err == nil && r.Status != status {
+				t.Errorf("%d became %d", status, r.Status)
+			} else if forwarded {
+				verdict = "accepted"
+			}
+			if !slices.Equal(password.events, []string{"take", verdict}) {
+				t.Errorf("%d: %q, want %q", status, password.events, verdict)
+			}
+			x.Send(t.Context(), Request{URL: u})
+			if again := slices.Contains(password.events[2:], "take"); again != (verdict != "accepted") {
+				t.Errorf("%d: then %q", status, password.events)
+			}
 		}
 	})
 }
@@ -824,7 +922,7 @@ func TestCallerLeaves(t *testing.T) {
 	cancel()
 	p := &passage{Proxy: &Proxy{URL: at(t, "http://proxy"), Negotiate: &tokens{}}}
 	for want, end := range map[string]func(){
-		"accepted":                  func() { p.settle(cancelled, &attempt{answered: true}, nil) },
+		"accepted":                  func() { p.settle(cancelled, &attempt{status: 200}, nil) },
 		"refused timeout":           func() { p.settle(cancelled, &attempt{}, &api.Error{Code: api.Timeout}) },
 		"refused proxy_auth_failed": func() { p.answer(cancelled, &attempt{scheme: basicScheme}, nil) },
 	} {
@@ -990,6 +1088,66 @@ func TestUserPassword(t *testing.T) {
 	if text := fmt.Sprintf("%v %+v", p, p); strings.Contains(text, "CANARY") {
 		t.Error(text)
 	}
+}
+
+// TestUserPasswordTurns: the password of a URL is sent by one exchange alone until
+// the proxy has accepted it, and again when that is long ago.
+func TestUserPasswordTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := UserPassword(url.UserPassword("robot", proxyPassword))
+		var taken, stopped atomic.Int32
+		all := func(verdict error) {
+			taken.Store(0)
+			stopped.Store(0)
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					if _, err := p.Take(t.Context()); err != nil {
+						stopped.Add(1)
+						return
+					}
+					taken.Add(1)
+					<-time.After(time.Second)
+					if verdict != nil {
+						p.Refused(t.Context(), verdict)
+					} else {
+						p.Accepted(t.Context())
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		begun := func(want int32) {
+			t.Helper()
+			if got := taken.Load(); got != want {
+				t.Errorf("%d at once, want %d", got, want)
+			}
+			<-time.After(AcceptedFor / 2)
+		}
+		all(&api.Error{Code: api.ProxyError}) // nobody knows
+		begun(1)
+		if taken.Load() != 20 {
+			t.Errorf("%d attempts of unknown outcome one after the other", taken.Load())
+		}
+		all(nil)
+		begun(1)
+		all(nil) // it is known
+		begun(20)
+		<-time.After(AcceptedFor)
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := p.Take(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		_, err := p.Take(ctx)
+		want(t, err, api.Timeout)
+		p.Refused(ctx, &api.Error{Code: api.ProxyError})
+		all(&api.Error{Code: api.ProxyAuthFailed})
+		begun(1)
+		if taken.Load() != 1 || stopped.Load() != 19 || api.CodeOf(p.Refusal()) != api.ProxyAuthFailed {
+			t.Errorf("%d attempts, %d told of the refusal", taken.Load(), stopped.Load())
+		}
+	})
 }
 
 func TestProxyFromEnvironment(t *testing.T) {

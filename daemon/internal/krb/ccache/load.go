@@ -86,7 +86,7 @@ func load(ctx context.Context, name string, client Principal, kcmSocket string) 
 	case err == nil && len(s.others) == 0:
 		err = errors.New("nothing is there")
 	case err == nil:
-		err = errors.New("no tickets of " + client.String() + "; there are those of " + strings.Join(s.others, ", "))
+		err = errors.New("no tickets of " + client.String() + "; there are those of " + s.seen())
 	}
 	failure.Detail = "ticket cache " + name + ": " + err.Error()
 	return nil, failure
@@ -101,17 +101,37 @@ func (e elsewhere) Error() string { return string(e) }
 // if all that is there belongs to others.
 type search struct {
 	client Principal
-	others []string // whose caches it has seen instead
+	others []string // whose caches it has seen instead, quoted, for a message
+}
+
+// maxNames is how many principals a message names.
+const maxNames = 5
+
+// quote shows foreign text in a message: printable, and not for long.
+func quote(s string) string {
+	const limit = 200
+	if len(s) > limit {
+		return fmt.Sprintf("%q…", s[:limit])
+	}
+	return fmt.Sprintf("%q", s)
 }
 
 func (s *search) match(p Principal) bool {
 	if p.equal(s.client) {
 		return true
 	}
-	if name := p.String(); len(s.others) < 5 && !slices.Contains(s.others, name) {
+	if name := quote(p.String()); len(s.others) <= maxNames && !slices.Contains(s.others, name) {
 		s.others = append(s.others, name)
 	}
 	return false
+}
+
+// seen names the others.
+func (s *search) seen() string {
+	if len(s.others) > maxNames {
+		return strings.Join(s.others[:maxNames], ", ") + " and others"
+	}
+	return strings.Join(s.others, ", ")
 }
 
 func (s *search) file(path string) (*Cache, error) {
@@ -122,7 +142,7 @@ func (s *search) file(path string) (*Cache, error) {
 	defer clear(b)
 	c, err := Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	if !s.match(c.Principal) {
 		return nil, nil
@@ -160,16 +180,22 @@ func (s *search) directory(ctx context.Context, dir string) (*Cache, error) {
 		if c != nil {
 			return c, nil
 		}
-		if first == nil {
-			first = err
+		if first == nil && err != nil {
+			first = fmt.Errorf("%s: %w", quote(name), err)
 		}
 	}
 	return nil, first
 }
 
 // readRegular reads a regular file of at most limit bytes. It follows links, and
-// never waits for a pipe or a device.
-func readRegular(path string, limit int64) ([]byte, error) {
+// never waits for a pipe or a device. No error names the file, whose name may be
+// another's choice.
+func readRegular(path string, limit int64) (b []byte, err error) {
+	defer func() {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err
+		}
+	}()
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -180,11 +206,11 @@ func readRegular(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
+		return nil, errors.New("it is not a regular file")
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	b, err = io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s is larger than %d KiB", path, limit>>10)
+		err = fmt.Errorf("it is larger than %d KiB", limit>>10)
 	}
 	return b, err
 }

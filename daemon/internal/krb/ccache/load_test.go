@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -147,9 +148,58 @@ func TestDirectory(t *testing.T) {
 	write(t, path("tkt"), []byte("CANARY-password"))
 	loads(t, name, alice)
 	_, err = Load(t.Context(), name, Principal{Realm: "CCACHE.TEST", Components: []string{"carol"}})
-	unusable(t, err, path("tkt")+": not a ticket cache")
+	unusable(t, err, `"tkt": not a ticket cache`)
 	_, err = Load(t.Context(), "DIR:"+path("none"), alice)
 	unusable(t, err, "no such file")
+}
+
+// What others put there comes into a message quoted, and not at full length.
+func TestNamesInMessages(t *testing.T) {
+	owner := func(name string) []byte {
+		return encode(t, &Cache{Principal: Principal{NameType: 1, Realm: "EVIL\x1b.TEST", Components: []string{name}}})
+	}
+	bounded := func(err error, words ...string) {
+		t.Helper()
+		unusable(t, err, words...)
+		if s := err.Error() + api.AsError(err).Remedy; len(s) > 2<<10 || strings.ContainsAny(s, "\n\x1b") {
+			t.Errorf("%d bytes: %.2000q", len(s), s)
+		}
+	}
+	dir := t.TempDir()
+	one := filepath.Join(dir, "one")
+	write(t, one, owner("mallory\n"+strings.Repeat("x", 3900<<10)))
+	_, err := Load(t.Context(), one, alice)
+	bounded(err, `those of "mallory\\nxxx`, `xxx"…`)
+
+	// Names that differ only in what is cut off are one in a message.
+	for i := range 9 {
+		write(t, filepath.Join(dir, "tkt"+strconv.Itoa(i)), owner(strings.Repeat("x", 1000)+strconv.Itoa(i)))
+	}
+	write(t, filepath.Join(dir, "tktA"), owner("carol"))
+	_, err = Load(t.Context(), "DIR:"+dir, alice)
+	bounded(err, `x"…, "carol@EVIL\x1b.TEST"`)
+	for i := range 9 {
+		write(t, filepath.Join(dir, "tkt"+strconv.Itoa(i)), owner(strconv.Itoa(i)+strings.Repeat("x", 200)))
+	}
+	_, err = Load(t.Context(), "DIR:"+dir, alice)
+	bounded(err, `"0xxx`, `"4xxx`, "x\"… and others")
+
+	// The name of a file in a directory is its owner's choice.
+	for _, c := range []struct {
+		make func(path string) error
+		want string
+	}{
+		{func(path string) error { return os.WriteFile(path, []byte("x"), 0o600) }, "not a ticket cache"},
+		{func(path string) error { return os.Mkdir(path, 0o700) }, "not a regular file"},
+		{func(path string) error { return os.Symlink("\x1bnowhere", path) }, "no such file"},
+	} {
+		dir := t.TempDir()
+		if err := c.make(filepath.Join(dir, "tkt\n\x1b[2J"+strings.Repeat("x", 230))); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(t.Context(), "DIR:"+dir, alice)
+		bounded(err, `"tkt\n\x1b[2Jxxx`, `x"…: `, c.want)
+	}
 }
 
 func TestOtherTypes(t *testing.T) {

@@ -1,0 +1,15 @@
+package daemon
+
+import (
+	"os"
+	"testing"
+)
+
+// TestMain: what a developer's own environment says of proxies is not meant for
+// the sites of tests.
+func TestMain(m *testing.M) {
+	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		os.Unsetenv(name)
+	}
+	os.Exit(m.Run())
+}
