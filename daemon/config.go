@@ -163,7 +163,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			return nil, configError(d.where["proxy."+name], "proxy."+name+": "+api.AsError(err).Detail)
 		}
 		proxies[name] = p
-		if p.insecureBasic && p.clear() {
+		if p.insecureBasic && web.InClear(p.url) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("proxy %s: insecure_basic lets its password go over the network in clear", name))
 		}
 	}
@@ -210,7 +210,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 		if s.proxy != nil && t.Proxy == "" {
 			c.Notes = append(c.Notes, fmt.Sprintf("site %s: proxy %s from the environment", name, web.OriginOf(s.proxy.url)))
 		}
-		if s.proxy != nil && s.proxy.inURL != nil && s.proxy.clear() {
+		if s.proxy != nil && s.proxy.inURL != nil && web.InClear(s.proxy.url) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: the environment's proxy URL holds a password, which goes over the network in clear", name))
 		}
 		s.fingerprint += "/" + s.Credential.account()

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"maps"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -75,18 +74,10 @@ func newProxy(name string, t proxyTable, credentials map[string]*Credential) (*p
 		return wrong("mutual_auth is for tickets: it wants a credential that is " + string(login.Ticket))
 	case t.InsecureBasic && means != login.Secret:
 		return wrong("insecure_basic is for passwords: it wants a credential that is " + string(login.Secret))
-	case means == login.Secret && p.clear() && !t.InsecureBasic:
+	case means == login.Secret && web.InClear(p.url) && !t.InsecureBasic:
 		return wrong("its password would go over the network in clear, and so never goes: use an https url, or allow it with insecure_basic = true")
 	}
 	return p, nil
-}
-
-// clear reports whether what is sent to the proxy can be read on the way: it
-// goes by http, and to another machine.
-func (p *proxy) clear() bool {
-	o := web.OriginOf(p.url)
-	ip, err := netip.ParseAddr(o.Host)
-	return o.Scheme == "http" && o.Host != "localhost" && (err != nil || !ip.IsLoopback())
 }
 
 // siteProxy returns the proxy of a site by its setting: none, a name, or by

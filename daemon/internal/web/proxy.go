@@ -207,11 +207,12 @@ func (p *Proxy) helpless(err error) error {
 	return e
 }
 
-// clear reports whether what is sent to the proxy can be read on the way.
-func (p *Proxy) clear() bool {
-	host := OriginOf(p.URL).Host
+// InClear reports whether what is sent to a proxy of that URL can be read on the
+// way.
+func InClear(u *url.URL) bool {
+	host := OriginOf(u).Host
 	ip, err := netip.ParseAddr(host)
-	return p.URL.Scheme != secureScheme && host != "localhost" && (err != nil || !ip.IsLoopback())
+	return u.Scheme != secureScheme && host != "localhost" && (err != nil || !ip.IsLoopback())
 }
 
 const (
@@ -453,7 +454,7 @@ func (p *passage) choose(ctx context.Context, cs []Challenge) error {
 	case p.Password == nil || FindChallenge(cs, basicScheme) == nil:
 		return refuse("asks for "+schemes(cs)+", for which it has no credential here",
 			"give the proxy a credential: a principal and its keytab for Negotiate, a username and its password for Basic")
-	case p.clear() && !p.InsecureBasic:
+	case InClear(p.URL) && !p.InsecureBasic:
 		return refuse("asks for a password, which would go there in clear",
 			"use an https url for the proxy, or allow it with insecure_basic = true")
 	case strings.Contains(p.Password.User(), ":"):

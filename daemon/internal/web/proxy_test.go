@@ -503,7 +503,7 @@ func TestInsecureBasic(t *testing.T) {
 	})
 	for raw, clear := range map[string]bool{"http://localhost:3128": false, "http://127.0.0.2": false, "http://[::1]:1": false, "https://proxy": false,
 		"http://proxy": true, "http://10.0.0.1": true, "http://localhost.evil.example": true, "http://127.0.0.1.evil.example": true} {
-		if got := (&Proxy{URL: at(t, raw)}).clear(); got != clear {
+		if got := InClear(at(t, raw)); got != clear {
 			t.Errorf("%s in clear: %t", raw, got)
 		}
 	}
