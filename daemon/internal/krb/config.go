@@ -84,6 +84,7 @@ func LoadConfig(paths ...string) (*Config, error) {
 	}
 	c := &Config{paths: paths}
 	p := parser{config: c}
+	var denied error
 	for i, path := range paths {
 		if rest, ok := strings.CutPrefix(path, "~/"); ok {
 			if home, err := os.UserHomeDir(); err == nil {
@@ -94,6 +95,9 @@ func LoadConfig(paths ...string) (*Config, error) {
 		err := p.named(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			if !errors.As(err, new(*api.Error)) {
+				if errors.Is(err, fs.ErrPermission) {
+					denied = err
+				}
 				c.warn("%s: nothing is read from it", withShownPath(err))
 				continue
 			}
@@ -101,6 +105,9 @@ func LoadConfig(paths ...string) (*Config, error) {
 		if err != nil {
 			return nil, unreadable(err)
 		}
+	}
+	if denied != nil && len(c.files) == 0 { // MIT goes on without files, but not then
+		return nil, unreadable(denied)
 	}
 	if err := c.check(); err != nil {
 		return nil, err

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
@@ -493,4 +496,42 @@ func FuzzLoadConfig(f *testing.F) {
 		}
 		c.RealmOf("a.b")
 	})
+}
+
+// A file that nobody lets the agent read is passed over, as MIT's library does,
+// unless nothing else was read.
+func TestConfigDenied(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	denied, other := filepath.Join(dir, "denied.conf"), filepath.Join(dir, "other.conf")
+	for path, mode := range map[string]os.FileMode{denied: 0, other: 0o644} {
+		if err := os.WriteFile(path, []byte("[libdefaults]\ndefault_realm = R\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		// For root to be refused, this thread, and no other, is nobody for a moment.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+			if err := os.Chmod(d, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	if _, err := krb.LoadConfig(denied); api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), denied) {
+		t.Errorf("alone: %v", err)
+	}
+	if c, err := krb.LoadConfig(denied, other); err != nil || len(c.Warnings()) != 1 {
+		t.Errorf("beside another: %v", err)
+	}
 }

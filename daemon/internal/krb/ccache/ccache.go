@@ -63,6 +63,11 @@ func (p Principal) String() string {
 	return strings.Join(parts, "/") + "@" + escaper.Replace(p.Realm)
 }
 
+// fits reports whether p and q differ in nothing but the case of letters.
+func (p Principal) fits(q Principal) bool {
+	return strings.EqualFold(p.Realm, q.Realm) && slices.EqualFunc(p.Components, q.Components, strings.EqualFold)
+}
+
 // equal leaves the name types alone: a name has one meaning in a realm, whatever
 // its type (RFC 4120, 6.2).
 func (p Principal) equal(q Principal) bool {

@@ -50,25 +50,11 @@ func load(ctx context.Context, name string, client Principal, kcmSocket string) 
 	if !found {
 		kind, rest = "FILE", name
 	}
-	var c *Cache
-	var err error
-	switch kind {
-	case "FILE":
-		c, err = s.file(rest)
-	case "DIR":
-		if path, one := strings.CutPrefix(rest, ":"); one {
-			c, err = s.file(path)
-		} else {
-			c, err = s.directory(ctx, rest)
-		}
-	case "KCM":
-		c, err = s.daemon(ctx, kcmSocket, rest)
-	case "KEYRING":
-		c, err = s.keyring(rest)
-	case "MEMORY":
-		err = elsewhere("a MEMORY cache is seen by the process that made it alone")
-	default:
-		err = elsewhere("there is no cache type " + fmt.Sprintf("%.40q", kind) + " on Linux")
+	c, err := s.find(ctx, kind, rest, kcmSocket)
+	if c == nil && err == nil && len(s.others) > 0 {
+		// Names have no case in Active Directory, whose KDC may write its own.
+		s.fold = true
+		c, err = s.find(ctx, kind, rest, kcmSocket)
 	}
 	switch {
 	case err == nil && c != nil:
@@ -76,21 +62,56 @@ func load(ctx context.Context, name string, client Principal, kcmSocket string) 
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	failure := &api.Error{Code: api.CCacheUnusable, Err: err, Remedy: "kinit -c " + name + " " + client.String() + ", as the agent's user"}
+	kinit := func(name string) string { return "as the agent's user: kinit -c " + name + " " + client.String() }
+	failure := &api.Error{Code: api.CCacheUnusable, Err: err, Remedy: "keep the tickets elsewhere; " + kinit("FILE:PATH")}
 	var unreadable elsewhere
 	switch {
 	case errors.As(err, &unreadable):
-		failure.Remedy = "keep the tickets where the agent can read them: kinit -c FILE:PATH " + client.String()
+		failure.Remedy = "keep the tickets where the agent can read them; " + kinit("FILE:PATH")
 	case errors.Is(err, fs.ErrPermission):
-		failure.Remedy = "let the agent's user read it, or keep the tickets elsewhere: kinit -c FILE:PATH " + client.String()
+		failure.Remedy = "let the agent's user read it, or keep the tickets elsewhere; " + kinit("FILE:PATH")
+	case errors.Is(err, errKeytab):
+		failure.Remedy = "write keytab in the place of ccache"
+	case errors.Is(err, errDirectory) && kind == "FILE":
+		failure.Remedy = "for a directory of ticket caches write DIR:PATH"
+	case errors.Is(err, fs.ErrNotExist):
+		failure.Remedy = kinit(name)
 	case err == nil && len(s.others) == 0:
 		err = errors.New("nothing is there")
+		failure.Remedy = kinit(name)
 	case err == nil:
 		err = errors.New("no tickets of " + client.String() + "; there are those of " + s.seen())
+		failure.Remedy = "correct the credential's principal, or name another ticket cache"
 	}
 	failure.Detail = "ticket cache " + name + ": " + err.Error()
 	return nil, failure
 }
+
+// find looks for the cache of a type.
+func (s *search) find(ctx context.Context, kind, rest, kcmSocket string) (*Cache, error) {
+	switch kind {
+	case "FILE":
+		return s.file(rest)
+	case "DIR":
+		if path, one := strings.CutPrefix(rest, ":"); one {
+			return s.file(path)
+		}
+		return s.directory(ctx, rest)
+	case "KCM":
+		return s.daemon(ctx, kcmSocket, rest)
+	case "KEYRING":
+		return s.keyring(rest)
+	case "MEMORY":
+		return nil, elsewhere("a MEMORY cache is seen by the process that made it alone")
+	}
+	return nil, elsewhere("there is no cache type " + fmt.Sprintf("%.40q", kind) + " on Linux")
+}
+
+// What a file may be that is no cache.
+var (
+	errKeytab    = errors.New("that is a keytab")
+	errDirectory = errors.New("it is not a regular file, but a directory")
+)
 
 // elsewhere is the error for caches that no process like the agent can read.
 type elsewhere string
@@ -101,6 +122,7 @@ func (e elsewhere) Error() string { return string(e) }
 // if all that is there belongs to others.
 type search struct {
 	client Principal
+	fold   bool     // without regard to case
 	others []string // whose caches it has seen instead, quoted, for a message
 }
 
@@ -117,7 +139,7 @@ func quote(s string) string {
 }
 
 func (s *search) match(p Principal) bool {
-	if p.equal(s.client) {
+	if p.equal(s.client) || s.fold && p.fits(s.client) {
 		return true
 	}
 	if name := quote(p.String()); len(s.others) <= maxNames && !slices.Contains(s.others, name) {
@@ -141,6 +163,9 @@ func (s *search) file(path string) (*Cache, error) {
 	}
 	defer clear(b)
 	c, err := Parse(b)
+	if err != nil && bytes.HasPrefix(b, []byte{5, 2}) { // a cache of that version is older than MIT krb5 1.0
+		return nil, errKeytab
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +229,9 @@ func readRegular(path string, limit int64) (b []byte, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
+	}
+	if info.IsDir() {
+		return nil, errDirectory
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("it is not a regular file")

@@ -66,7 +66,7 @@ func TestFile(t *testing.T) {
 		}
 	}
 	_, err := Load(t.Context(), path, bob)
-	unusable(t, err, "bob@CCACHE.TEST", "alice@CCACHE.TEST", "kinit -c "+path)
+	unusable(t, err, "bob@CCACHE.TEST", "alice@CCACHE.TEST", "correct the credential's principal")
 
 	// Another cache under the same name is seen.
 	next := filepath.Join(dir, "next")
@@ -87,15 +87,37 @@ func TestFile(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "large"), 1<<40); err != nil { // with a hole
 		t.Fatal(err)
 	}
-	for name, word := range map[string]string{
-		"nothing": "no such file", "fifo": "not a regular file", ".": "not a regular file", "large": "larger than 4096 KiB",
-		"empty": "not a ticket cache", "text": "not a ticket cache", "short": "ends before",
+	write(t, filepath.Join(dir, "keytab"), []byte("\x05\x02\x00\x00\x00\x2aCANARY-key"))
+	// What is there is not to be lost by the next step.
+	for name, words := range map[string][]string{
+		"nothing": {"no such file", "as the agent's user: kinit -c FILE:" + filepath.Join(dir, "nothing") + " alice@CCACHE.TEST"},
+		"fifo":    {"not a regular file", "kinit -c FILE:PATH"}, ".": {"not a regular file", "write DIR:PATH"},
+		"large": {"larger than 4096 KiB", "kinit -c FILE:PATH"}, "empty": {"not a ticket cache", "kinit -c FILE:PATH"},
+		"text": {"not a ticket cache", "kinit -c FILE:PATH"}, "short": {"ends before", "kinit -c FILE:PATH"},
+		"keytab": {"that is a keytab", "write keytab in the place of ccache"},
 	} {
 		_, err := Load(t.Context(), "FILE:"+filepath.Join(dir, name), alice)
-		unusable(t, err, word, "kinit -c FILE:")
+		unusable(t, err, words...)
 	}
 	_, err = Load(t.Context(), "FILE:/dev/zero", alice)
 	unusable(t, err, "not a regular file")
+}
+
+// A KDC of Active Directory writes names in its own case. The cache of exactly the
+// client's goes first.
+func TestAnyCase(t *testing.T) {
+	dir := t.TempDir()
+	upper := Principal{Realm: alice.Realm, Components: []string{"Alice"}}
+	write(t, filepath.Join(dir, "tkt1"), encode(t, sample(upper)))
+	for _, name := range []string{filepath.Join(dir, "tkt1"), "DIR:" + dir} {
+		if got, err := Load(t.Context(), name, alice); err != nil || got.Principal.Components[0] != "Alice" {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	write(t, filepath.Join(dir, "tkt2"), encode(t, sample(alice)))
+	if got := loads(t, "DIR:"+dir, alice); got.Principal.Components[0] != alice.Components[0] {
+		t.Errorf("beside one of exactly that name: %v", got.Principal)
+	}
 }
 
 func TestNotOursToRead(t *testing.T) {
