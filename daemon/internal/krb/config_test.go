@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
-	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
@@ -528,10 +527,10 @@ func TestConfigDenied(t *testing.T) {
 		}
 		defer unix.Setfsuid(0)
 	}
-	if _, err := krb.LoadConfig(denied); api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), denied) {
+	if _, err := LoadConfig(denied); api.CodeOf(err) != api.Krb5ConfInvalid || !strings.Contains(err.Error(), denied) {
 		t.Errorf("alone: %v", err)
 	}
-	if c, err := krb.LoadConfig(denied, other); err != nil || len(c.Warnings()) != 1 {
+	if c, err := LoadConfig(denied, other); err != nil || len(c.Warnings()) != 1 {
 		t.Errorf("beside another: %v", err)
 	}
 }
