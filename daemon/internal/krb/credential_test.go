@@ -538,3 +538,17 @@ func TestBadTicketCaches(t *testing.T) {
 		}
 	}
 }
+
+// A KDC, or who plays one, cannot make a password cheap to guess: the agent sends
+// nothing that is made with few iterations.
+func TestFewIterations(t *testing.T) {
+	l := newLab(t)
+	l.kdc.SetIterations("svc", 1000)
+	e := krb.New(l.options)
+	defer e.Close()
+	wantCode(t, e.Authenticate(t.Context(), l.typed(password)), api.KDCError, "1000 iterations")
+	l.counts(rig.Counts{AS: 1})
+	if l.latch.sets != 0 {
+		t.Error("latched")
+	}
+}

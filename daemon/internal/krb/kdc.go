@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -50,7 +51,11 @@ const (
 	// staleTime how long a new look may take while there are old ones.
 	dnsLife   = 5 * time.Minute
 	staleTime = time.Second
-	// maxServers is how many SRV records of one name are used.
+	// addressLife is how long the addresses of a KDC's name are used without
+	// looking again.
+	addressLife = time.Minute
+	// maxServers is how many SRV records of one name are used, and how many
+	// addresses by one transport: at most two of each name if there are many.
 	maxServers = 16
 )
 
@@ -68,8 +73,10 @@ const (
 )
 
 // Resolver looks names up in DNS, as net.Resolver does. The name of LookupSRV
-// ends in a dot: it is not looked for below the domains of resolv.conf.
+// ends in a dot: it is not looked for below the domains of resolv.conf. A look
+// ends with its context. LookupNetIP is asked for the network "ip".
 type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (cname string, addrs []*net.SRV, err error)
 	LookupCNAME(ctx context.Context, host string) (cname string, err error)
 }
@@ -90,32 +97,64 @@ type realmKDCs struct {
 	dns     servers             // what DNS said last
 	dnsTime time.Time           // when, …
 	dnsUse  time.Duration       // … and for how long that is used
+	hosts   map[string]host     // what DNS said of the KDCs' names
 }
 
 // newRealmKDCs returns the KDCs of a realm. dial is called with the networks
-// "udp" and "tcp".
+// "udp" and "tcp", and with addresses, not names.
 func newRealmKDCs(realm string, config *Config, resolver Resolver, dial func(ctx context.Context, network, address string) (net.Conn, error), now func() time.Time) *realmKDCs {
-	return &realmKDCs{realm: realm, config: config, resolver: resolver, dial: dial, now: now, bad: make(map[route]time.Time)}
+	return &realmKDCs{realm: realm, config: config, resolver: resolver, dial: dial, now: now,
+		bad: make(map[route]time.Time), hosts: make(map[string]host)}
 }
 
-// route is one way to a KDC.
+// route is one way to a KDC. Of a name with several addresses each is a way of
+// its own.
 type route struct {
-	network string // udp or tcp
-	addr    string // host:port; a host from DNS ends in a dot
+	network string         // udp or tcp
+	addr    netip.AddrPort // where it is
+	name    string         // its host in krb5.conf or DNS
 }
 
 func (r route) String() string {
-	return strings.Replace(r.addr, ".:", ":", 1) + " (" + r.network + ")"
+	if _, err := netip.ParseAddr(r.name); err == nil {
+		return fmt.Sprintf("%s (%s)", r.addr, r.network)
+	}
+	return fmt.Sprintf("%s:%d (%s, %s)", strings.TrimSuffix(r.name, "."), r.addr.Port(), r.network, r.addr.Addr())
 }
 
-// servers are the addresses of KDCs by network, the best first.
+// same tells whether two names lead the same way.
+func (r route) same(other route) bool { return r.network == other.network && r.addr == other.addr }
+
+// servers are KDCs as host:port by network, the best first. A host from DNS ends
+// in a dot.
 type servers map[string][]string
+
+// split takes one of servers apart. They are well-formed.
+func split(server string) (host string, port uint16) {
+	host, digits, _ := net.SplitHostPort(server)
+	n, _ := strconv.ParseUint(digits, 10, 16)
+	return host, uint16(n)
+}
+
+// host is what DNS said last of a KDC's name.
+type host struct {
+	addrs []netip.Addr  // in the resolver's order; nil: none known
+	at    time.Time     // of the last look, …
+	use   time.Duration // … and for how long that counts
+}
 
 // question is a message on its way to a KDC.
 type question struct {
 	route
 	since time.Time
 	err   error // what came of it, once that is known
+}
+
+// found is what came of a look for a host.
+type found struct {
+	host  string
+	addrs []netip.Addr
+	err   error
 }
 
 // answer is what came of a question.
@@ -139,8 +178,9 @@ var (
 
 // exchange sends a message and returns the first answer. It begins with the
 // KDC that answered last and goes on in the order of krb5.conf or of the SRV
-// records, those last that failed within badTime. The next one is asked when
-// one fails, or when it has been silent for the time of hedge.
+// records, and of a name's addresses, those last that failed within badTime. The
+// next one is asked when one fails, or when it has been silent for the time of
+// hedge. A KDC whose name DNS is slow to resolve joins in when it does.
 //
 // A message of at most udp_preference_limit bytes is sent over UDP first, over
 // TCP otherwise; the other transport is the alternative in both cases, as
@@ -151,8 +191,9 @@ var (
 // That is why it prefers TCP, which tells whether it was delivered, and is sent
 // once where only UDP is left.
 //
-// The error is an *api.Error of code KDCUnreachable that names each KDC asked,
-// or of code Krb5ConfInvalid if there is none to be asked.
+// The error is an *api.Error of code KDCUnreachable that names each KDC asked and
+// each name that DNS did not resolve, or of code Krb5ConfInvalid if there is none
+// to be asked.
 func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) (reply, error) {
 	kdcs, err := k.servers(ctx)
 	if err != nil {
@@ -160,8 +201,13 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	routes := k.routes(kdcs, len(message), attempt)
-	answers := make(chan answer, 2*len(routes)) // nobody waits for those that come late
+	known, looks := k.resolve(ctx, kdcs)
+	routes := k.routes(kdcs, known, len(message), attempt)
+	if len(routes) == 0 {
+		return reply{}, k.unreachable(nil, looks, nil) // all have failed
+	}
+	answers := make(chan answer, 1) // one may come before the race begins
+	over := make(chan struct{})     // nobody waits for those that come late
 	var asked []*question
 	pending := 0
 	begin := func() func() { // what it returns asks at the next route
@@ -172,7 +218,10 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 		return func() {
 			a := answer{question: q}
 			a.reply, a.delivered, a.err = k.ask(ctx, q.route, message, attempt)
-			answers <- a
+			select {
+			case answers <- a:
+			case <-over:
+			}
 		}
 	}
 	silent := func() { // for the time of hedge
@@ -189,11 +238,23 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 		go begin()()
 	}
 	race := func() (reply, error) {
+		defer close(over)
 		var cause error
 		next := time.NewTicker(hedge)
 		defer next.Stop()
-		for pending > 0 { // all questions end with the context
+		for pending > 0 || looks.left > 0 && cause == nil { // all end with the context
 			select {
+			case f := <-looks.found:
+				found := map[string][]netip.Addr{f.host: k.learn(ctx, looks, f)}
+				for _, r := range k.routes(kdcs, found, len(message), attempt) {
+					if !slices.ContainsFunc(routes, r.same) && !slices.ContainsFunc(asked, func(q *question) bool { return r.same(q.route) }) {
+						routes = append(routes, r)
+					}
+				}
+				if pending == 0 && len(routes) > 0 && ctx.Err() == nil {
+					go begin()()
+					next.Reset(hedge)
+				}
 			case a := <-answers:
 				pending--
 				a.question.err = a.err
@@ -204,9 +265,14 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 				if attempt && a.delivered {
 					cause, routes = errDelivered, nil
 				}
-				switch tcp := (route{"tcp", a.addr}); {
+				switch tcp := (route{"tcp", a.addr, a.name}); {
 				case a.err == errUnavailable:
 					routes = slices.DeleteFunc(routes, func(r route) bool { return r.addr == a.addr })
+				case a.err == errNoConnection && attempt: // a datagram would get lost there, and be the last one
+					if i := slices.IndexFunc(routes, func(r route) bool { return r.addr == a.addr }); i >= 0 {
+						r := routes[i]
+						routes = append(slices.Delete(routes, i, i+1), r)
+					}
 				case a.err == errTooBig && !slices.ContainsFunc(asked, func(q *question) bool { return q.route == tcp }),
 					a.err == syscall.ECONNREFUSED && slices.Contains(routes, tcp):
 					routes = slices.DeleteFunc(routes, func(r route) bool { return r == tcp })
@@ -221,7 +287,7 @@ func (k *realmKDCs) exchange(ctx context.Context, message []byte, attempt bool) 
 			}
 		}
 		k.remember(asked, nil)
-		return reply{}, k.unreachable(asked, cause)
+		return reply{}, k.unreachable(asked, looks, cause)
 	}
 	// The first question is the only one as a rule, and asked in this goroutine:
 	// to wake another takes longer than to make a request.
@@ -334,24 +400,110 @@ func (k *realmKDCs) lookup(ctx context.Context, known servers) (servers, time.Du
 		Remedy: fmt.Sprintf("check the network and the name of the realm, or add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", k.realm)}
 }
 
-// routes returns the ways to the KDCs in the order they are tried for a
-// message of a size.
-func (k *realmKDCs) routes(kdcs servers, size int, attempt bool) []route {
+// looks are those for the addresses of hosts.
+type looks struct {
+	found  chan found
+	left   int      // how many have not come to an end
+	failed []string // why there are hosts without addresses
+}
+
+// resolve returns the addresses of the KDCs' hosts, as far as they are known. It
+// waits for DNS until something is known, and for the time of hedge for those of
+// whom nothing has been heard lately. What else is found comes later.
+func (k *realmKDCs) resolve(ctx context.Context, kdcs servers) (known map[string][]netip.Addr, l *looks) {
+	known, l = make(map[string][]netip.Addr), new(looks)
+	var names []string
+	for _, server := range slices.Concat(kdcs["udp"], kdcs["tcp"]) {
+		name, _ := split(server)
+		if addr, err := netip.ParseAddr(name); err == nil {
+			known[name] = []netip.Addr{addr}
+		} else if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return known, l
+	}
+
+	l.found = make(chan found, len(names))
+	awaited := make(map[string]bool)
+	k.mu.Lock()
+	maps.DeleteFunc(k.hosts, func(name string, _ host) bool { return !slices.Contains(names, name) })
+	for _, name := range names {
+		h := k.hosts[name]
+		usable := k.within(h.at, h.use)
+		if len(h.addrs) > 0 {
+			if known[name] = h.addrs; usable {
+				continue
+			}
+		}
+		if !usable {
+			awaited[name] = true
+		}
+		l.left++
+		go func() {
+			addrs, err := k.resolver.LookupNetIP(ctx, "ip", name)
+			l.found <- found{name, addrs, err}
+		}()
+	}
+	k.mu.Unlock()
+	patience := time.NewTimer(hedge)
+	defer patience.Stop()
+	for l.left > 0 && (len(awaited) > 0 || len(known) == 0) { // all looks end with the context
+		select {
+		case f := <-l.found:
+			delete(awaited, f.host)
+			if known[f.host] = k.learn(ctx, l, f); len(known[f.host]) == 0 {
+				delete(known, f.host)
+			}
+		case <-patience.C:
+			k.mu.Lock()
+			for name := range awaited {
+				k.hosts[name] = host{k.hosts[name].addrs, k.now(), badTime}
+			}
+			k.mu.Unlock()
+			clear(awaited)
+		}
+	}
+	return known, l
+}
+
+// learn keeps what a look has brought, and returns the addresses that are known
+// now. They stay as they were if DNS fails, not if it says that there are none.
+func (k *realmKDCs) learn(ctx context.Context, l *looks, f found) []netip.Addr {
+	l.left--
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h, reason := k.hosts[f.host], "it has no address"
+	told, _ := errors.AsType[*net.DNSError](f.err)
+	switch {
+	case len(f.addrs) > 0:
+		h = host{f.addrs, k.now(), addressLife}
+	case ctx.Err() != nil: // it might have come in time
+		reason = errNoAnswer.Error()
+	case f.err == nil:
+		h = host{nil, k.now(), badTime}
+	case told != nil && told.IsNotFound:
+		h, reason = host{nil, k.now(), badTime}, told.Err
+	default:
+		h, reason = host{h.addrs, k.now(), badTime}, f.err.Error()
+	}
+	k.hosts[f.host] = h
+	if len(h.addrs) == 0 {
+		l.failed = append(l.failed, strings.TrimSuffix(f.host, ".")+": not resolved: "+reason)
+	}
+	return h.addrs
+}
+
+// routes returns the ways to KDCs of known addresses in the order they are tried
+// for a message of a size.
+func (k *realmKDCs) routes(kdcs servers, known map[string][]netip.Addr, size int, attempt bool) []route {
 	first, second, lag := "udp", "tcp", alternative
 	if attempt || size > k.config.UDPPreferenceLimit() {
 		first, second = second, first
 	}
 	if attempt {
 		lag = 0
-	}
-	var routes []route
-	for i := range max(len(kdcs[first]), len(kdcs[second])+lag) {
-		if i < len(kdcs[first]) {
-			routes = append(routes, route{first, kdcs[first][i]})
-		}
-		if j := i - lag; j >= 0 && j < len(kdcs[second]) {
-			routes = append(routes, route{second, kdcs[second][j]})
-		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -370,7 +522,33 @@ func (k *realmKDCs) routes(kdcs servers, size int, attempt bool) []route {
 		}
 		return 2
 	}
-	slices.SortStableFunc(routes, func(a, b route) int { return cmp.Compare(class(a), class(b)) })
+	byClass := func(a, b route) int { return cmp.Compare(class(a), class(b)) }
+	ways := make(map[string][]route)
+	for network, list := range kdcs {
+		for _, server := range list {
+			name, port := split(server)
+			var own []route
+			for _, addr := range known[name] {
+				r := route{network, netip.AddrPortFrom(addr.Unmap(), port), name}
+				if !slices.ContainsFunc(slices.Concat(ways[network], own), r.same) {
+					own = append(own, r)
+				}
+			}
+			slices.SortStableFunc(own, byClass)
+			share := max(2, maxServers/len(list))
+			ways[network] = append(ways[network], own[:min(len(own), share)]...)
+		}
+	}
+	var routes []route
+	for i := range max(len(ways[first]), len(ways[second])+lag) {
+		if i < len(ways[first]) {
+			routes = append(routes, ways[first][i])
+		}
+		if j := i - lag; j >= 0 && j < len(ways[second]) {
+			routes = append(routes, ways[second][j])
+		}
+	}
+	slices.SortStableFunc(routes, byClass)
 	return routes
 }
 
@@ -401,11 +579,12 @@ func (k *realmKDCs) within(at time.Time, life time.Duration) bool {
 	return 0 <= age && age < life
 }
 
-func (k *realmKDCs) unreachable(asked []*question, cause error) error {
+func (k *realmKDCs) unreachable(asked []*question, l *looks, cause error) error {
 	var each []string
 	for _, q := range asked {
 		each = append(each, q.route.String()+": "+q.err.Error())
 	}
+	each = append(each, l.failed...)
 	where := "the kdc lines of " + k.realm + " in krb5.conf"
 	if len(k.config.KDCs(k.realm)) == 0 {
 		where = fmt.Sprintf("the SRV records _kerberos._udp.%[1]s and _kerberos._tcp.%[1]s", k.realm)
@@ -424,7 +603,7 @@ func (k *realmKDCs) ask(ctx context.Context, r route, message []byte, attempt bo
 		dialing, cancel = context.WithTimeout(ctx, dialTime)
 		defer cancel()
 	}
-	conn, err := k.dial(dialing, r.network, r.addr)
+	conn, err := k.dial(dialing, r.network, r.addr.String())
 	if err != nil {
 		if dialing.Err() != nil {
 			err = errNoConnection

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -57,6 +59,24 @@ func after(d time.Duration, b []byte) fakeKDC {
 	}
 }
 
+// addressOf is the address of a fake host, whose name is in it.
+func addressOf(host string) netip.Addr {
+	b := [16]byte{0x20, 0x01, 0x0d, 0xb8} // RFC 3849
+	copy(b[4:], strings.TrimSuffix(host, "."))
+	return netip.AddrFrom16(b)
+}
+
+// hostAt is who has an address of addressOf.
+func hostAt(address string) string {
+	b := netip.MustParseAddr(address).As16()
+	return string(bytes.TrimRight(b[4:], "\x00"))
+}
+
+// bare leaves out the addresses of named KDCs.
+func bare(text string) string {
+	return regexp.MustCompile(`, [0-9a-f:.]+\)`).ReplaceAllString(text, ")")
+}
+
 // fakeNetwork has a KDC behind each key "udp host" or "tcp host". Other ports
 // are closed, and "dark" hosts are not there at all.
 type fakeNetwork struct {
@@ -85,7 +105,8 @@ func (f *fakeNetwork) dial(ctx context.Context, network, address string) (net.Co
 	if err != nil || port != "88" {
 		return nil, fmt.Errorf("address %s: %w", address, err)
 	}
-	key := network + " " + strings.TrimSuffix(host, ".")
+	host = hostAt(host)
+	key := network + " " + host
 	kdc := f.kdcs[key]
 	if kdc == nil && strings.HasPrefix(host, "dark") && network == "tcp" {
 		<-ctx.Done()
@@ -150,7 +171,8 @@ func (closedPort) Read([]byte) (int, error) {
 	return 0, &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNREFUSED)}
 }
 
-// fakeResolver is a DNS of SRV records, by protocol.
+// fakeResolver is a DNS of SRV records, by protocol. All fake hosts have an
+// address.
 type fakeResolver func(ctx context.Context, proto, name string) ([]*net.SRV, error)
 
 func (f fakeResolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
@@ -159,6 +181,13 @@ func (f fakeResolver) LookupSRV(ctx context.Context, service, proto, name string
 	}
 	srvs, err := f(ctx, proto, name)
 	return "", srvs, err
+}
+
+func (f fakeResolver) LookupNetIP(_ context.Context, network, host string) ([]netip.Addr, error) {
+	if network != "ip" {
+		return nil, errors.New("network " + network)
+	}
+	return []netip.Addr{addressOf(host)}, nil
 }
 
 func (f fakeResolver) LookupCNAME(context.Context, string) (string, error) {
@@ -250,7 +279,8 @@ func TestExchange(t *testing.T) {
 		{name: "attempt, the first hangs up", kdcs: all(hangUp, now(two), now(three)), attempt: true, got: "0s tcp a", text: "a:88 (tcp): the connection broke before an answer"},
 		{name: "attempt, the first babbles", kdcs: all(now([]byte("HTTP/1.1")), now(two), now(three)), attempt: true, got: "0s tcp a", text: "a:88 (tcp): its answer is no Kerberos message"},
 		{name: "attempt, the first refuses connections", kdcs: map[string]fakeKDC{"tcp b": after(time.Second, two), "udp b": now(two), "tcp c": now(three)}, attempt: true, want: 2, took: time.Second, got: "0s tcp b"},
-		{name: "attempt, the first cannot be dialled", hosts: "dark b", kdcs: map[string]fakeKDC{"udp dark": hangUp, "tcp b": now(two)}, attempt: true, took: dialTime, got: "2s udp dark", text: "dark:88 (tcp): no connection in time; dark:88 (udp): "},
+		{name: "attempt, the first cannot be dialled", hosts: "dark b", kdcs: map[string]fakeKDC{"udp dark": hangUp, "tcp b": now(two)}, attempt: true, want: 2, took: dialTime, got: "2s tcp b"},
+		{name: "attempt, none can be dialled", hosts: "dark1 dark2", kdcs: map[string]fakeKDC{"udp dark1": now(one), "udp dark2": now(two)}, attempt: true, want: 1, took: 2 * dialTime, got: "4s udp dark1"},
 		{name: "attempt, the first is out of service", kdcs: all(unavailable, now(two), silent), attempt: true, want: 2, got: "0s tcp a, 0s tcp b"},
 		{name: "attempt, only UDP is open", kdcs: map[string]fakeKDC{"udp b": now(two)}, attempt: true, want: 2, got: "0s udp b"},
 		{name: "attempt, a datagram is sent once", kdcs: map[string]fakeKDC{"udp a": silent, "udp b": now(two)}, attempt: true, took: exchangeTime, got: "0s udp a", text: "a:88 (tcp): connection refused; a:88 (udp): no answer in time"},
@@ -278,7 +308,7 @@ func TestExchange(t *testing.T) {
 					t.Errorf("messages %q, want %q", got, c.got)
 				}
 				if c.want == 0 {
-					if api.CodeOf(err) != api.KDCUnreachable || !strings.Contains(err.Error(), c.text) {
+					if api.CodeOf(err) != api.KDCUnreachable || !strings.Contains(bare(err.Error()), c.text) {
 						t.Errorf("error %v, want %q", err, c.text)
 					}
 					if errors.Is(err, errDelivered) != (c.attempt && c.got != "") {
@@ -615,7 +645,8 @@ func TestSRV(t *testing.T) {
 				if api.CodeOf(err) != c.code || err != nil && !strings.Contains(err.Error(), c.text) {
 					t.Fatalf("error %v, want %q", err, c.text)
 				}
-				if got := fmt.Sprint(k.routes(kdcs, 0, false)); err == nil && got != c.routes {
+				known, _ := k.resolve(ctx, kdcs)
+				if got := bare(fmt.Sprint(k.routes(kdcs, known, 0, false))); err == nil && got != c.routes {
 					t.Errorf("routes %s, want %s", got, c.routes)
 				}
 			})
@@ -715,8 +746,337 @@ func TestSRVForReal(t *testing.T) {
 			t.Errorf("requests %+v, want %+v", got, c.want)
 		}
 	}
-	if good := k.good.String(); good != "kdc.r.test:"+port+" (tcp)" {
+	if good := k.good.String(); good != "kdc.r.test:"+port+" (tcp, 127.0.0.1)" {
 		t.Errorf("good: %s", good)
+	}
+}
+
+// fakeHosts is a DNS of addresses: each name's are those of fake hosts, or as they
+// stand there, in their order, after a time, or there is an error. A negative time
+// is never over.
+type fakeHosts map[string]fakeHost
+
+type fakeHost struct {
+	hosts string
+	wait  time.Duration
+	err   error
+}
+
+func (f fakeHosts) LookupNetIP(ctx context.Context, _, name string) ([]netip.Addr, error) {
+	h := f[name]
+	var over <-chan time.Time
+	if h.wait >= 0 {
+		over = time.After(h.wait)
+	}
+	select {
+	case <-over:
+	case <-ctx.Done():
+		return nil, &net.DNSError{Err: "operation was canceled", Name: name}
+	}
+	var addrs []netip.Addr
+	for _, host := range strings.Fields(h.hosts) {
+		addr, err := netip.ParseAddr(host)
+		if err != nil {
+			addr = addressOf(host)
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, h.err
+}
+
+func (f fakeHosts) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, errors.New("asked for SRV records")
+}
+
+func (f fakeHosts) LookupCNAME(context.Context, string) (string, error) {
+	return "", errors.New("asked for a CNAME")
+}
+
+// Each address of a name is a KDC of its own, and a name that DNS does not resolve
+// delays the others by 100 ms at most.
+func TestAddresses(t *testing.T) {
+	one, two := after(0, refusing(t, 1)), after(0, refusing(t, 2))
+	live := func(key string) map[string]fakeKDC { return map[string]fakeKDC{"udp " + key: two, "tcp " + key: two} }
+	silentA := map[string]fakeKDC{"udp a": silent, "tcp a": silent, "udp b": two, "tcp b": two}
+	gone := &net.DNSError{Err: "no such host", Name: "gone", Server: "192.0.2.53:53", IsNotFound: true}
+	broken := &net.DNSError{Err: "server misbehaving", Name: "broken", Server: "192.0.2.53:53", IsTemporary: true}
+	names := fakeHosts{"ab": {hosts: "a b"}, "darkb": {hosts: "dark b"}, "bc": {hosts: "b c"}, "b": {hosts: "b"}, "closed": {hosts: "c"},
+		"late": {hosts: "a", wait: 250 * time.Millisecond}, "never": {wait: -1}, "gone": {err: gone}, "broken": {err: broken}, "empty": {},
+		"mapped": {hosts: "::ffff:192.0.2.1"}} // as getaddrinfo(3) may have it
+	large := 2000
+	for _, c := range []struct {
+		name    string
+		names   string // of krb5.conf
+		kdcs    map[string]fakeKDC
+		size    int
+		attempt bool
+		want    int32 // KRB-ERROR code, 0: an error
+		took    time.Duration
+		got     string // the messages
+		text    string // of the error
+	}{
+		{name: "the first is silent over UDP", names: "ab", kdcs: silentA, want: 2, took: hedge, got: "0s udp a, 100ms udp b"},
+		{name: "the first is silent over TCP", names: "ab", kdcs: silentA, size: large, want: 2, took: hedge, got: "0s tcp a, 100ms tcp b"},
+		{name: "the first cannot be dialled", names: "darkb", kdcs: live("b"), size: large, want: 2, took: hedge, got: "100ms tcp b"},
+		{name: "the first has no open port", names: "ab", kdcs: live("b"), want: 2, got: "0s udp b"},
+		{name: "attempt, the first cannot be dialled", names: "darkb", kdcs: live("b"), attempt: true, want: 2, took: dialTime, got: "2s tcp b"},
+		{name: "attempt, the first has no open port", names: "ab", kdcs: live("b"), attempt: true, want: 2, got: "0s tcp b"},
+		{name: "two names of one", names: "ab bc", kdcs: map[string]fakeKDC{"udp c": one}, want: 1, got: "0s udp c"},
+		{name: "none answers", names: "ab bc", kdcs: nil, text: "no KDC of R answers: " +
+			"ab:88 (udp, 2001:db8:6100::): connection refused; ab:88 (tcp, 2001:db8:6100::): connection refused; " +
+			"ab:88 (udp, 2001:db8:6200::): connection refused; ab:88 (tcp, 2001:db8:6200::): connection refused; " +
+			"bc:88 (udp, 2001:db8:6300::): connection refused; bc:88 (tcp, 2001:db8:6300::): connection refused ("},
+
+		{name: "IPv4", names: "mapped", text: "mapped:88 (udp, 192.0.2.1): connection refused"},
+		{name: "DNS has not the first", names: "gone b", kdcs: live("b"), want: 2, got: "0s udp b"},
+		{name: "DNS fails for the first", names: "broken b", kdcs: live("b"), want: 2, got: "0s udp b"},
+		{name: "DNS is silent for the first", names: "never b", kdcs: live("b"), want: 2, took: hedge, got: "100ms udp b"},
+		{name: "DNS is silent for the second", names: "b never", kdcs: live("b"), want: 2, took: hedge, got: "100ms udp b"},
+		{name: "DNS is silent beside an address", names: "never [2001:db8:6200::]", kdcs: live("b"), want: 2, took: hedge, got: "100ms udp b"},
+		{name: "attempt, DNS is silent for the first", names: "never b", kdcs: live("b"), attempt: true, want: 2, took: hedge, got: "100ms tcp b"},
+		{name: "DNS is late for the only one", names: "late", kdcs: live("a"), want: 2, took: 250 * time.Millisecond, got: "250ms udp a"},
+		{name: "DNS is late for the live one", names: "late b", kdcs: map[string]fakeKDC{"udp a": one, "udp b": silent, "tcp b": silent}, want: 1, took: 300 * time.Millisecond, got: "100ms udp b, 300ms udp a"},
+		{name: "DNS is late for the one with open ports", names: "closed late", kdcs: live("a"), want: 2, took: 250 * time.Millisecond, got: "250ms udp a"},
+		{name: "attempt, DNS is late for the one with open ports", names: "closed late", kdcs: live("a"), attempt: true, want: 2, took: 250 * time.Millisecond, got: "250ms tcp a"},
+		{name: "attempt, the first hangs up, DNS is late", names: "late b", kdcs: map[string]fakeKDC{"tcp a": one, "tcp b": hangUp}, attempt: true, took: hedge, got: "100ms tcp b",
+			text: "b:88 (tcp, 2001:db8:6200::): the connection broke before an answer"},
+		{name: "DNS has none", names: "gone broken empty", text: "broken: not resolved: lookup broken on 192.0.2.53:53: server misbehaving"},
+		{name: "DNS has none of that name", names: "gone", text: "no KDC of R answers: gone: not resolved: no such host"},
+		{name: "DNS has a name without addresses", names: "empty", text: "no KDC of R answers: empty: not resolved: it has no address"},
+		{name: "DNS is silent", names: "never", took: exchangeTime, text: "no KDC of R answers: never: not resolved: no answer in time"},
+		{name: "DNS is silent, and so is the KDC", names: "b never", kdcs: map[string]fakeKDC{"tcp b": silent}, attempt: true, took: exchangeTime, got: "100ms tcp b", text: "b:88 (tcp, 2001:db8:6200::): no answer in time"},
+		{name: "one refuses, of the other nothing is known", names: "closed never", took: exchangeTime, text: "closed:88 (tcp, 2001:db8:6300::): connection refused; never: not resolved: no answer in time"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := testConfig(t, "", strings.Fields(c.names)...)
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeNetwork{kdcs: c.kdcs, start: time.Now()}
+				k := newRealmKDCs("R", config, names, f.dial, time.Now)
+				ctx, cancel := context.WithTimeout(t.Context(), exchangeTime)
+				defer cancel()
+				r, err := k.exchange(ctx, make([]byte, c.size), c.attempt)
+				if took := time.Since(f.start); took != c.took {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+				synctest.Wait()
+				if got := f.log(); got != c.got {
+					t.Errorf("messages %q, want %q", got, c.got)
+				}
+				if c.want == 0 {
+					if api.CodeOf(err) != api.KDCUnreachable || !strings.Contains(err.Error(), c.text) {
+						t.Errorf("error %v, want %q", err, c.text)
+					}
+					return
+				}
+				if err != nil || r.refusal == nil || r.refusal.ErrorCode != c.want {
+					t.Fatalf("answer %+v, %v; want of KDC %d", r, err, c.want)
+				}
+				// What went wrong the first time delays nobody again, not even an
+				// attempt, of which there is but one.
+				for _, attempt := range []bool{c.attempt, true} {
+					f.reset()
+					if _, err := k.exchange(ctx, make([]byte, c.size), attempt); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if got := f.log(); strings.Contains(got, ",") || !strings.HasPrefix(got, "0s ") {
+						t.Errorf("then messages %q, want one, at once", got)
+					}
+				}
+			})
+		})
+	}
+}
+
+// countedLooks is a Resolver that counts.
+type countedLooks struct {
+	Resolver
+	n atomic.Int32
+}
+
+func (c *countedLooks) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	c.n.Add(1)
+	return c.Resolver.LookupNetIP(ctx, network, host)
+}
+
+// Addresses are used for a minute, and longer while DNS does not answer.
+func TestAddressLife(t *testing.T) {
+	config, two := testConfig(t, "", "k"), testConfig(t, "", "never", "k")
+	synctest.Test(t, func(t *testing.T) {
+		one := after(0, refusing(t, 1))
+		f := &fakeNetwork{kdcs: map[string]fakeKDC{"udp a": one, "udp b": one}}
+		names := fakeHosts{"k": {hosts: "a"}, "never": {wait: -1}}
+		looks := &countedLooks{Resolver: names}
+		k := newRealmKDCs("R", config, looks, f.dial, time.Now)
+		ask := func(want string) {
+			t.Helper()
+			f.reset()
+			_, err := k.exchange(t.Context(), []byte("message"), false)
+			synctest.Wait()
+			if got := f.log(); got != want || (err == nil) != (want != "") {
+				t.Errorf("messages %q, %v; want %q", got, err, want)
+			}
+		}
+		ask("0s udp a")
+		names["k"] = fakeHost{hosts: "b"}
+		<-time.After(addressLife - time.Second)
+		ask("0s udp a")
+		if n := looks.n.Load(); n != 1 {
+			t.Errorf("%d looks within a minute", n)
+		}
+		<-time.After(time.Second)
+		ask("0s udp b")
+		<-time.After(addressLife)
+		names["k"] = fakeHost{wait: -1}
+		ask("100ms udp b")
+		ask("0s udp b")
+		<-time.After(badTime)
+		ask("100ms udp b")
+		<-time.After(badTime)
+		names["k"] = fakeHost{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}
+		ask("0s udp b")
+		names["k"] = fakeHost{hosts: "a"}
+		ask("0s udp b")
+		<-time.After(badTime)
+		ask("0s udp a")
+		<-time.After(addressLife)
+		names["k"] = fakeHost{err: &net.DNSError{Err: "no such host", IsNotFound: true}}
+		ask("")
+		names["k"] = fakeHost{hosts: "b", wait: time.Second}
+		ask("1s udp b") // it is looked for at once when there is no other
+
+		// A name of which nothing is known is waited for every half minute.
+		names["k"] = fakeHost{hosts: "a"}
+		k = newRealmKDCs("R", two, looks, f.dial, time.Now)
+		ask("100ms udp a")
+		<-time.After(badTime)
+		ask("100ms udp a")
+		<-time.After(addressLife - badTime - hedge)
+		names["k"] = fakeHost{hosts: "b"}
+		ask("0s udp b") // not when the other one is looked for again
+	})
+}
+
+// The number of addresses is bounded, no name is left out, and those that failed
+// leave their places to others.
+func TestManyAddresses(t *testing.T) {
+	var all []string
+	for n := range 40 {
+		all = append(all, fmt.Sprintf("a%02d", n))
+	}
+	names := fakeHosts{"farm": {hosts: strings.Join(all, " ")}, "b": {hosts: "b"}}
+	many := []string{"b"}
+	for n := range 19 {
+		name := fmt.Sprintf("m%02d", n)
+		names[name] = fakeHost{hosts: name + "x " + name + "y " + name + "z"}
+		many = append(many, name)
+	}
+	look := func(k *realmKDCs) (udp, tcp []string) {
+		t.Helper()
+		kdcs, err := k.servers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		known, _ := k.resolve(t.Context(), kdcs)
+		for _, r := range k.routes(kdcs, known, 0, false) {
+			if at := hostAt(r.addr.Addr().String()); r.network == "udp" {
+				udp = append(udp, at)
+			} else {
+				tcp = append(tcp, at)
+			}
+		}
+		return udp, tcp
+	}
+	want := func(k *realmKDCs, want []string) {
+		t.Helper()
+		if udp, tcp := look(k); !slices.Equal(udp, want) || !slices.Equal(tcp, want) {
+			t.Errorf("over UDP %s, over TCP %s; want %s", udp, tcp, want)
+		}
+	}
+	k := newRealmKDCs("R", testConfig(t, "", "farm"), names, nil, time.Now)
+	want(k, all[:16])
+	for _, host := range all[:10] {
+		for _, network := range []string{"udp", "tcp"} {
+			k.bad[route{network, netip.AddrPortFrom(addressOf(host), 88), "farm"}] = time.Now()
+		}
+	}
+	want(k, all[10:26])
+	want(newRealmKDCs("R", testConfig(t, "", "farm", "b"), names, nil, time.Now), append(slices.Clone(all[:8]), "b"))
+	two := []string{"b"}
+	for _, name := range many[1:] {
+		two = append(two, name+"x", name+"y")
+	}
+	k = newRealmKDCs("R", testConfig(t, "", many...), names, nil, time.Now)
+	want(k, two)
+	k.resolve(t.Context(), servers{"udp": {"b:88"}})
+	if len(k.hosts) != 1 {
+		t.Errorf("%d hosts are remembered, want those there are", len(k.hosts))
+	}
+}
+
+// Where krb5.conf has addresses DNS is not asked.
+func TestNoNames(t *testing.T) {
+	a, b := netip.AddrPortFrom(addressOf("a"), 88).String(), netip.AddrPortFrom(addressOf("b"), 88).String()
+	config := testConfig(t, "", a, b)
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNetwork{start: time.Now()}
+		k := newRealmKDCs("R", config, nil, f.dial, time.Now) // to ask it is a panic
+		_, err := k.exchange(t.Context(), []byte("message"), false)
+		if want := fmt.Sprintf("%[1]s (udp): connection refused; %[1]s (tcp): connection refused; %[2]s (udp)", a, b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	})
+}
+
+// A name with two addresses in a real DNS: the first takes connections and says
+// nothing, the second is a KDC.
+func TestAddressesForReal(t *testing.T) {
+	kdc, err := rig.NewKDC("R")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kdc.Close()
+	_, port, err := net.SplitHostPort(kdc.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := net.JoinHostPort("127.0.0.2", port)
+	ln, err := net.Listen("tcp", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	packets, err := net.ListenPacket("udp", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	dns, err := rig.NewDNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dns.Close()
+	dns.Host("corp.example", netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.1"))
+	for _, option := range []string{"", "udp_preference_limit = 0"} {
+		var dialled []string
+		var mu sync.Mutex
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			dialled = append(dialled, address)
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+		k := newRealmKDCs("R", testConfig(t, option, "corp.example:"+port), dns.Resolver(), dial, time.Now)
+		for _, attempt := range []bool{false, true} {
+			start := time.Now()
+			if _, err := k.exchange(t.Context(), asRequest(t), attempt); err != nil {
+				t.Fatalf("%q, attempt %t: %v", option, attempt, err)
+			}
+			t.Logf("%q, attempt %t: %s", option, attempt, time.Since(start))
+		}
+		if want := []string{dead, kdc.Addr(), kdc.Addr()}; !slices.Equal(dialled, want) {
+			t.Errorf("%q: dialled %s, want %s", option, dialled, want)
+		}
 	}
 }
 
@@ -781,7 +1141,7 @@ func TestSlowKDC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNetwork{kdcs: map[string]fakeKDC{"tcp b": after(0, refusing(t, 2))}, start: time.Now()}
 		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-			if network+" "+address != "tcp a:88" {
+			if network != "tcp" || address != netip.AddrPortFrom(addressOf("a"), 88).String() {
 				return f.dial(ctx, network, address)
 			}
 			client, server := net.Pipe()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -234,6 +235,10 @@ func TestPrincipalsAtOnce(t *testing.T) {
 
 // dns is a Resolver of canonical names.
 type dns map[string]string
+
+func (dns) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return nil, errors.New("no addresses here")
+}
 
 func (dns) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
 	return "", nil, errors.New("no SRV records here")

@@ -17,6 +17,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
@@ -179,8 +180,13 @@ func TestKDCStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := io.ReadAll(set(rig.Truncating)); err != nil || len(b) != len(whole)/2 || binary.BigEndian.Uint32(b) != uint32(len(whole)-4) {
-		t.Errorf("truncating: %d bytes of %d, %v", len(b), len(whole), err)
+	if len(whole) < 100 || binary.BigEndian.Uint32(whole) != uint32(len(whole)-4) {
+		t.Errorf("answering: %x", whole)
+	}
+	// Two answers differ in length, by the digits of their microseconds.
+	b, err := io.ReadAll(set(rig.Truncating))
+	if err != nil || len(b) < 50 || len(b) != (4+int(binary.BigEndian.Uint32(b)))/2 || b[4] != whole[4] {
+		t.Errorf("truncating: %x of an answer like %x, %v", b, whole, err)
 	}
 	for mode, length := range map[rig.Mode]uint32{rig.Flood: 100, rig.LongFlood: 1<<20 - 1} {
 		conn := set(mode)
