@@ -59,7 +59,15 @@ func (e *Engine) authenticate(ctx context.Context, src source) (*ticket, error) 
 	if err := e.latch.Begin(ctx, Verifier(src.client), src.client.String(), secret); err != nil {
 		return nil, err
 	}
+	// Also after a panic, of which nobody knows what became.
+	lost := true
+	defer func() {
+		if lost {
+			e.latch.Lost(Verifier(src.client), src.client.String(), secret, &api.Error{Code: api.KDCError, Detail: "the attempt broke off"})
+		}
+	}()
 	t, err := x.attempt(ctx, key, echo)
+	lost = false
 	if errors.Is(err, errDelivered) {
 		e.latch.Lost(Verifier(src.client), src.client.String(), secret, err)
 		return nil, err

@@ -293,9 +293,6 @@ func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal
 // is near its end is replaced ahead of it, while it still serves.
 func (e *Engine) tgt(ctx context.Context, src source, unwanted ...*ticket) (*ticket, error) {
 	key := src.tgtKey()
-	if t := e.cached(key); t != nil && src.cached == nil && e.misplaced(t) {
-		unwanted = append(unwanted, t) // what is known of the KDC's clock no longer holds
-	}
 	t, err := e.ticket(ctx, key, unwanted, tgtTime, e.login(src))
 	if err == nil {
 		e.lookAfter(src, t)
@@ -331,12 +328,17 @@ func (e *Engine) lookAfter(src source, t *ticket) {
 			return
 		}
 		e.flying.Go(func() {
-			now, err := e.source(e.ctx, src.cred)
+			ctx, cancel := context.WithTimeout(e.ctx, tgtTime)
+			defer cancel()
+			now, err := e.source(ctx, src.cred)
 			if err == nil {
-				_, err = e.tgt(e.ctx, now)
+				_, err = e.tgt(ctx, now)
 			}
 			if err != nil && e.ctx.Err() == nil {
 				e.log.Warn("a TGT could not be renewed in time", "client", key.client, "error", err)
+				if t.left(e.now()) > 0 {
+					e.lookAfter(src, t) // the cache may be back in a minute
+				}
 			}
 		})
 	})
@@ -352,13 +354,25 @@ func bootTime() time.Duration {
 }
 
 // maxStep is how far this machine's clock may be set before what is known of a
-// KDC's clock is learned anew.
+// KDC's clock is corrected by it.
 const maxStep = time.Minute
 
-// misplaced reports whether this machine's clock was set since a ticket was
-// issued, so that the ticket's offset is another one now.
-func (e *Engine) misplaced(t *ticket) bool {
-	return t.placed && (e.place()-t.place).Abs() > maxStep
+// corrected returns a ticket as it is after this machine's clock was set: the KDC's
+// clock is then as much further away.
+func (e *Engine) corrected(key ticketKey, t *ticket) *ticket {
+	step := e.place() - t.place
+	if !t.placed || step.Abs() <= maxStep {
+		return t
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tickets[key] != t {
+		return e.tickets[key] // somebody was faster
+	}
+	now := *t
+	now.offset, now.place = t.offset-step, t.place+step
+	e.tickets[key] = &now
+	return &now
 }
 
 // place tells where this machine's clock stands beside the one that nobody sets.
@@ -604,8 +618,11 @@ func (e *Engine) cached(key ticketKey) *ticket {
 	e.mu.Lock()
 	t, looked := e.tickets[key]
 	e.mu.Unlock()
+	if t != nil {
+		return e.corrected(key, t)
+	}
 	if looked {
-		return t
+		return nil
 	}
 	t = e.load(key)
 	e.mu.Lock()
