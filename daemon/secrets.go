@@ -135,6 +135,10 @@ func (s *secrets) bringToProxy(ctx context.Context, site *Site, password []byte,
 	return err
 }
 
+// offerTime bounds the request that shows a password to a proxy: others wait for
+// its verdict.
+const offerTime = 10 * time.Second
+
 // offerToProxy has the proxy judge a password by a request to the site.
 func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Password, password []byte, retry bool) error {
 	if err := p.Fixed(); err != nil {
@@ -150,7 +154,9 @@ func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Passwo
 	w.Password = offer
 	x := web.NewExchange(web.Options{Base: site.URL, InsecureHTTP: site.insecureHTTP, Proxy: w}, new(web.Jar))
 	defer x.Close()
-	_, err := x.Send(ctx, web.Request{URL: site.URL})
+	limited, cancel := context.WithTimeout(ctx, offerTime)
+	defer cancel()
+	_, err := x.Send(limited, web.Request{URL: site.URL})
 	return offer.Kept(ctx, err)
 }
 

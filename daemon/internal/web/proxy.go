@@ -255,6 +255,9 @@ type attempt struct {
 	context  Negotiation // of the last token
 	sent     string      // the last credentials, "" if none
 	status   int         // of the proxy's answer, 0 if none
+	// lent says that a password waits for the proxy's verdict, settled that it has
+	// been told.
+	lent, settled bool
 }
 
 type attemptKey struct{}
@@ -305,7 +308,19 @@ func (p *Proxy) through(t *http.Transport) {
 			return &api.Error{Code: api.ProxyError, Detail: fmt.Sprintf("%s answers %d when asked for a connection to the site", a.name(), r.StatusCode),
 				Remedy: "ask whoever runs the proxy whether it may and can reach the site"}
 		}
+		a.admit(ctx)
 		return nil
+	}
+}
+
+// admit tells at once that a proxy has accepted a password: others wait for that,
+// and the site may take its time.
+func (a *attempt) admit(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lent && !a.settled {
+		a.settled = true
+		a.Password.Accepted(context.WithoutCancel(ctx))
 	}
 }
 
@@ -403,8 +418,8 @@ func (x *Exchange) ask(ctx context.Context, r Request) (*Response, error) {
 			}
 		}
 		a := &attempt{Proxy: p.Proxy, ctx: ctx, scheme: p.scheme, basic: p.basic, fresh: fresh,
-			tunnel: r.URL.Scheme == secureScheme, userAgent: x.userAgent}
-		resp, err := x.roundTrip(ctx, r, a)
+			tunnel: r.URL.Scheme == secureScheme, userAgent: x.userAgent, lent: p.pending}
+		resp, err := x.pass(ctx, r, a)
 		d, demanded := errors.AsType[*demand](err)
 		if demanded {
 			p.refusal = p.answer(ctx, a, d.challenges)
@@ -414,6 +429,20 @@ func (x *Exchange) ask(ctx context.Context, r Request) (*Response, error) {
 		p.settle(ctx, a, err)
 		return resp, err
 	}
+}
+
+// pass makes a request through a proxy. If that panics, nobody knows what the proxy
+// makes of a password.
+func (x *Exchange) pass(ctx context.Context, r Request, a *attempt) (*Response, error) {
+	ended := false
+	defer func() {
+		if !ended {
+			x.proxy.settle(ctx, a, errors.New("the request broke off"))
+		}
+	}()
+	resp, err := x.roundTrip(ctx, r, a)
+	ended = true
+	return resp, err
 }
 
 // answer decides about a proxy's 407: nil means that the request may be made
@@ -476,8 +505,12 @@ func (p *passage) settle(ctx context.Context, a *attempt, err error) {
 	}
 	p.pending = false
 	a.mu.Lock()
-	status := a.status
+	status, settled := a.status, a.settled
+	a.settled = true
 	a.mu.Unlock()
+	if settled {
+		return
+	}
 	if ctx = context.WithoutCancel(ctx); admitted(a.tunnel, status) {
 		p.Password.Accepted(ctx)
 		return

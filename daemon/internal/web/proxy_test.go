@@ -1224,3 +1224,39 @@ func TestUserOfProxyURL(t *testing.T) {
 		noCanary(t, err)
 	})
 }
+
+// TestHungTunnel: a proxy's word about a password counts when it is said, not when
+// the site behind it has answered.
+func TestHungTunnel(t *testing.T) {
+	reached, end := make(chan struct{}), make(chan struct{})
+	hung := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(reached)
+		<-end
+	}))
+	defer hung.Close()
+	defer close(end)
+	live := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer live.Close()
+	pool := x509.NewCertPool()
+	pool.AddCert(hung.Certificate())
+	pool.AddCert(live.Certificate())
+	g := newGateway(t, &gateway{challenges: []string{`Basic realm="x"`}, admit: func(string) bool { return true }}).start()
+	password := UserPassword(url.UserPassword("robot", "CANARY-password"))
+	ask := func(ctx context.Context, site string) error {
+		u := at(t, site)
+		x := NewExchange(Options{Base: u, Proxy: &Proxy{URL: at(t, g.URL), Password: password}}, new(Jar))
+		defer x.Close()
+		x.transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+		_, err := x.Send(ctx, Request{URL: u})
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() { first <- ask(ctx, hung.URL) }()
+	<-reached
+	if err := ask(t.Context(), live.URL); err != nil {
+		t.Errorf("another site behind the proxy: %v", err)
+	}
+	cancel()
+	<-first
+}
