@@ -65,7 +65,7 @@ func (s *Site) forKeeper(have *secrets) keeper.Site {
 		}
 	}
 	if s.proxy != nil && s.proxy.credential != nil {
-		k.ForgiveProxy = func(ctx context.Context) error { return have.forgiveProxy(ctx, s.proxy.credential) }
+		k.ForgiveProxy = func(ctx context.Context) error { return have.forgiveProxy(ctx, s.proxy) }
 		k.ProxyPassword = have.passwords[s.proxy.credential]
 	}
 	k.Exchange = func(jar *web.Jar, tickets bool) *web.Exchange {
@@ -99,11 +99,11 @@ func (s *secrets) bring(ctx context.Context, p *keeper.Password, cred krb.Creden
 }
 
 // forgiveProxy lifts what stands against a proxy's credential.
-func (s *secrets) forgiveProxy(ctx context.Context, c *Credential) error {
-	if c.Username == "" {
-		return s.engine.Forgive(ctx, s.ticket(c))
+func (s *secrets) forgiveProxy(ctx context.Context, p *proxy) error {
+	if p.credential.Username == "" {
+		return s.engine.Forgive(ctx, s.ticket(p.credential))
 	}
-	return s.passwords[c].Forgive(ctx)
+	return s.passwords[p.credential].AtProxy(p.address()).Forgive(ctx)
 }
 
 // bringToProxy proves a password to the proxy that a site is reached through, or

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -46,11 +47,6 @@ func (p *Password) Offer(address string, pw secret.String) *ProxyPassword {
 	a := p.AtProxy(address)
 	a.secret, a.offered = pw, true
 	return a
-}
-
-// Forgive lifts a refusal that stands against the password at its verifier.
-func (p *Password) Forgive(ctx context.Context) error {
-	return (&ProxyPassword{p: p}).Forgive(ctx)
 }
 
 // User implements web.ProxyPassword.
@@ -106,7 +102,10 @@ func (a *ProxyPassword) ready() error {
 
 // Refusal implements web.ProxyPassword.
 func (a *ProxyPassword) Refusal() error {
-	return a.p.latches.check(true, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
+	if err := a.p.latches.check(true, a.p.verifier(), a.p.user, []byte(a.secret.Reveal())); err != nil {
+		return err
+	}
+	return a.p.latches.Check(a.proxy, a.p.user, []byte(a.secret.Reveal()))
 }
 
 // Forgive lifts a refusal that stands against the password.
@@ -114,7 +113,8 @@ func (a *ProxyPassword) Forgive(ctx context.Context) error {
 	if err := a.load(); err != nil {
 		return err
 	}
-	return a.p.latches.Clear(ctx, a.p.verifier(), a.p.user, []byte(a.secret.Reveal()))
+	pw := []byte(a.secret.Reveal())
+	return errors.Join(a.p.latches.Clear(ctx, a.p.verifier(), a.p.user, pw), a.p.latches.Clear(ctx, a.proxy, a.p.user, pw))
 }
 
 // known reports whether the proxy has accepted the password, and not refused it
@@ -163,7 +163,12 @@ func (a *ProxyPassword) end(ctx context.Context, err error) {
 		_ = l.End(ctx, a.p.verifier(), a.p.user, pw, &api.Error{Code: api.Unknown}) // no verdict
 	default:
 		a.unproven = err
-		if a.begun {
+		switch past := l.past(a.p.verifier(), a.p.user, pw); {
+		case !a.begun:
+		case past.Accepted && !past.Refused: // elsewhere: the doubt is about this proxy
+			_ = l.End(ctx, a.p.verifier(), a.p.user, pw, &api.Error{Code: api.Unknown})
+			_ = l.doubt(ctx, a.proxy, a.p.user, pw, verdicts{}, err)
+		default:
 			l.Lost(a.p.verifier(), a.p.user, pw, err)
 		}
 	}

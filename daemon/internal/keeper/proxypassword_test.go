@@ -68,7 +68,7 @@ func TestProxyPassword(t *testing.T) {
 		}
 		g.restart()
 	}
-	if err := g.Forgive(t.Context()); err != nil {
+	if err := g.AtProxy(aProxy).Forgive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := g.take(t, nil); got != "" {
@@ -230,7 +230,7 @@ func TestKnownProxyPassword(t *testing.T) {
 			t.Errorf("who has it: %v", err)
 		}
 		expect("refused", nil, 0, 0, 20, 0)
-		if err := g.Forgive(t.Context()); err != nil {
+		if err := g.AtProxy(aProxy).Forgive(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		expect("after a person's word", proxyRefuses, 1, 1, 19, 2)
@@ -274,7 +274,7 @@ func TestKnownProxyPasswordKilled(t *testing.T) {
 	if attempts != 1 {
 		t.Errorf("%d attempts in 5 lives", attempts)
 	}
-	if err := g.Forgive(t.Context()); err != nil {
+	if err := g.AtProxy(aProxy).Forgive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := g.take(t, nil); got != "" {
@@ -388,5 +388,45 @@ func TestOffer(t *testing.T) {
 	}
 	if pw, err := g.Load(); err != nil || pw.Reveal() != rightPassword {
 		t.Errorf("the accepted password is not kept: %v", err)
+	}
+}
+
+// TestProxyPasswordInDoubt: what one proxy leaves open about a password that another
+// has accepted is remembered of that one alone.
+func TestProxyPasswordInDoubt(t *testing.T) {
+	const another = "http://another.example:3128"
+	g := newGate(t, rightPassword)
+	if got := g.take(t, nil); got != "" {
+		t.Fatal(got)
+	}
+	at := func(address string, verdict error) api.Code {
+		p := g.AtProxy(address)
+		if _, err := p.Take(t.Context()); err != nil {
+			return api.CodeOf(err)
+		}
+		if verdict == nil {
+			p.Accepted(t.Context())
+		} else {
+			p.Refused(t.Context(), verdict)
+		}
+		return api.CodeOf(verdict)
+	}
+	if got := at(another, proxyIsLost); got != api.ProxyError {
+		t.Fatal(got)
+	}
+	for range 2 {
+		if got := at(another, nil); got != api.Latched {
+			t.Errorf("there: %q", got)
+		}
+		if got := at(aProxy, nil); got != "" {
+			t.Errorf("at the one that has accepted it: %q", got)
+		}
+		g.restart()
+	}
+	if err := g.AtProxy(another).Forgive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := at(another, nil); got != "" {
+		t.Errorf("after a person's word: %q", got)
 	}
 }
