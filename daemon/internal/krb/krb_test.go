@@ -879,20 +879,23 @@ func TestTicketsEnd(t *testing.T) {
 		want  rig.Counts
 	}{
 		{0, rig.Counts{AS: 2, ASTGT: 1, TGS: 1}},
-		{54 * time.Minute, rig.Counts{AS: 2, ASTGT: 1, TGS: 1}},
-		// 59 minutes: 60 seconds are left of both, too little for either.
+		// The TGT is replaced ahead of its end.
+		{54 * time.Minute, rig.Counts{AS: 4, ASTGT: 2, TGS: 1}},
+		// 59 minutes: 60 seconds are left of the service ticket, too little.
 		{5 * time.Minute, rig.Counts{AS: 4, ASTGT: 2, TGS: 2}},
 		// 10 hours later both have ended.
 		{10 * time.Hour, rig.Counts{AS: 6, ASTGT: 3, TGS: 3}},
 	} {
 		advance(step.after)
 		initiate(t, e, cred, site)
+		e.Settle()
 		l.counts(step.want)
 	}
 	advance(55*time.Minute + time.Second)
 	// The TGT is in its last five minutes; a new site needs a new one.
 	l.kdc.AddService("HTTP/late.example")
 	initiate(t, e, cred, "HTTP/late.example")
+	e.Settle()
 	l.counts(rig.Counts{AS: 8, ASTGT: 4, TGS: 4})
 	advance(2 * time.Hour)
 	if got := e.Tickets(); len(got) != 0 {
