@@ -3,17 +3,11 @@ package rig
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -87,7 +81,7 @@ func StartApache(ctx context.Context, dir string, options ApacheOptions) (*Apach
 		}
 	}
 	a.newSessionKey()
-	if err := a.writeCertificates(); err != nil {
+	if err := writeLocalhostCertificate(a.CAFile(), filepath.Join(a.dir, "tls.pem"), x509.ECDSAWithSHA256, a.options.Hosts...); err != nil {
 		return nil, err
 	}
 	if err := a.writePages(); err != nil {
@@ -267,58 +261,6 @@ func (a *Apache) writePages() error {
 		}
 	}
 	return nil
-}
-
-// writeCertificates makes a certification authority and a certificate for
-// localhost and the other hosts, both good for a day; the authority's key is thrown
-// away.
-func (a *Apache) writeCertificates() error {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "rig authority"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageCertSign,
-		IsCA:         true, BasicConstraintsValid: true,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2),
-		Subject:      pkix.Name{CommonName: "localhost"},
-		NotBefore:    ca.NotBefore,
-		NotAfter:     ca.NotAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     append([]string{"localhost"}, a.options.Hosts...),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return err
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	block := func(kind string, der []byte) []byte {
-		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	}
-	if err := os.WriteFile(a.CAFile(), block("CERTIFICATE", caDER), 0o600); err != nil {
-		return err
-	}
-	server := append(block("CERTIFICATE", leafDER), block("PRIVATE KEY", keyDER)...)
-	return os.WriteFile(filepath.Join(a.dir, "tls.pem"), server, 0o600)
 }
 
 // nobody returns the user that servers run as when root starts them: Apache refuses

@@ -3,6 +3,7 @@ package rig_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"io"
 	"net/http"
@@ -48,6 +49,15 @@ type through struct {
 	tunnelled   http.Header   // of the last answer to CONNECT
 }
 
+// httptestRoots vouch for every TLS server of httptest: they share a certificate.
+var httptestRoots = sync.OnceValue(func() *x509.CertPool {
+	s := httptest.NewTLSServer(http.NotFoundHandler())
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	return roots
+})
+
 func newThrough(t *testing.T, p *rig.Proxy, credentials func() string) *through {
 	t.Helper()
 	u, err := url.Parse(p.URL())
@@ -57,7 +67,7 @@ func newThrough(t *testing.T, p *rig.Proxy, credentials func() string) *through 
 	c := &through{t: t, credentials: credentials}
 	c.transport = &http.Transport{
 		Proxy:           http.ProxyURL(u),
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // of httptest on loopback
+		TLSClientConfig: &tls.Config{RootCAs: httptestRoots(), ServerName: "example.com"}, // which their certificate is for
 		GetProxyConnectHeader: func(context.Context, *url.URL, string) (http.Header, error) {
 			return c.header(), nil
 		},
