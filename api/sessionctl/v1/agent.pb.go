@@ -22,6 +22,116 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReloadRequest is empty.
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
+// ReloadResponse tells what a reload has changed.
+type ReloadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sites that are new.
+	Added []string `protobuf:"bytes,1,rep,name=added,proto3" json:"added,omitempty"`
+	// The sites that are set up in another way than before.
+	Changed []string `protobuf:"bytes,2,rep,name=changed,proto3" json:"changed,omitempty"`
+	// The sites that are gone, and their sessions with them.
+	Removed []string `protobuf:"bytes,3,rep,name=removed,proto3" json:"removed,omitempty"`
+	// What a person should look at in the configuration.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ReloadResponse) GetAdded() []string {
+	if x != nil {
+		return x.Added
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetChanged() []string {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 // GetStatusRequest is empty.
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -31,7 +141,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +153,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +166,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{0}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 // GetStatusResponse is the agent's state.
@@ -84,13 +194,20 @@ type GetStatusResponse struct {
 	Logins int64 `protobuf:"varint,10,opt,name=logins,proto3" json:"logins,omitempty"`
 	// Logins that failed since the start.
 	LoginFailures int64 `protobuf:"varint,11,opt,name=login_failures,json=loginFailures,proto3" json:"login_failures,omitempty"`
+	// When the configuration in use was read.
+	LoadTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=load_time,json=loadTime,proto3" json:"load_time,omitempty"`
+	// Why the last reload has changed nothing, one of package api's codes. Empty:
+	// it went well, or there was none.
+	ReloadCode string `protobuf:"bytes,13,opt,name=reload_code,json=reloadCode,proto3" json:"reload_code,omitempty"`
+	// What was seen then.
+	ReloadDetail  string `protobuf:"bytes,14,opt,name=reload_detail,json=reloadDetail,proto3" json:"reload_detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -102,7 +219,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -115,7 +232,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -195,6 +312,27 @@ func (x *GetStatusResponse) GetLoginFailures() int64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetLoadTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LoadTime
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetReloadCode() string {
+	if x != nil {
+		return x.ReloadCode
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetReloadDetail() string {
+	if x != nil {
+		return x.ReloadDetail
+	}
+	return ""
+}
+
 // StoreStatus tells about the encrypted store.
 type StoreStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -214,7 +352,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +364,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +377,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StoreStatus) GetPath() string {
@@ -281,8 +419,14 @@ var File_sessionctl_v1_agent_proto protoreflect.FileDescriptor
 
 const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x19sessionctl/v1/agent.proto\x12\rsessionctl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xf4\x02\n" +
+	"\x19sessionctl/v1/agent.proto\x12\rsessionctl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\rReloadRequest\"v\n" +
+	"\x0eReloadResponse\x12\x14\n" +
+	"\x05added\x18\x01 \x03(\tR\x05added\x12\x18\n" +
+	"\achanged\x18\x02 \x03(\tR\achanged\x12\x18\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"\x12\n" +
+	"\x10GetStatusRequest\"\xf3\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x129\n" +
 	"\n" +
@@ -296,7 +440,11 @@ const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\bsessions\x18\t \x01(\x05R\bsessions\x12\x16\n" +
 	"\x06logins\x18\n" +
 	" \x01(\x03R\x06logins\x12%\n" +
-	"\x0elogin_failures\x18\v \x01(\x03R\rloginFailures\"\x91\x01\n" +
+	"\x0elogin_failures\x18\v \x01(\x03R\rloginFailures\x127\n" +
+	"\tload_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x1f\n" +
+	"\vreload_code\x18\r \x01(\tR\n" +
+	"reloadCode\x12#\n" +
+	"\rreload_detail\x18\x0e \x01(\tR\freloadDetail\"\x91\x01\n" +
 	"\vStoreStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
 	"\n" +
@@ -304,9 +452,10 @@ const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\x06format\x18\x03 \x01(\x05R\x06format\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\x18\n" +
-	"\arecords\x18\x05 \x01(\x03R\arecords2^\n" +
+	"\arecords\x18\x05 \x01(\x03R\arecords2\xa5\x01\n" +
 	"\fAgentService\x12N\n" +
-	"\tGetStatus\x12\x1f.sessionctl.v1.GetStatusRequest\x1a .sessionctl.v1.GetStatusResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
+	"\tGetStatus\x12\x1f.sessionctl.v1.GetStatusRequest\x1a .sessionctl.v1.GetStatusResponse\x12E\n" +
+	"\x06Reload\x12\x1c.sessionctl.v1.ReloadRequest\x1a\x1d.sessionctl.v1.ReloadResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
 
 var (
 	file_sessionctl_v1_agent_proto_rawDescOnce sync.Once
@@ -320,23 +469,28 @@ func file_sessionctl_v1_agent_proto_rawDescGZIP() []byte {
 	return file_sessionctl_v1_agent_proto_rawDescData
 }
 
-var file_sessionctl_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_sessionctl_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sessionctl_v1_agent_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),      // 0: sessionctl.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 1: sessionctl.v1.GetStatusResponse
-	(*StoreStatus)(nil),           // 2: sessionctl.v1.StoreStatus
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*ReloadRequest)(nil),         // 0: sessionctl.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 1: sessionctl.v1.ReloadResponse
+	(*GetStatusRequest)(nil),      // 2: sessionctl.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 3: sessionctl.v1.GetStatusResponse
+	(*StoreStatus)(nil),           // 4: sessionctl.v1.StoreStatus
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_sessionctl_v1_agent_proto_depIdxs = []int32{
-	3, // 0: sessionctl.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	2, // 1: sessionctl.v1.GetStatusResponse.store:type_name -> sessionctl.v1.StoreStatus
-	0, // 2: sessionctl.v1.AgentService.GetStatus:input_type -> sessionctl.v1.GetStatusRequest
-	1, // 3: sessionctl.v1.AgentService.GetStatus:output_type -> sessionctl.v1.GetStatusResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5, // 0: sessionctl.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	4, // 1: sessionctl.v1.GetStatusResponse.store:type_name -> sessionctl.v1.StoreStatus
+	5, // 2: sessionctl.v1.GetStatusResponse.load_time:type_name -> google.protobuf.Timestamp
+	2, // 3: sessionctl.v1.AgentService.GetStatus:input_type -> sessionctl.v1.GetStatusRequest
+	0, // 4: sessionctl.v1.AgentService.Reload:input_type -> sessionctl.v1.ReloadRequest
+	3, // 5: sessionctl.v1.AgentService.GetStatus:output_type -> sessionctl.v1.GetStatusResponse
+	1, // 6: sessionctl.v1.AgentService.Reload:output_type -> sessionctl.v1.ReloadResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_sessionctl_v1_agent_proto_init() }
@@ -350,7 +504,7 @@ func file_sessionctl_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionctl_v1_agent_proto_rawDesc), len(file_sessionctl_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -585,8 +585,25 @@ type SessionSummary struct {
 	NotDurable bool `protobuf:"varint,14,opt,name=not_durable,json=notDurable,proto3" json:"not_durable,omitempty"`
 	// The site cannot say whose session it is.
 	IdentityUnproven bool `protobuf:"varint,15,opt,name=identity_unproven,json=identityUnproven,proto3" json:"identity_unproven,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The credential that logs in, by its name in the configuration.
+	Credential string `protobuf:"bytes,16,opt,name=credential,proto3" json:"credential,omitempty"`
+	// The identity provider whose session logs in here. Empty: none.
+	Idp string `protobuf:"bytes,17,opt,name=idp,proto3" json:"idp,omitempty"`
+	// How long the site's sessions live after their login, used or not. Absent:
+	// not known.
+	Life *durationpb.Duration `protobuf:"bytes,18,opt,name=life,proto3" json:"life,omitempty"`
+	// How long a session lives that nobody uses. Absent: not known.
+	Idle *durationpb.Duration `protobuf:"bytes,19,opt,name=idle,proto3" json:"idle,omitempty"`
+	// The life was learned from sessions that have died. If not, it is documented
+	// for the kind.
+	LifeLearned bool `protobuf:"varint,20,opt,name=life_learned,json=lifeLearned,proto3" json:"life_learned,omitempty"`
+	// The idle limit was learned, as life_learned says of the life.
+	IdleLearned bool `protobuf:"varint,21,opt,name=idle_learned,json=idleLearned,proto3" json:"idle_learned,omitempty"`
+	// When the agent looks after the session by itself. Absent: nobody uses it, so
+	// it is left alone.
+	CheckTime     *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionSummary) Reset() {
@@ -724,6 +741,55 @@ func (x *SessionSummary) GetIdentityUnproven() bool {
 	return false
 }
 
+func (x *SessionSummary) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+func (x *SessionSummary) GetIdp() string {
+	if x != nil {
+		return x.Idp
+	}
+	return ""
+}
+
+func (x *SessionSummary) GetLife() *durationpb.Duration {
+	if x != nil {
+		return x.Life
+	}
+	return nil
+}
+
+func (x *SessionSummary) GetIdle() *durationpb.Duration {
+	if x != nil {
+		return x.Idle
+	}
+	return nil
+}
+
+func (x *SessionSummary) GetLifeLearned() bool {
+	if x != nil {
+		return x.LifeLearned
+	}
+	return false
+}
+
+func (x *SessionSummary) GetIdleLearned() bool {
+	if x != nil {
+		return x.IdleLearned
+	}
+	return false
+}
+
+func (x *SessionSummary) GetCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckTime
+	}
+	return nil
+}
+
 // ListSessionsRequest is empty.
 type ListSessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -764,8 +830,11 @@ func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
 // ListSessionsResponse holds the sites that the caller may use.
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In order of their names.
-	Sessions      []*SessionSummary `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// In order of their names; a site with several users has one for each.
+	Sessions []*SessionSummary `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// The identity providers' sessions, which are never handed out. Only for the
+	// agent's own user and root.
+	Idps          []*SessionSummary `protobuf:"bytes,2,rep,name=idps,proto3" json:"idps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -803,6 +872,13 @@ func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
 func (x *ListSessionsResponse) GetSessions() []*SessionSummary {
 	if x != nil {
 		return x.Sessions
+	}
+	return nil
+}
+
+func (x *ListSessionsResponse) GetIdps() []*SessionSummary {
+	if x != nil {
+		return x.Idps
 	}
 	return nil
 }
@@ -931,7 +1007,10 @@ type RefreshSessionRequest struct {
 	// than the agent's own user and root it is taken as a report.
 	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	// The HTTP method of the request to come. Empty: not known.
-	Method        string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
+	Method string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
+	// Of a site with several users, the credential whose session is meant. Only for
+	// the agent's own user and root. Empty: the caller's.
+	Credential    string `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1001,6 +1080,13 @@ func (x *RefreshSessionRequest) GetMethod() string {
 	return ""
 }
 
+func (x *RefreshSessionRequest) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
 // RefreshSessionResponse holds the session that is current afterwards.
 type RefreshSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1051,7 +1137,13 @@ func (x *RefreshSessionResponse) GetSession() *Session {
 type DeleteSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The site's name.
-	Site          string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// Of a site with several users, the credential whose session is meant. Empty:
+	// the caller's, else the only one.
+	Credential string `protobuf:"bytes,2,opt,name=credential,proto3" json:"credential,omitempty"`
+	// End the session at the site's identity provider, and drop those of all sites
+	// that it has logged in to.
+	Idp           bool `protobuf:"varint,3,opt,name=idp,proto3" json:"idp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1093,6 +1185,20 @@ func (x *DeleteSessionRequest) GetSite() string {
 	return ""
 }
 
+func (x *DeleteSessionRequest) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+func (x *DeleteSessionRequest) GetIdp() bool {
+	if x != nil {
+		return x.Idp
+	}
+	return false
+}
+
 // DeleteSessionResponse tells what became of the session.
 type DeleteSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1105,7 +1211,10 @@ type DeleteSessionResponse struct {
 	// What was seen then.
 	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	// There was a session.
-	HadSession    bool `protobuf:"varint,4,opt,name=had_session,json=hadSession,proto3" json:"had_session,omitempty"`
+	HadSession bool `protobuf:"varint,4,opt,name=had_session,json=hadSession,proto3" json:"had_session,omitempty"`
+	// The identity provider whose session goes on, and would log in to the site
+	// again. Empty: there is none.
+	Idp           string `protobuf:"bytes,5,opt,name=idp,proto3" json:"idp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1168,6 +1277,13 @@ func (x *DeleteSessionResponse) GetHadSession() bool {
 	return false
 }
 
+func (x *DeleteSessionResponse) GetIdp() string {
+	if x != nil {
+		return x.Idp
+	}
+	return ""
+}
+
 // LoginRequest names the site.
 type LoginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1181,7 +1297,10 @@ type LoginRequest struct {
 	// Adopt a session that a person made in a browser: the value of a Cookie
 	// header. It is proven as every session is, and the present one stays if it
 	// is not good.
-	Cookie        []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
+	Cookie []byte `protobuf:"bytes,4,opt,name=cookie,proto3,oneof" json:"cookie,omitempty"`
+	// Of a site with several users, the credential that is to log in. Empty: the
+	// caller's, else the only one.
+	Credential    string `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1242,6 +1361,13 @@ func (x *LoginRequest) GetCookie() []byte {
 		return x.Cookie
 	}
 	return nil
+}
+
+func (x *LoginRequest) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
 }
 
 // LoginProxyRequest names a site and holds a password.
@@ -1438,7 +1564,7 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\thttp_only\x18\x06 \x01(\bR\bhttpOnly\x12\x1b\n" +
 	"\thost_only\x18\a \x01(\bR\bhostOnly\x12;\n" +
 	"\vexpire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xb1\x04\n" +
+	"expireTime\"\xc2\x06\n" +
 	"\x0eSessionSummary\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -1462,16 +1588,27 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"retry_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x12\x1f\n" +
 	"\vnot_durable\x18\x0e \x01(\bR\n" +
 	"notDurable\x12+\n" +
-	"\x11identity_unproven\x18\x0f \x01(\bR\x10identityUnproven\"\x15\n" +
-	"\x13ListSessionsRequest\"Q\n" +
+	"\x11identity_unproven\x18\x0f \x01(\bR\x10identityUnproven\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x10 \x01(\tR\n" +
+	"credential\x12\x10\n" +
+	"\x03idp\x18\x11 \x01(\tR\x03idp\x12-\n" +
+	"\x04life\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\x04life\x12-\n" +
+	"\x04idle\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\x04idle\x12!\n" +
+	"\flife_learned\x18\x14 \x01(\bR\vlifeLearned\x12!\n" +
+	"\fidle_learned\x18\x15 \x01(\bR\vidleLearned\x129\n" +
+	"\n" +
+	"check_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\x15\n" +
+	"\x13ListSessionsRequest\"\x84\x01\n" +
 	"\x14ListSessionsResponse\x129\n" +
-	"\bsessions\x18\x01 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\bsessions\"S\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\bsessions\x121\n" +
+	"\x04idps\x18\x02 \x03(\v2\x1d.sessionctl.v1.SessionSummaryR\x04idps\"S\n" +
 	"\x13WatchSessionRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n" +
 	"\x06method\x18\x03 \x01(\tR\x06method\"H\n" +
 	"\x14WatchSessionResponse\x120\n" +
-	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\x8b\x01\n" +
+	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\xab\x01\n" +
 	"\x15RefreshSessionRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1e\n" +
@@ -1479,22 +1616,33 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\tR\n" +
 	"generation\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12\x16\n" +
-	"\x06method\x18\x05 \x01(\tR\x06method\"J\n" +
+	"\x06method\x18\x05 \x01(\tR\x06method\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x06 \x01(\tR\n" +
+	"credential\"J\n" +
 	"\x16RefreshSessionResponse\x120\n" +
-	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"*\n" +
+	"\asession\x18\x01 \x01(\v2\x16.sessionctl.v1.SessionR\asession\"\\\n" +
 	"\x14DeleteSessionRequest\x12\x12\n" +
-	"\x04site\x18\x01 \x01(\tR\x04site\"z\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x02 \x01(\tR\n" +
+	"credential\x12\x10\n" +
+	"\x03idp\x18\x03 \x01(\bR\x03idp\"\x8c\x01\n" +
 	"\x15DeleteSessionResponse\x12\x14\n" +
 	"\x05ended\x18\x01 \x01(\bR\x05ended\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
 	"\vhad_session\x18\x04 \x01(\bR\n" +
-	"hadSession\"\x8e\x01\n" +
+	"hadSession\x12\x10\n" +
+	"\x03idp\x18\x05 \x01(\tR\x03idp\"\xae\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05retry\x18\x02 \x01(\bR\x05retry\x12\x1f\n" +
 	"\bpassword\x18\x03 \x01(\fH\x00R\bpassword\x88\x01\x01\x12\x1b\n" +
-	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01B\v\n" +
+	"\x06cookie\x18\x04 \x01(\fH\x01R\x06cookie\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x05 \x01(\tR\n" +
+	"credentialB\v\n" +
 	"\t_passwordB\t\n" +
 	"\a_cookie\"^\n" +
 	"\x11LoginProxyRequest\x12\x12\n" +
@@ -1573,29 +1721,33 @@ var file_sessionctl_v1_session_proto_depIdxs = []int32{
 	20, // 10: sessionctl.v1.SessionSummary.prove_time:type_name -> google.protobuf.Timestamp
 	20, // 11: sessionctl.v1.SessionSummary.expire_time:type_name -> google.protobuf.Timestamp
 	20, // 12: sessionctl.v1.SessionSummary.retry_time:type_name -> google.protobuf.Timestamp
-	6,  // 13: sessionctl.v1.ListSessionsResponse.sessions:type_name -> sessionctl.v1.SessionSummary
-	3,  // 14: sessionctl.v1.WatchSessionResponse.session:type_name -> sessionctl.v1.Session
-	3,  // 15: sessionctl.v1.RefreshSessionResponse.session:type_name -> sessionctl.v1.Session
-	3,  // 16: sessionctl.v1.LoginResponse.session:type_name -> sessionctl.v1.Session
-	1,  // 17: sessionctl.v1.SessionService.GetSession:input_type -> sessionctl.v1.GetSessionRequest
-	7,  // 18: sessionctl.v1.SessionService.ListSessions:input_type -> sessionctl.v1.ListSessionsRequest
-	9,  // 19: sessionctl.v1.SessionService.WatchSession:input_type -> sessionctl.v1.WatchSessionRequest
-	11, // 20: sessionctl.v1.SessionService.RefreshSession:input_type -> sessionctl.v1.RefreshSessionRequest
-	13, // 21: sessionctl.v1.SessionService.DeleteSession:input_type -> sessionctl.v1.DeleteSessionRequest
-	15, // 22: sessionctl.v1.SessionService.Login:input_type -> sessionctl.v1.LoginRequest
-	16, // 23: sessionctl.v1.SessionService.LoginProxy:input_type -> sessionctl.v1.LoginProxyRequest
-	2,  // 24: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
-	8,  // 25: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
-	10, // 26: sessionctl.v1.SessionService.WatchSession:output_type -> sessionctl.v1.WatchSessionResponse
-	12, // 27: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
-	14, // 28: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
-	18, // 29: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
-	17, // 30: sessionctl.v1.SessionService.LoginProxy:output_type -> sessionctl.v1.LoginProxyResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	19, // 13: sessionctl.v1.SessionSummary.life:type_name -> google.protobuf.Duration
+	19, // 14: sessionctl.v1.SessionSummary.idle:type_name -> google.protobuf.Duration
+	20, // 15: sessionctl.v1.SessionSummary.check_time:type_name -> google.protobuf.Timestamp
+	6,  // 16: sessionctl.v1.ListSessionsResponse.sessions:type_name -> sessionctl.v1.SessionSummary
+	6,  // 17: sessionctl.v1.ListSessionsResponse.idps:type_name -> sessionctl.v1.SessionSummary
+	3,  // 18: sessionctl.v1.WatchSessionResponse.session:type_name -> sessionctl.v1.Session
+	3,  // 19: sessionctl.v1.RefreshSessionResponse.session:type_name -> sessionctl.v1.Session
+	3,  // 20: sessionctl.v1.LoginResponse.session:type_name -> sessionctl.v1.Session
+	1,  // 21: sessionctl.v1.SessionService.GetSession:input_type -> sessionctl.v1.GetSessionRequest
+	7,  // 22: sessionctl.v1.SessionService.ListSessions:input_type -> sessionctl.v1.ListSessionsRequest
+	9,  // 23: sessionctl.v1.SessionService.WatchSession:input_type -> sessionctl.v1.WatchSessionRequest
+	11, // 24: sessionctl.v1.SessionService.RefreshSession:input_type -> sessionctl.v1.RefreshSessionRequest
+	13, // 25: sessionctl.v1.SessionService.DeleteSession:input_type -> sessionctl.v1.DeleteSessionRequest
+	15, // 26: sessionctl.v1.SessionService.Login:input_type -> sessionctl.v1.LoginRequest
+	16, // 27: sessionctl.v1.SessionService.LoginProxy:input_type -> sessionctl.v1.LoginProxyRequest
+	2,  // 28: sessionctl.v1.SessionService.GetSession:output_type -> sessionctl.v1.GetSessionResponse
+	8,  // 29: sessionctl.v1.SessionService.ListSessions:output_type -> sessionctl.v1.ListSessionsResponse
+	10, // 30: sessionctl.v1.SessionService.WatchSession:output_type -> sessionctl.v1.WatchSessionResponse
+	12, // 31: sessionctl.v1.SessionService.RefreshSession:output_type -> sessionctl.v1.RefreshSessionResponse
+	14, // 32: sessionctl.v1.SessionService.DeleteSession:output_type -> sessionctl.v1.DeleteSessionResponse
+	18, // 33: sessionctl.v1.SessionService.Login:output_type -> sessionctl.v1.LoginResponse
+	17, // 34: sessionctl.v1.SessionService.LoginProxy:output_type -> sessionctl.v1.LoginProxyResponse
+	28, // [28:35] is the sub-list for method output_type
+	21, // [21:28] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_sessionctl_v1_session_proto_init() }
