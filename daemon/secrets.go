@@ -40,7 +40,7 @@ func (s *Site) forKeeper(have *secrets) keeper.Site {
 		SPN: s.spn, Mutual: s.mutual, Bindings: s.bindings}
 	k := keeper.Site{
 		Name: s.Name, Kind: s.Kind, URL: s.URL, Account: s.Credential.account(),
-		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, Driver: s.driver,
+		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, RecheckSet: true, Driver: s.driver,
 	}
 	if s.fallback != nil {
 		k.Fallback = have.passwords[s.fallback]

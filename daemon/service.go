@@ -399,7 +399,7 @@ func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest)
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.keeper.Delete(ctx, site.Name)
+	d, err := s.keeper.Delete(ctx, site.Name, keeper.DeleteOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -36,18 +36,35 @@ type Records interface {
 
 // Site is one site and one user, as the keeper sees them.
 type Site struct {
+	// ID names the session among all of a keeper; "": as Name does.
+	ID string
 	// Name is the site's name, Kind its kind.
 	Name, Kind string
+	// Credential is the name of the credential that logs in.
+	Credential string
 	// URL is the site's own URL.
 	URL *url.URL
 	// Account is who logs in, as the credential says: "build@CORP.EXAMPLE".
 	Account string
 	// Fingerprint changes when a stored session must not be used any more.
 	Fingerprint string
+	// Setup changes with anything that the site was made from, also with what
+	// leaves its session good.
+	Setup string
 	// Expect says whose session the site has to give us.
 	Expect login.Expectation
-	// Recheck is how long a proof is good for.
-	Recheck time.Duration
+	// Recheck is how long a proof is good for, if RecheckSet; if not, that depends
+	// on how long the site's sessions live unused.
+	Recheck    time.Duration
+	RecheckSet bool
+	// KeepAlive has the session looked after even if nobody asks for it.
+	KeepAlive bool
+	// IdP is the ID of the identity provider whose session logs in here, "" for
+	// none. Cookies of its IdPOrigins are its own, and not of the site's session.
+	IdP        string
+	IdPOrigins []web.Origin
+	// Realm is the Kerberos realm that a login needs a KDC of, "" for none.
+	Realm string
 	// Password is the credential, if it is one. If not, Ready says what keeps it
 	// from being used, before anybody is asked: a file that cannot be read, or a
 	// refusal that stands; and Forgive lifts that refusal, for one attempt.
@@ -84,10 +101,17 @@ func (s *Site) password() *Password {
 
 // Options are what a Keeper works with.
 type Options struct {
-	Sites   []Site
+	Sites []Site
+	// IdPs are identity providers: their sessions log in to sites, and are never
+	// handed out.
+	IdPs    []Site
 	Records Records
+	// Lives keeps what is known of how long sessions live.
+	Lives   Records
 	Latches *Latches
 	Log     *slog.Logger
+	// Clock is the agent's time; nil: time.Now's.
+	Clock *Clock
 }
 
 // Time limits of the keeper's own work, whoever waits for it.
@@ -302,11 +326,19 @@ type Deleted struct {
 	Had     bool       // there was one
 	Ended   bool       // the site has confirmed its end
 	Refusal *api.Error // why the site has not; nil: its kind cannot
+	IdP     string     // the identity provider whose session goes on, "" for none
+}
+
+// DeleteOptions say what else ends.
+type DeleteOptions struct {
+	// IdP ends the session at the site's identity provider, and drops those of all
+	// sites that it logs in to.
+	IdP bool
 }
 
 // Delete ends a site's session, at the site if its kind can, and drops it here
 // and in the store.
-func (k *Keeper) Delete(ctx context.Context, site string) (Deleted, error) {
+func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Deleted, error) {
 	e, err := k.entry(site)
 	if err != nil {
 		return Deleted{}, err
@@ -354,8 +386,19 @@ type Summary struct {
 	Session    *Session   // nil if there is none
 	Failure    *api.Error // the failure that stands, or nil
 	RetryTime  time.Time  // no attempt before
+	CheckTime  time.Time  // when the session is looked after; zero: nobody uses it
 	NotDurable bool
+	// Life is how long sessions live after their login, Idle how long unused; 0:
+	// not known. What is not learned is documented.
+	Life, Idle               time.Duration
+	LifeLearned, IdleLearned bool
 }
+
+// Reconfigure applies a new configuration.
+func (k *Keeper) Reconfigure(sites, idps []Site) {}
+
+// IdPs tells the state of every identity provider.
+func (k *Keeper) IdPs() []Summary { return nil }
 
 // List tells the state of every site, in the order of the configuration.
 func (k *Keeper) List() []Summary {

@@ -194,7 +194,7 @@ func (s *site) named(name string) Site {
 	return Site{
 		Name: name, Kind: "test", URL: siteURL, Account: "build@CORP.EXAMPLE",
 		Ready: func() error { return s.ready }, Forgive: func(context.Context) error { s.ready = nil; return nil },
-		Fingerprint: "f1", Expect: login.Expectation{Names: []string{"Build"}}, Recheck: 5 * time.Minute, Driver: s,
+		Fingerprint: "f1", Expect: login.Expectation{Names: []string{"Build"}}, Recheck: 5 * time.Minute, RecheckSet: true, Driver: s,
 		Exchange: func(jar *web.Jar, _ bool) *web.Exchange {
 			return web.NewExchange(web.Options{Base: siteURL}, jar)
 		},
@@ -991,7 +991,7 @@ func TestDelete(t *testing.T) {
 		a := start(t, &site{delay: time.Second}, newRecords())
 		go a.Get(t.Context(), "app", GetOptions{}) // under way
 		synctest.Wait()
-		if _, err := a.Delete(t.Context(), "app"); err != nil {
+		if _, err := a.Delete(t.Context(), "app", DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if len(a.records.data) != 0 || a.List()[0].Session != nil {

@@ -333,7 +333,7 @@ func TestLogoutWhileWatched(t *testing.T) {
 		a.entries["app"].site.Driver = s
 		w := a.watch(t)
 		first := w.last(t)
-		if d, err := a.Delete(t.Context(), "app"); !d.Ended || d.Refusal != nil || err != nil {
+		if d, err := a.Delete(t.Context(), "app", DeleteOptions{}); !d.Ended || d.Refusal != nil || err != nil {
 			t.Fatalf("%+v, %v", d, err)
 		}
 		w.honoured(t, a)
@@ -345,7 +345,7 @@ func TestLogoutWhileWatched(t *testing.T) {
 		w.ended(t, api.Deadline)
 
 		// Nobody watches: it stays ended.
-		if _, err := a.Delete(t.Context(), "app"); err != nil {
+		if _, err := a.Delete(t.Context(), "app", DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		pass(time.Hour)
@@ -524,7 +524,7 @@ func TestLogout(t *testing.T) {
 				}
 				done := make(chan outcome, 1)
 				go func() {
-					d, err := a.Delete(t.Context(), "app")
+					d, err := a.Delete(t.Context(), "app", DeleteOptions{})
 					done <- outcome{d, err}
 				}()
 				synctest.Wait()
@@ -582,7 +582,7 @@ func TestLogoutWithCallers(t *testing.T) {
 			first := a.get(t)
 			deleted := make(chan error, 1)
 			go func() {
-				_, err := a.Delete(t.Context(), "app")
+				_, err := a.Delete(t.Context(), "app", DeleteOptions{})
 				deleted <- err
 			}()
 			synctest.Wait()
@@ -617,7 +617,7 @@ func TestLogoutKeepsALatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := start(t, &site{ready: &api.Error{Code: api.Latched, Detail: "refused"}}, newRecords())
 		a.refused(t, api.Latched)
-		if _, err := a.Delete(t.Context(), "app"); err != nil {
+		if _, err := a.Delete(t.Context(), "app", DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if sum := a.List()[0]; sum.State != Latched || sum.Failure == nil {
@@ -635,7 +635,7 @@ func TestLogoutAndAFullDisk(t *testing.T) {
 		a.entries["app"].site.Driver = s
 		a.get(t)
 		a.records.failing = errors.New("no space left on device")
-		if _, err := a.Delete(t.Context(), "app"); api.CodeOf(err) != api.StoreFailed {
+		if _, err := a.Delete(t.Context(), "app", DeleteOptions{}); api.CodeOf(err) != api.StoreFailed {
 			t.Errorf("got %v", err)
 		}
 		if s.asked != 1 || a.List()[0].Session != nil {

@@ -1,0 +1,57 @@
+package keeper
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxDrift is how far the wall clock may be off before that counts as a step.
+const maxDrift = 5 * time.Second
+
+// Clock is the agent's time: the wall clock, as it goes on by itself. A step that
+// somebody makes in it, or NTP, is taken over only when the keeper has made its
+// sessions ready for it (Keeper.step), so that none of them ages by it.
+//
+// What lets it go on is CLOCK_BOOTTIME (clock_gettime(2)), which nobody sets and
+// which also counts the time that the machine sleeps.
+type Clock struct {
+	wall func() time.Time
+	boot func() time.Duration
+	// base is the agent's time at a boot time of 0, in nanoseconds since 1970.
+	base atomic.Int64
+}
+
+// NewClock returns a clock that shows the time.
+func NewClock() *Clock { return newClock(time.Now, bootTime) }
+
+func newClock(wall func() time.Time, boot func() time.Duration) *Clock {
+	c := &Clock{wall: wall, boot: boot}
+	c.base.Store(wall().UnixNano() - int64(boot()))
+	return c
+}
+
+func bootTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // Linux has it since 2.6.39
+	}
+	return time.Duration(t.Nano())
+}
+
+// Now returns the agent's time.
+func (c *Clock) Now() time.Time { return time.Unix(0, c.base.Load()+int64(c.boot())) }
+
+// drift returns by how much the wall clock is ahead of the agent's time, if that
+// is a step; else 0.
+func (c *Clock) drift() time.Duration {
+	d := c.wall().Sub(c.Now())
+	if d.Abs() <= maxDrift {
+		return 0
+	}
+	return d
+}
+
+// step puts the agent's time forward, or back.
+func (c *Clock) step(d time.Duration) { c.base.Add(int64(d)) }
