@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -67,6 +68,7 @@ type Exchange struct {
 	jar       *Jar
 	userAgent string
 	tokens    map[string]int // Negotiate tokens spent, by URL
+	connected atomic.Bool    // there was a connection
 }
 
 // NewExchange starts a dialogue with the cookies of jar, which it changes.
@@ -74,14 +76,9 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	dial := o.Dial
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
 	x := &Exchange{
 		o: o,
 		transport: &http.Transport{
-			DialContext:            dial,
 			DisableCompression:     true, // the size limit is for what we read
 			MaxResponseHeaderBytes: maxHeaderBytes,
 			TLSHandshakeTimeout:    10 * time.Second,
@@ -91,6 +88,15 @@ func NewExchange(o Options, jar *Jar) *Exchange {
 		jar:       jar,
 		userAgent: cmp.Or(o.UserAgent, product()),
 		tokens:    map[string]int{},
+	}
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	x.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		x.connected.CompareAndSwap(false, err == nil)
+		return c, err
 	}
 	if o.Proxy != nil {
 		x.proxy = &passage{Proxy: o.Proxy}
@@ -164,6 +170,7 @@ type Response struct {
 	// SetCookies counts the Set-Cookie fields of the whole chain.
 	SetCookies int
 
+	received    time.Time         // by the exchange's clock
 	certificate *x509.Certificate // that the site showed; nil without TLS
 	spn         string            // for which tokens were made
 	refusal     *api.Error        // why the last Negotiate token was not accepted
@@ -363,7 +370,7 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 		// under it; a token must not be sent twice, nor a password.
 		x.transport.CloseIdleConnections()
 	}
-	failure := transportError
+	failure := x.transportError
 	if a != nil {
 		failure = a.failure
 	}
@@ -391,6 +398,7 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 		URL: u, Status: resp.StatusCode, Header: resp.Header, Body: body.Bytes(),
 		Challenges: ParseChallenges(resp.Header["Www-Authenticate"]),
 		SetCookies: len(resp.Header["Set-Cookie"]),
+		received:   x.o.Now(),
 	}
 	if u.Scheme == secureScheme && resp.TLS != nil { // else the TLS is the proxy's
 		answer.certificate = resp.TLS.PeerCertificates[0]

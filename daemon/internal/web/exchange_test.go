@@ -504,7 +504,7 @@ func TestTLSErrors(t *testing.T) {
 		"cannot be verified": &tls.CertificateVerificationError{Err: errors.New("CANARY-name")},
 		"handshake failed":   errors.New("tls: failed to parse certificate from server: CANARY-name"),
 	} {
-		got := transportError(t.Context(), u, err)
+		got := new(Exchange).transportError(t.Context(), u, err)
 		want(t, got, api.TLSError)
 		if strings.Contains(got.Error(), "CANARY") || !strings.Contains(got.Error(), says) {
 			t.Errorf("%v, want %q", got, says)

@@ -29,8 +29,33 @@ const (
 // transportError gives a failed request its code. Its texts are ours, the
 // kernel's or fixed ones of crypto/tls: net/http quotes what the server sent,
 // which may be a cookie.
-func transportError(ctx context.Context, u *url.URL, err error) error {
-	return classify(ctx, OriginOf(u).String(), err)
+func (x *Exchange) transportError(ctx context.Context, u *url.URL, err error) error {
+	o := OriginOf(u)
+	e := classify(ctx, o.String(), err)
+	switch connected := x.connected.Load(); {
+	case e.Code == api.DNSError, e.Code == api.TLSError, !connected && (e.Code == api.NetworkError || e.Code == api.Timeout):
+		e.Err = &unreachable{o, err}
+	}
+	return e
+}
+
+// unreachable is the cause of a failure that everybody has at an origin.
+type unreachable struct {
+	origin Origin
+	err    error
+}
+
+func (e *unreachable) Error() string { return e.err.Error() }
+func (e *unreachable) Unwrap() error { return e.err }
+
+// Unreachable returns the origin whose failure an error is, whatever is asked of
+// it there: no name, no connection, or no TLS.
+func Unreachable(err error) (Origin, bool) {
+	var u *unreachable
+	if errors.As(err, &u) {
+		return u.origin, true
+	}
+	return Origin{}, false
 }
 
 // classify is transportError for whoever did not answer.
@@ -95,28 +120,52 @@ func StatusError(r *Response) error {
 	at := Shown(r.URL)
 	switch {
 	case r.Status == http.StatusTooManyRequests:
-		e := &api.Error{Code: api.RateLimited, Detail: at + " answers 429", Remedy: "ask again later, and less often"}
-		if s := retryAfter(r); s != "" {
-			e.Detail += ", retry after " + s
-		}
-		return e
+		return r.later(&api.Error{Code: api.RateLimited, Detail: at + " answers 429", Remedy: "ask again later, and less often"})
 	case r.Status == http.StatusServiceUnavailable:
-		return &api.Error{Code: api.Maintenance, Detail: at + " answers 503", Remedy: askAgain}
+		return r.later(&api.Error{Code: api.Maintenance, Detail: at + " answers 503", Remedy: askAgain})
 	case r.Status >= 500:
 		return &api.Error{Code: api.Server5xx, Detail: at + " answers " + strconv.Itoa(r.Status), Remedy: askAgain}
 	}
 	return nil
 }
 
-func retryAfter(r *Response) string {
+// later adds to an error what the server says of when to come again, in seconds or
+// as a date (RFC 9110, section 10.2.3). A date is by the server's own clock.
+func (r *Response) later(e *api.Error) error {
+	var wait time.Duration
 	v := r.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(v); err == nil && n >= 0 && n < 1<<20 {
-		return (time.Duration(n) * time.Second).String()
+	if n, err := strconv.Atoi(v); err == nil {
+		wait = time.Duration(min(max(n, 0), int(maxRetryAfter/time.Second))) * time.Second
+	} else if t, err := http.ParseTime(v); err == nil {
+		now, err := http.ParseTime(r.Header.Get("Date"))
+		if err != nil {
+			now = r.received
+		}
+		wait = min(t.Sub(now), maxRetryAfter)
 	}
-	if t, err := http.ParseTime(v); err == nil {
-		return t.UTC().Format(time.RFC3339)
+	if wait > 0 {
+		e.Detail += ", retry after " + wait.Round(time.Second).String()
+		e.Err = &retryAfter{wait}
 	}
-	return ""
+	return e
+}
+
+// maxRetryAfter is the longest time that a server is believed to mean.
+const maxRetryAfter = time.Hour
+
+// retryAfter is the cause of an error that says when to come again.
+type retryAfter struct{ wait time.Duration }
+
+func (e *retryAfter) Error() string { return "retry after " + e.wait.String() }
+
+// RetryAfter returns how long the server that an error is from wants to be left
+// alone, an hour at most, if it says so.
+func RetryAfter(err error) (time.Duration, bool) {
+	var r *retryAfter
+	if errors.As(err, &r) {
+		return r.wait, true
+	}
+	return 0, false
 }
 
 // Shown returns the response's URL as it may stand in a message.

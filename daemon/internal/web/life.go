@@ -1,6 +1,10 @@
 package web
 
-import "time"
+import (
+	"net/url"
+	"slices"
+	"time"
+)
 
 // Living returns how many cookies still live at a time.
 func (j *Jar) Living(now time.Time) int {
@@ -23,4 +27,56 @@ func (j *Jar) NextExpiry(at time.Time) time.Time {
 		}
 	}
 	return next
+}
+
+// Ends returns when the first, and when the last of the cookies for u ends that
+// live at a time. First is zero if none says; last, if one does not, or if there
+// are none.
+func (j *Jar) Ends(u *url.URL, at time.Time) (first, last time.Time) {
+	open := false
+	for _, c := range j.Cookies(u, at) {
+		x := c.Expires
+		switch {
+		case x.IsZero():
+			open = true
+		case first.IsZero() || x.Before(first):
+			first = x
+		}
+		if x.After(last) {
+			last = x
+		}
+	}
+	if open {
+		last = time.Time{}
+	}
+	return first, last
+}
+
+// Split returns the cookies that some origins have set, and all others.
+func (j *Jar) Split(origins []Origin) (others, theirs *Jar) {
+	others, theirs = new(Jar), new(Jar)
+	for _, e := range j.entries {
+		to := others
+		if slices.Contains(origins, e.cookie.origin) {
+			to = theirs
+		}
+		to.entries = append(to.entries, e)
+	}
+	return others, theirs
+}
+
+// Shift returns the jar as it would be had the clock shown d more when the
+// cookies came: what is left of a Max-Age stays, and a date is what it is.
+func (j *Jar) Shift(d time.Duration) *Jar {
+	k := &Jar{entries: slices.Clone(j.entries)}
+	for i, e := range k.entries {
+		from := e.from
+		from.Time = from.Time.Add(d)
+		if u, err := url.Parse(from.URL); err == nil {
+			if c := ParseCookie(string(from.Line), u, from.Time); c != nil {
+				k.entries[i] = jarEntry{c, from}
+			}
+		}
+	}
+	return k
 }
