@@ -12,8 +12,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
+	"maps"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,32 +139,49 @@ const (
 )
 
 // Keeper keeps the sessions. Its methods are safe for concurrent use.
+//
+// Locks are taken in the order: the keeper's, an entry's, the agenda's or the
+// circuits'. A site's flight may wait for that of its identity provider, never the
+// other way round.
 type Keeper struct {
-	o       Options
-	entries map[string]*entry
-	order   []*entry
-	ctx     context.Context
-	cancel  context.CancelFunc
-	flights sync.WaitGroup
+	o        Options
+	clock    *Clock
+	agenda   agenda
+	circuits circuits
+	deaths   deaths
+	ctx      context.Context
+	cancel   context.CancelFunc
+	flights  sync.WaitGroup
+
+	mu      sync.RWMutex
+	entries map[string]*entry // sites, by ID
+	idps    map[string]*entry // identity providers, by ID
+	order   []*entry          // the sites in the order of the configuration
 
 	logins, failures atomic.Int64
+	background       atomic.Int64 // flights that the agenda has launched
 }
 
-// New returns a keeper of the sites. It loads nothing yet.
+// New returns a keeper of the sites. It loads nothing yet, but for those to be
+// kept alive.
 func New(o Options) *Keeper {
-	k := &Keeper{o: o, entries: map[string]*entry{}}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
-	for _, s := range o.Sites {
-		e := &entry{k: k, site: s, log: o.Log.With("site", s.Name), changed: make(chan struct{})}
-		k.entries[s.Name] = e
-		k.order = append(k.order, e)
+	k := &Keeper{o: o, clock: o.Clock}
+	if k.clock == nil { // of one that nobody sets
+		began := time.Now()
+		k.clock = newClock(time.Now, func() time.Duration { return time.Since(began) })
 	}
+	k.agenda.k = k
+	k.circuits.all = map[string]*circuit{}
+	k.deaths.last = map[web.Origin]map[*entry]death{}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.Reconfigure(o.Sites, o.IdPs)
 	return k
 }
 
 // Close ends the work under way and waits for it.
 func (k *Keeper) Close() {
 	k.cancel()
+	k.agenda.close()
 	k.flights.Wait()
 }
 
@@ -187,11 +205,26 @@ type GetOptions struct {
 // Get returns a proven session of a site, logging in if there is none. All
 // errors of the keeper's methods are *api.Error.
 func (k *Keeper) Get(ctx context.Context, site string, o GetOptions) (Served, error) {
-	e, err := k.entry(site)
-	if err != nil {
-		return Served{}, err
+	return k.current(site, func(e *entry) (Served, error) {
+		return e.get(ctx, want{minValidity: o.MinValidity, cachedOnly: o.CachedOnly})
+	})
+}
+
+// errRetired says that a reload has put another entry in the place of this one.
+var errRetired = errors.New("the entry is retired")
+
+// current does something with the entry of a site, and once more if a reload has
+// replaced that meanwhile.
+func (k *Keeper) current(site string, do func(*entry) (Served, error)) (Served, error) {
+	for {
+		e, err := k.entry(site)
+		if err != nil {
+			return Served{}, err
+		}
+		if s, err := do(e); !errors.Is(err, errRetired) {
+			return s, err
+		}
 	}
-	return e.get(ctx, want{minValidity: o.MinValidity, cachedOnly: o.CachedOnly})
 }
 
 // Refresh is called by somebody whose request was refused with the session of
@@ -200,10 +233,10 @@ func (k *Keeper) Get(ctx context.Context, site string, o GetOptions) (Served, er
 // With force it is made anew in any case, and no back-off is waited for: that is
 // for a person who may, not for every caller.
 func (k *Keeper) Refresh(ctx context.Context, site, generation string, force bool) (Served, error) {
-	e, err := k.entry(site)
-	if err != nil {
-		return Served{}, err
-	}
+	return k.current(site, func(e *entry) (Served, error) { return e.refresh(ctx, generation, force) })
+}
+
+func (e *entry) refresh(ctx context.Context, generation string, force bool) (Served, error) {
 	w := want{strict: true, force: force}
 	e.mu.Lock()
 	e.load()
@@ -233,12 +266,20 @@ type LoginOptions struct {
 }
 
 // Login logs in anew, whatever there is. A session that lives stays if that
-// fails.
+// fails. At a site with an identity provider, a password and a retry are for that.
 func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served, error) {
-	e, err := k.entry(site)
-	if err != nil {
-		return Served{}, err
-	}
+	return k.current(site, func(e *entry) (Served, error) {
+		if p := e.idp(); p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
+			if _, err := p.loginAnew(ctx, o); err != nil {
+				return Served{}, e.throughIdP(err)
+			}
+			o = LoginOptions{}
+		}
+		return e.loginAnew(ctx, o)
+	})
+}
+
+func (e *entry) loginAnew(ctx context.Context, o LoginOptions) (Served, error) {
 	if o.Password != nil && e.site.Bring != nil {
 		if err := CheckPassword(o.Password); err != nil {
 			return Served{}, err
@@ -270,42 +311,43 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 	case offered != nil:
 		return e.alone(ctx, func() *api.Error { return e.renew(offered) })
 	}
-	return k.Refresh(ctx, site, "", true)
+	return e.refresh(ctx, "", true)
 }
 
 // Resume ends the back-off of a site, because a person has mended what kept its
 // logins from succeeding.
 func (k *Keeper) Resume(site string) {
-	if e := k.entries[site]; e != nil {
+	if e, err := k.entry(site); err == nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.retryAt = time.Time{}
+		k.circuits.forget(e.needs(aLogin))
 	}
 }
 
-// Watch hands a site's session over, and again whenever it changes, until ctx
-// ends or there is none to be had. While somebody watches, the session counts as
-// asked for.
+// Watch hands a site's session over, and again whenever it changes, and after a
+// reload, until ctx ends or there is none to be had. While somebody watches, the
+// session counts as asked for.
 func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) error) error {
-	e, err := k.entry(site)
-	if err != nil {
-		return err
-	}
 	for {
-		e.mu.Lock()
-		changed := e.changed
-		e.mu.Unlock()
-		// What a flight has just brought is not asked for again.
-		s, err := e.get(ctx, want{fresh: max(watchRecheck, e.site.Recheck)})
+		var changed <-chan struct{}
+		fresh := watchRecheck
+		s, err := k.current(site, func(e *entry) (Served, error) {
+			e.mu.Lock()
+			changed, fresh = e.changed, max(watchRecheck, e.recheck())
+			e.mu.Unlock()
+			// What a flight has just brought is not asked for again.
+			return e.get(ctx, want{fresh: fresh})
+		})
 		if err != nil {
 			return err
 		}
 		if err := handOver(s); err != nil {
 			return err
 		}
-		next := max(watchRecheck, e.site.Recheck)
+		next := fresh
 		if !s.ExpireTime.IsZero() { // what has ended is not good until then
-			next = min(next, max(time.Until(s.ExpireTime), minWatch))
+			next = min(next, max(s.ExpireTime.Sub(k.clock.Now()), minWatch))
 		}
 		t := time.NewTimer(next)
 		select {
@@ -339,17 +381,44 @@ type DeleteOptions struct {
 // Delete ends a site's session, at the site if its kind can, and drops it here
 // and in the store.
 func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Deleted, error) {
-	e, err := k.entry(site)
+	var d Deleted
+	_, err := k.current(site, func(e *entry) (Served, error) {
+		p := e.idp()
+		if !o.IdP || p == nil {
+			var err error
+			if d, err = e.delete(ctx, p == nil); p != nil {
+				d.IdP = p.site.Name
+			}
+			return Served{}, err
+		}
+		var err error
+		if d, err = p.delete(ctx, true); err != nil {
+			return Served{}, err
+		}
+		for _, member := range k.members(p) {
+			m, merr := member.delete(ctx, false)
+			d.Had = d.Had || m.Had
+			if merr != nil && !errors.Is(merr, errRetired) {
+				err = merr
+			}
+		}
+		return Served{}, err
+	})
 	if err != nil {
 		return Deleted{}, err
 	}
+	return d, nil
+}
+
+// delete drops the session, and ends it at the site if it is told to.
+func (e *entry) delete(ctx context.Context, there bool) (Deleted, error) {
 	var d Deleted // safe to read when alone has waited for the end
-	_, err = e.alone(ctx, func() *api.Error {
+	_, err := e.alone(ctx, func() *api.Error {
 		e.mu.Lock()
 		s := e.session
 		e.mu.Unlock()
 		err := e.forget() // first, so that nobody is served what is about to end
-		if d.Had = s != nil; d.Had {
+		if d.Had = s != nil; d.Had && there {
 			d.Ended, d.Refusal = e.logout(s)
 		}
 		return err
@@ -361,10 +430,18 @@ func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Dele
 }
 
 func (k *Keeper) entry(site string) (*entry, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
 	if e := k.entries[site]; e != nil {
 		return e, nil
 	}
 	return nil, &api.Error{Code: api.UnknownSite, Detail: "no such site"}
+}
+
+// all returns the entries of sites and identity providers. The caller holds the
+// lock.
+func (k *Keeper) all() []*entry {
+	return append(slices.Collect(maps.Values(k.entries)), slices.Collect(maps.Values(k.idps))...)
 }
 
 // State is where a session stands.
@@ -394,30 +471,36 @@ type Summary struct {
 	LifeLearned, IdleLearned bool
 }
 
-// Reconfigure applies a new configuration.
-func (k *Keeper) Reconfigure(sites, idps []Site) {}
-
-// IdPs tells the state of every identity provider.
-func (k *Keeper) IdPs() []Summary { return nil }
-
 // List tells the state of every site, in the order of the configuration.
 func (k *Keeper) List() []Summary {
-	all := make([]Summary, len(k.order))
-	for i, e := range k.order {
+	k.mu.RLock()
+	order := k.order
+	k.mu.RUnlock()
+	k.checkClock()
+	all := make([]Summary, len(order))
+	for i, e := range order {
 		all[i] = e.summary()
 	}
 	return all
 }
 
+// IdPs tells the state of every identity provider, in the order of their names.
+func (k *Keeper) IdPs() []Summary {
+	k.mu.RLock()
+	var all []*entry
+	for _, id := range slices.Sorted(maps.Keys(k.idps)) {
+		all = append(all, k.idps[id])
+	}
+	k.mu.RUnlock()
+	var states []Summary
+	for _, e := range all {
+		states = append(states, e.summary())
+	}
+	return states
+}
+
 // Counts returns how many logins succeeded and failed so far.
 func (k *Keeper) Counts() (logins, failures int64) { return k.logins.Load(), k.failures.Load() }
-
-// backOff returns how long to leave something alone after n failures in a row:
-// anything up to a limit that doubles, so that agents do not come back in step.
-func backOff(n int) time.Duration {
-	limit := min(time.Second<<min(n-1, 16), 5*time.Minute)
-	return rand.N(limit) + time.Millisecond
-}
 
 // callerError is the error of a caller who could not wait any longer.
 func callerError(err error) error {

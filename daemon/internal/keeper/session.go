@@ -23,8 +23,9 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
-	life time.Duration // how long the session had when ExpireTime was set
-	jar  *web.Jar
+	lastExpire time.Time     // when the last of them ends; zero if one does not say
+	life       time.Duration // how long the session had when ExpireTime was set
+	jar        *web.Jar
 }
 
 // Cookies returns the cookies for a request to u.
@@ -62,15 +63,15 @@ func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
 	return !s.ExpireTime.After(now.Add(d))
 }
 
-// earliest returns when the first cookie for u ends that lived at a time.
-func (s *Session) earliest(u *url.URL, at time.Time) time.Time {
-	var first time.Time
-	for _, c := range s.jar.Cookies(u, at) {
-		if !c.Expires.IsZero() && (first.IsZero() || c.Expires.Before(first)) {
-			first = c.Expires
-		}
-	}
-	return first
+// ends finds out when the cookies for the site's URL end that lived at the proof.
+func (s *Session) ends(u *url.URL) { s.ExpireTime, s.lastExpire = s.jar.Ends(u, s.ProveTime) }
+
+// shift returns the session for a clock that shows d more.
+func (s *Session) shift(d time.Duration, u *url.URL) *Session {
+	t := *s
+	t.LoginTime, t.ProveTime, t.jar = s.LoginTime.Add(d), s.ProveTime.Add(d), s.jar.Shift(d)
+	t.ends(u)
+	return &t
 }
 
 // recordVersion is the version of the stored form of a session.

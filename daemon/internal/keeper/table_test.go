@@ -275,10 +275,10 @@ func TestSessionLife(t *testing.T) {
 			l.kill()
 			l.answers()
 			l.impossible()
-			pass(5 * time.Minute)
-			l.keeps(t, g, true) // nobody waits for the probe of a site that is known to be silent
+			pass(5 * time.Minute) // it is in use: the probe tries by itself
 			l.is(t, None, 2, 3, "")
 			l.site.set(func() { l.site.taken = nil })
+			pass(5 * time.Minute)
 			n := l.replaces(t, g)
 			l.is(t, Live, 3, 4, n)
 		}},
@@ -288,17 +288,21 @@ func TestSessionLife(t *testing.T) {
 				l.keeps(t, g, true)
 			}
 			l.is(t, Stale, 1, 2, g)
-			pass(5 * time.Minute)
-			for range 100 { // one probe tries
-				l.keeps(t, g, true)
+			_, before := l.site.tally()
+			for range 12 { // at the end of each back-off, one probe tries
+				pass(5 * time.Minute)
+				for range 100 {
+					l.keeps(t, g, true)
+				}
 			}
-			l.is(t, Stale, 1, 3, g)
+			if _, n := l.site.tally(); n-before < 12 || n-before > 40 {
+				t.Errorf("%d probes in an hour", n-before)
+			}
 			l.answers()
-			pass(5 * time.Minute)
-			l.serves(t, true)
-			l.is(t, Live, 1, 4, g)
+			pass(maxBackOff + time.Second) // nobody has to ask for that
+			_, before = l.site.tally()
 			l.keeps(t, g, false)
-			l.is(t, Live, 1, 4, g)
+			l.is(t, Live, 1, before, g)
 		}},
 		{"stale/caller reports dead", rightPassword, func(t *testing.T, l *life) {
 			g := l.stale(t)
@@ -307,15 +311,18 @@ func TestSessionLife(t *testing.T) {
 				t.Errorf("a guess was served: %+v, %v", s, err)
 			}
 			l.keeps(t, g, true)
-			l.is(t, Stale, 1, 3, g)
 			l.kill()
 			l.answers()
-			pass(5 * time.Minute)
 			s, err := l.report(t, g)
+			for api.CodeOf(err) == api.NetworkError { // the back-off
+				pass(patience)
+				s, err = l.report(t, g)
+			}
 			if err != nil || s.Generation == g {
 				t.Errorf("%+v, %v", s, err)
 			}
-			l.is(t, Live, 2, 5, s.Generation)
+			_, probes := l.site.tally()
+			l.is(t, Live, 2, probes, s.Generation)
 		}},
 		{"stale/login impossible now", rightPassword, func(t *testing.T, l *life) {
 			g := l.stale(t)

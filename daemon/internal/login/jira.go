@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -50,6 +51,10 @@ func (*jira) Headers(method string) []Header {
 	}
 	return []Header{{"X-Atlassian-Token", "no-check"}}
 }
+
+// Life implements Lasting: 300 minutes unused, and no other limit (Atlassian
+// knowledge base, 604209887 and 1217298787).
+func (*jira) Life() Life { return Life{Idle: 300 * time.Minute} }
 
 // Login implements Driver.
 func (j *jira) Login(ctx context.Context, x *web.Exchange, p Password) error {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -63,6 +64,16 @@ func FallsBack(d Driver) bool {
 	f, ok := d.(Fallbacker)
 	return ok && f.FallsBackTo() == Secret || slices.Contains(d.Takes(), Secret)
 }
+
+// Lasting is a Driver of a product that documents how long its sessions live.
+type Lasting interface {
+	// Life returns the product's defaults.
+	Life() Life
+}
+
+// Life is how long sessions live: Idle, while nobody uses them; Absolute, after
+// their login, used or not. 0: there is no such limit, or it is not documented.
+type Life struct{ Idle, Absolute time.Duration }
 
 // Companion is a Driver whose sites want more of a request than the cookies.
 type Companion interface {

@@ -1,0 +1,241 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// lifetimes are what is known of how long a site's sessions live. It is learned from
+// those that die: two deaths that agree set a span, and a session that outlives it
+// raises it. Until then what the kind documents counts.
+type lifetimes struct {
+	// Age is how long sessions live after their login, Idle how long unused.
+	Age, Idle span
+}
+
+// span is one length of life.
+type span struct {
+	Learned time.Duration `json:"learned,omitempty"` // 0: nothing is
+	// Last is the length of the last life that ended, for the next to agree with.
+	Last time.Duration `json:"last,omitempty"`
+}
+
+// agreement is by how much two lives may differ that set a span: the longer one
+// is at most so much longer.
+const agreement = 1.2
+
+// died takes note of a life of that length, and reports whether that changes
+// anything.
+func (s *span) died(length time.Duration) bool {
+	before := *s
+	long, short := max(length, s.Last), min(length, s.Last)
+	if short > 0 && float64(long) <= agreement*float64(short) {
+		s.Learned = short
+	}
+	s.Last = length
+	return *s != before
+}
+
+// lived takes note of a life that goes on after that length.
+func (s *span) lived(length time.Duration) bool {
+	if s.Learned == 0 || length <= s.Learned {
+		return false
+	}
+	s.Learned = length
+	return true
+}
+
+// died takes note of the death of a session that lived for an age when it was last
+// proven, and then died within a gap. A session that is used and dies all the same
+// was old enough, if it has outlived such a gap before; if not, the gap was too
+// long for it. What dies while nobody looks says only how long it lives unused at
+// most.
+func (l *lifetimes) died(age, gap, recheck time.Duration) bool {
+	used := gap <= 2*recheck
+	if used && age >= gap {
+		return l.Age.died(age)
+	}
+	return l.Idle.died(gap)
+}
+
+// lived takes note of a proof of a session, of that age and so long after the last
+// one.
+func (l *lifetimes) lived(age, gap time.Duration) bool {
+	aged := l.Age.lived(age)
+	return l.Idle.lived(gap) || aged
+}
+
+// documented is what a kind says about its sessions.
+func (s *Site) documented() login.Life {
+	if d, ok := s.Driver.(login.Lasting); ok {
+		return d.Life()
+	}
+	return login.Life{}
+}
+
+// lifetime returns how long the site's sessions live after their login, and
+// whether that is learned; 0 if it is not known. The caller holds the lock.
+func (e *entry) lifetime() (d time.Duration, learned bool) {
+	if e.life.Age.Learned > 0 {
+		return e.life.Age.Learned, true
+	}
+	return e.site.documented().Absolute, false
+}
+
+// idle returns how long they live unused.
+func (e *entry) idle() (d time.Duration, learned bool) {
+	if e.life.Idle.Learned > 0 {
+		return e.life.Idle.Learned, true
+	}
+	return e.site.documented().Idle, false
+}
+
+// usualRecheck is how long a proof is good for, at most, where the configuration
+// does not say.
+const usualRecheck = 5 * time.Minute
+
+// recheck returns how long a proof is good for. The caller holds the lock.
+func (e *entry) recheck() time.Duration {
+	if e.site.RecheckSet {
+		return e.site.Recheck
+	}
+	if idle, _ := e.idle(); idle > 0 {
+		return min(usualRecheck, idle/4)
+	}
+	return usualRecheck
+}
+
+// lived takes note of a proof at a time of the session that was there.
+func (e *entry) lived(old *Session, now time.Time) {
+	e.mu.Lock()
+	changed := e.life.lived(now.Sub(old.LoginTime), now.Sub(old.ProveTime))
+	e.mu.Unlock()
+	if changed {
+		e.saveLife()
+	}
+}
+
+// died takes note of the death of a session, found at a time. Sessions of one
+// origin that die at once do so because the server was started anew: that says
+// nothing about how long they live.
+func (e *entry) died(old *Session, now time.Time) {
+	age, gap := old.ProveTime.Sub(old.LoginTime), now.Sub(old.ProveTime)
+	if age < 0 || gap <= 0 { // a clock was wrong
+		return
+	}
+	d := death{e: e, from: old.ProveTime, to: now}
+	others := e.k.deaths.together(d)
+	for _, o := range others {
+		o.undo()
+	}
+	if len(others) > 0 {
+		return
+	}
+	e.mu.Lock()
+	e.before = e.life
+	changed := e.life.died(age, gap, e.recheck())
+	e.mu.Unlock()
+	if changed {
+		e.saveLife()
+	}
+}
+
+// undo forgets a death that turned out to be one of many.
+func (d death) undo() {
+	d.e.mu.Lock()
+	changed := d.e.life != d.e.before
+	d.e.life = d.e.before
+	d.e.mu.Unlock()
+	if changed {
+		d.e.saveLife()
+	}
+}
+
+// death is when a session died: after its last proof, and before it was found.
+type death struct {
+	e        *entry
+	from, to time.Time
+}
+
+// deaths are the last ones, by origin and session.
+type deaths struct {
+	mu   sync.Mutex
+	last map[web.Origin]map[*entry]death
+}
+
+// together takes note of a death, and returns those of other sessions of the
+// origin that may have been at the same time.
+func (l *deaths) together(d death) []death {
+	o := web.OriginOf(d.e.site.URL)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var others []death
+	for _, other := range l.last[o] {
+		if other.e != d.e && d.from.Before(other.to) && other.from.Before(d.to) {
+			others = append(others, other)
+		}
+	}
+	if l.last[o] == nil {
+		l.last[o] = map[*entry]death{}
+	}
+	l.last[o][d.e] = d
+	return others
+}
+
+// lifeVersion is the version of the stored form of a life.
+const lifeVersion = 1
+
+type lifeRecord struct {
+	Version     int    `json:"v"`
+	Fingerprint string `json:"fingerprint"`
+	Age         span   `json:"age"`
+	Idle        span   `json:"idle"`
+}
+
+// loadLife reads what was learned before the agent was started. The caller holds
+// the lock.
+func (e *entry) loadLife() {
+	if e.k.o.Lives == nil {
+		return
+	}
+	record, _, err := e.k.o.Lives.Load(e.key())
+	if err != nil {
+		e.log.Warn("what was learned of the site's sessions cannot be read", "err", err)
+		return
+	}
+	var r lifeRecord
+	if record != nil && json.Unmarshal(record, &r) == nil && r.Version == lifeVersion && r.Fingerprint == e.site.Fingerprint {
+		e.life = lifetimes{r.Age, r.Idle}
+	}
+}
+
+// saveLife stores what was learned. If that fails, it is learned again.
+func (e *entry) saveLife() {
+	if e.k.o.Lives == nil {
+		return
+	}
+	e.mu.Lock()
+	r := lifeRecord{lifeVersion, e.site.Fingerprint, e.life.Age, e.life.Idle}
+	e.mu.Unlock()
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // nothing in the record can fail
+	}
+	e.writeLife(b)
+}
+
+// writeLife replaces the stored record, or deletes it.
+func (e *entry) writeLife(record []byte) {
+	_, revision, err := e.k.o.Lives.Load(e.key())
+	if err == nil {
+		_, err = swap(context.WithoutCancel(e.k.ctx), e.k.o.Lives, e.key(), revision, record)
+	}
+	if err != nil {
+		e.log.Warn("what was learned of the site's sessions is not stored", "err", err)
+	}
+}

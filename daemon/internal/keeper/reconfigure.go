@@ -1,0 +1,119 @@
+package keeper
+
+import (
+	"cmp"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Reconfigure applies a configuration: of sites and identity providers that are
+// set up as before nothing changes; the others are set up anew, once the work
+// under way for them is done. They keep their session if its Fingerprint is the
+// same. What is gone is purged from the store.
+func (k *Keeper) Reconfigure(sites, idps []Site) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.entries, k.order = k.replace(k.entries, sites, false)
+	k.idps, _ = k.replace(k.idps, idps, true)
+}
+
+// replace returns the entries for a configuration in the place of others. The
+// caller holds the lock.
+func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (next map[string]*entry, order []*entry) {
+	next = make(map[string]*entry, len(sites))
+	keys := map[string]bool{}
+	for _, s := range sites {
+		s.ID = cmp.Or(s.ID, s.Name)
+		e := old[s.ID]
+		if e == nil || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
+			before := e
+			e = &entry{k: k, site: s, provider: providers, log: k.o.Log.With("site", s.Name), changed: make(chan struct{})}
+			e.takeOver(before)
+		}
+		next[s.ID] = e
+		order = append(order, e)
+		keys[e.key()] = true
+	}
+	for _, id := range slices.Sorted(maps.Keys(old)) {
+		if e := old[id]; next[id] != e {
+			e.retire(!keys[e.key()])
+		}
+	}
+	return next, order
+}
+
+// takeOver makes the entry the successor of another, nil for none. Until the work
+// under way for that is done, it counts as the entry's own.
+func (e *entry) takeOver(old *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if old == nil {
+		if e.site.KeepAlive {
+			e.k.agenda.put(e, e.k.clock.Now().Add(rand.N(spread)))
+		}
+		return
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	under := old.flight
+	if under == nil {
+		e.inherit(old)
+		return
+	}
+	f := &flight{login: under.login, done: make(chan struct{})}
+	e.flight = f
+	e.k.flights.Go(func() {
+		<-under.done
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		e.inherit(old)
+		f.moot = true // those who waited see for themselves
+		e.end(f)
+	})
+}
+
+// inherit takes what another entry has that still holds. The caller holds both
+// locks, and the other entry has no flight any more.
+func (e *entry) inherit(old *entry) {
+	if old.loaded && e.key() == old.key() {
+		e.loaded, e.revision = true, old.revision
+		if e.site.Fingerprint == old.site.Fingerprint {
+			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
+			e.life, e.asked, e.recent = old.life, old.asked, old.recent
+			e.plan()
+		}
+	}
+	e.schedule()
+}
+
+// retire ends an entry, and purges what is stored of it if nobody has its place.
+func (e *entry) retire(purge bool) {
+	e.mu.Lock()
+	e.retired = true
+	under := e.flight
+	e.k.agenda.put(e, time.Time{})
+	if under == nil {
+		close(e.changed) // watchers look for the new one
+		e.changed = make(chan struct{})
+	}
+	e.mu.Unlock()
+	if !purge {
+		return
+	}
+	e.k.flights.Go(func() {
+		if under != nil {
+			<-under.done
+		}
+		e.mu.Lock()
+		e.load()
+		e.mu.Unlock()
+		e.forget()
+		if e.k.o.Lives != nil {
+			e.writeLife(nil)
+		}
+	})
+}

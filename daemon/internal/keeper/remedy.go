@@ -1,0 +1,70 @@
+package keeper
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// remedied adds the ways out that only a person has. A password that was offered
+// and refused is not at hand for the next attempt.
+func (e *entry) remedied(err error, offered *attempt) *api.Error {
+	f := *api.AsError(err)
+	if e.provider {
+		return &f // the ways out are at its sites
+	}
+	login := "sessionctl login " + e.site.Name
+	judge := &e.site
+	if idp := e.idp(); idp != nil {
+		judge = &idp.site
+	}
+	p := judge.password()
+	if judge.Bring != nil {
+		p = judge.Brought
+	}
+	bring := p != nil && p.file == ""
+	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
+	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
+	ways := e.waysAtProxy(&f)
+	if bring && f.Code == api.NoSecret {
+		ways = append(ways, login+" --password-stdin", login+" --cookie-stdin")
+	}
+	if bring && stands && !captcha {
+		ways = append(ways, login+" --password-stdin")
+	}
+	switch {
+	case !stands:
+	case offered != nil:
+		ways = append(ways, login+" --password-stdin --retry")
+	default:
+		ways = append(ways, login+" --retry")
+	}
+	way := strings.Join(ways, ", or: ")
+	switch {
+	case f.Remedy == "" || way == "":
+		f.Remedy += way
+	case captcha:
+		f.Remedy += ", then: " + way
+	default:
+		f.Remedy += ", or: " + way
+	}
+	return &f
+}
+
+// waysAtProxy are the ways out of a failure to prove to the site's proxy who one
+// is.
+func (e *entry) waysAtProxy(f *api.Error) (ways []string) {
+	if e.site.ForgiveProxy == nil || f.Code != api.ProxyAuthFailed && f.Code != api.ProxyAuthRequired {
+		return nil
+	}
+	login, p := "sessionctl login "+e.site.Name, e.site.ProxyPassword
+	why := api.CodeOf(f.Err) // of a credential that was not used
+	if p != nil && p.file == "" && (f.Code == api.ProxyAuthFailed || why == api.NoSecret) {
+		ways = append(ways, login+" --proxy --password-stdin")
+	}
+	if f.Code == api.ProxyAuthFailed && (p != nil || why == api.Latched || why.Refusal()) {
+		ways = append(ways, login+" --retry")
+	}
+	return ways
+}
