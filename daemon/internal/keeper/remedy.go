@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
 // remedied adds the ways out that only a person has. A password that was offered
@@ -41,15 +43,31 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 		ways = append(ways, login+" --retry")
 	}
 	way := strings.Join(ways, ", or: ")
-	switch {
-	case f.Remedy == "" || way == "":
-		f.Remedy += way
-	case captcha:
+	switch page := judge.loginPage(); {
+	case way == "":
+	case captcha && f.Remedy != "": // says the page
 		f.Remedy += ", then: " + way
+	case f.Remedy == "" && stands && f.Code != api.StoreDamaged:
+		f.Remedy = "see at " + page + " with a browser whether the account can log in, then: " + way
+	case f.Remedy == "":
+		f.Remedy = way
+	case stands && f.Code != api.StoreDamaged:
+		f.Remedy += " (the site's login page: " + page + "), or: " + way
 	default:
 		f.Remedy += ", or: " + way
 	}
 	return &f
+}
+
+// loginPage is where a person logs in with a browser.
+func (s *Site) loginPage() string {
+	page := s.URL
+	if d, ok := s.Driver.(login.Paged); ok {
+		if u, err := web.Resolve(s.URL, d.LoginPage()); err == nil {
+			page = u
+		}
+	}
+	return web.Shown(page)
 }
 
 // waysAtProxy are the ways out of a failure to prove to the site's proxy who one

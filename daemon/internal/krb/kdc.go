@@ -91,6 +91,11 @@ type realmKDCs struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	now      func() time.Time
 
+	*kdcMemory
+}
+
+// kdcMemory is what was learnt of a realm's KDCs.
+type kdcMemory struct {
 	mu      sync.Mutex
 	good    route               // answered last
 	bad     map[route]time.Time // when it failed or was silent
@@ -104,7 +109,7 @@ type realmKDCs struct {
 // "udp" and "tcp", and with addresses, not names.
 func newRealmKDCs(realm string, config *Config, resolver Resolver, dial func(ctx context.Context, network, address string) (net.Conn, error), now func() time.Time) *realmKDCs {
 	return &realmKDCs{realm: realm, config: config, resolver: resolver, dial: dial, now: now,
-		bad: make(map[route]time.Time), hosts: make(map[string]host)}
+		kdcMemory: &kdcMemory{bad: make(map[route]time.Time), hosts: make(map[string]host)}}
 }
 
 // route is one way to a KDC. Of a name with several addresses each is a way of
@@ -395,7 +400,7 @@ func (k *realmKDCs) lookup(ctx context.Context, known servers) (servers, time.Du
 	case known != nil:
 		return known, badTime, nil
 	}
-	return nil, 0, &api.Error{Code: api.KDCUnreachable,
+	return nil, 0, &api.Error{Code: api.KDCUnreachable, Err: &outage{k.realm, nil},
 		Detail: fmt.Sprintf("krb5.conf names no KDC of %[1]s, and DNS none either: _kerberos._udp.%[1]s: %[2]s; _kerberos._tcp.%[1]s: %[3]s", k.realm, said["udp"], said["tcp"]),
 		Remedy: fmt.Sprintf("check the network and the name of the realm, or add to [realms]: %s = { kdc = kdc.example.com }, with the realm's own KDC", k.realm)}
 }
@@ -579,6 +584,17 @@ func (k *realmKDCs) within(at time.Time, life time.Duration) bool {
 	return 0 <= age && age < life
 }
 
+// outage is the cause of a failure that everybody has who needs a KDC of a realm.
+type outage struct {
+	realm string
+	err   error // or nil
+}
+
+// Outage names what is out of reach, as "realm " and its name.
+func (o *outage) Outage() string { return "realm " + o.realm }
+func (o *outage) Error() string  { return "no KDC of " + o.realm + " answers" }
+func (o *outage) Unwrap() error  { return o.err }
+
 func (k *realmKDCs) unreachable(asked []*question, l *looks, cause error) error {
 	var each []string
 	for _, q := range asked {
@@ -589,7 +605,7 @@ func (k *realmKDCs) unreachable(asked []*question, l *looks, cause error) error 
 	if len(k.config.KDCs(k.realm)) == 0 {
 		where = fmt.Sprintf("the SRV records _kerberos._udp.%[1]s and _kerberos._tcp.%[1]s", k.realm)
 	}
-	return &api.Error{Code: api.KDCUnreachable, Err: cause,
+	return &api.Error{Code: api.KDCUnreachable, Err: &outage{k.realm, cause},
 		Detail: "no KDC of " + k.realm + " answers: " + strings.Join(each, "; "),
 		Remedy: "check the network and " + where}
 }

@@ -45,6 +45,9 @@ func (f *form) Check(o web.Options, identity string) error {
 // Takes implements Driver.
 func (*form) Takes() []Means { return []Means{Secret} }
 
+// LoginPage implements Paged.
+func (f *form) LoginPage() string { return f.LoginURL }
+
 // Login implements Driver.
 func (f *form) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	u, err := x.URL(f.LoginURL)

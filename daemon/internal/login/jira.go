@@ -56,6 +56,9 @@ func (*jira) Headers(method string) []Header {
 // knowledge base, 604209887 and 1217298787).
 func (*jira) Life() Life { return Life{Idle: 300 * time.Minute} }
 
+// LoginPage implements Paged.
+func (j *jira) LoginPage() string { return j.LoginURL }
+
 // Login implements Driver.
 func (j *jira) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	if p != nil {

@@ -71,6 +71,12 @@ type Lasting interface {
 	Life() Life
 }
 
+// Paged is a Driver that knows where a person logs in with a browser.
+type Paged interface {
+	// LoginPage returns that page, absolute or relative to the site's url.
+	LoginPage() string
+}
+
 // Life is how long sessions live: Idle, while nobody uses them; Absolute, after
 // their login, used or not. 0: there is no such limit, or it is not documented.
 type Life struct{ Idle, Absolute time.Duration }

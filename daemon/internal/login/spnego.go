@@ -26,6 +26,9 @@ func (*spnego) Takes() []Means { return []Means{Ticket} }
 // (mod_auth_gssapi: GssapiBasicAuth).
 func (*spnego) FallsBackTo() Means { return Secret }
 
+// LoginPage implements Paged.
+func (s *spnego) LoginPage() string { return s.LoginURL }
+
 // Login implements Driver.
 func (s *spnego) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	u, err := x.URL(s.LoginURL)

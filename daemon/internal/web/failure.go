@@ -39,7 +39,8 @@ func (x *Exchange) transportError(ctx context.Context, u *url.URL, err error) er
 	return e
 }
 
-// unreachable is the cause of a failure that everybody has at an origin.
+// unreachable is the cause of a failure that everybody has at an origin: no name, no
+// connection, or no TLS.
 type unreachable struct {
 	origin Origin
 	err    error
@@ -48,15 +49,8 @@ type unreachable struct {
 func (e *unreachable) Error() string { return e.err.Error() }
 func (e *unreachable) Unwrap() error { return e.err }
 
-// Unreachable returns the origin whose failure an error is, whatever is asked of
-// it there: no name, no connection, or no TLS.
-func Unreachable(err error) (Origin, bool) {
-	var u *unreachable
-	if errors.As(err, &u) {
-		return u.origin, true
-	}
-	return Origin{}, false
-}
+// Outage names what is out of reach: an origin, as Origin.String has it.
+func (e *unreachable) Outage() string { return e.origin.String() }
 
 // classify is transportError for whoever did not answer.
 func classify(ctx context.Context, o string, err error) *api.Error {
