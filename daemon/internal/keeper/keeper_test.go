@@ -946,7 +946,7 @@ func TestNotReady(t *testing.T) {
 			a.refused(t, api.Latched)
 		}
 		a.count(t, 0, 0)
-		if e := a.List()[0].Failure; e.Remedy != "mend it, or: sessionctl login app --retry" {
+		if e := a.List()[0].Failure; e.Remedy != "mend it"+loginPage+"sessionctl login app --retry" {
 			t.Errorf("remedy %q", e.Remedy)
 		}
 		if _, err := a.Login(t.Context(), "app", LoginOptions{Retry: true}); err != nil {

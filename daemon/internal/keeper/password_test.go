@@ -335,7 +335,7 @@ func TestOfferedPassword(t *testing.T) {
 		offer := LoginOptions{Password: []byte(wrongPassword)}
 		e := m.login(t, "jira", offer)
 		m.want(t, e, api.BadCredentials)
-		if e.Remedy != "sessionctl login jira --password-stdin, or: sessionctl login jira --password-stdin --retry" {
+		if e.Remedy != seeAt+"sessionctl login jira --password-stdin, or: sessionctl login jira --password-stdin --retry" {
 			t.Errorf("remedy %q", e.Remedy)
 		}
 		m.tried(t, 2)
