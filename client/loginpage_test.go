@@ -217,7 +217,7 @@ func (s *slowSite) get(t *testing.T, ctx context.Context) (*http.Response, verdi
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := (&Transport{Base: base}).send(r, nil, &Session{URL: "http://jira.example"})
+	resp, err := (&Transport{Base: base}).send(r, nil, &Session{origin: originOf(r.URL), dress: dresser(nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,13 +4,15 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	"golang.org/x/net/idna"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -65,9 +67,10 @@ type Session struct {
 	// IdentityUnproven: the site cannot say whose session it is.
 	IdentityUnproven bool
 
-	// A function, so that whatever prints structures field by field, unexported
-	// ones and by any verb, shows an address.
-	header func() http.Header
+	origin origin // that of URL; zero: there is none
+	// dress sets the session's headers. A function, so that whatever prints
+	// structures field by field, unexported ones and by any verb, shows an address.
+	dress func(http.Header)
 }
 
 // Session returns a proven session; the agent logs in first when there is none.
@@ -130,12 +133,38 @@ func newSession(m *pb.Session, method string) (*Session, error) {
 		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the agent's answer has no cookie or other secret for that URL",
 			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
 	}
+	// Sessions are made now and then, and applied to every request.
+	var own origin
+	if u, err := url.Parse(m.GetUrl()); err == nil && u.Host != "" {
+		own = originOf(u)
+	}
 	return &Session{
 		Site: m.GetSite(), User: m.GetUser(), Generation: m.GetGeneration(), URL: m.GetUrl(), Method: method,
 		LoginTime: moment(m.GetLoginTime()), ProveTime: moment(m.GetProveTime()), ExpireTime: moment(m.GetExpireTime()),
 		Stale: m.GetStale(), NotDurable: m.GetNotDurable(), IdentityUnproven: m.GetIdentityUnproven(),
-		header: header.Clone,
+		origin: own, dress: dresser(header),
 	}, nil
+}
+
+// dresser returns a function that sets these headers among others. Each time it
+// sets values of their own, which may be changed.
+func dresser(header http.Header) func(http.Header) {
+	type field struct {
+		name     string
+		from, to int // among all values
+	}
+	var fields []field
+	var all []string
+	for name, values := range header {
+		all = append(all, values...)
+		fields = append(fields, field{name, len(all) - len(values), len(all)})
+	}
+	return func(h http.Header) {
+		own := slices.Clone(all)
+		for _, f := range fields {
+			h[f.name] = own[f.from:f.to:f.to]
+		}
+	}
 }
 
 func moment(t *timestamppb.Timestamp) time.Time {
@@ -153,10 +182,11 @@ func moment(t *timestamppb.Timestamp) time.Time {
 // []*http.Cookie: net/http drops or quotes bytes that sites do use. Who needs
 // the cookies' attributes calls GetSession of Client.Sessions.
 func (s *Session) Header() http.Header {
-	if s.header == nil {
-		return http.Header{}
+	h := http.Header{}
+	if s.dress != nil {
+		s.dress(h)
 	}
-	return s.header()
+	return h
 }
 
 // Apply sets the session's headers on a request, in place of the request's own
@@ -168,48 +198,62 @@ func (s *Session) Header() http.Header {
 // which it may be for another host than it says. The cookies are those for the
 // path of URL.
 func (s *Session) Apply(r *http.Request) error {
-	u, err := url.Parse(s.URL)
-	if err != nil || u.Host == "" {
+	if s.origin == (origin{}) {
 		return &api.Error{Code: api.InvalidRequest, Detail: "the session is for no absolute URL", Remedy: "take it from the agent"}
 	}
 	if r.URL.Opaque != "" { // a proxy is asked for just that
 		return &api.Error{Code: api.InvalidRequest, Detail: "the request's URL is opaque", Remedy: "make one with host and path"}
 	}
-	for _, to := range destinations(r) {
-		if originOf(to) != originOf(u) {
-			return &api.Error{Code: api.InvalidRequest, Detail: "the session is for " + originOf(u) + ", the request goes to " + originOf(to),
-				Remedy: "ask for a session of that site"}
-		}
+	to := originOf(r.URL)
+	if to == s.origin && r.Host != "" && r.Host != r.URL.Host { // as whose the server there takes it
+		to = originOf(&url.URL{Scheme: r.URL.Scheme, Host: r.Host})
+	}
+	if to != s.origin {
+		return &api.Error{Code: api.InvalidRequest, Detail: "the session is for " + s.origin.String() + ", the request goes to " + to.String(),
+			Remedy: "ask for a session of that site"}
 	}
 	if r.Header == nil {
 		r.Header = http.Header{}
 	}
 	// atlassian.com, "REST and os_authType": an invalid cookie is refused
 	// although the Authorization header beside it is good.
-	r.Header.Del("Cookie")
-	r.Header.Del("Authorization")
-	maps.Copy(r.Header, s.Header())
+	delete(r.Header, "Cookie")
+	delete(r.Header, "Authorization")
+	s.dress(r.Header)
 	return nil
 }
 
-// destinations are the URLs that a request goes to: where it is sent, and as
-// whose the server there takes it.
-func destinations(r *http.Request) []*url.URL {
-	to := []*url.URL{r.URL}
-	if r.Host != "" {
-		to = append(to, &url.URL{Scheme: r.URL.Scheme, Host: r.Host})
+// origin is scheme, host and port (RFC 6454).
+type origin struct{ scheme, host, port string }
+
+// originOf returns the origin of a URL.
+func originOf(u *url.URL) origin {
+	o := origin{strings.ToLower(u.Scheme), strings.TrimSuffix(strings.ToLower(sentName(u)), "."), u.Port()}
+	if o.port == "" {
+		switch o.scheme {
+		case "http":
+			o.port = "80"
+		case "https":
+			o.port = "443"
+		}
 	}
-	return to
+	return o
 }
 
-// originOf returns scheme, host and port of a URL (RFC 6454).
-func originOf(u *url.URL) string {
-	scheme, port := strings.ToLower(u.Scheme), u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[scheme]
+// sentName returns the name of a URL's host as net/http sends it to the server and
+// to proxies. Letters that are not ASCII's are encoded there as they are; the
+// agent, and whoever dials, first makes wide ones narrow, and more (UTS 46).
+func sentName(u *url.URL) string {
+	name := u.Hostname()
+	if strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		if a, err := idna.ToASCII(name); err == nil {
+			return a
+		}
 	}
-	return scheme + "://" + net.JoinHostPort(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
+	return name
 }
+
+func (o origin) String() string { return o.scheme + "://" + net.JoinHostPort(o.host, o.port) }
 
 // String names the session without its secrets.
 func (s Session) String() string {

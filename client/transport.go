@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -122,7 +123,8 @@ func (t *Transport) session(r *http.Request) (*Session, error) {
 	c, done := t.client()
 	defer done()
 	// The agent has no need of the rest, which may hold secrets.
-	u := &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	host := strings.Replace(r.URL.Host, r.URL.Hostname(), sentName(r.URL), 1)
+	u := &url.URL{Scheme: r.URL.Scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath}
 	s, err := c.Session(r.Context(), Query{Site: t.Site, URL: u.String(), Method: cmp.Or(r.Method, http.MethodGet)})
 	if api.CodeOf(err) != api.InvalidRequest {
 		return s, err

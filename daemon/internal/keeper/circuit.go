@@ -41,8 +41,9 @@ type held struct {
 }
 
 // hold returns what stands against a flight that needs some things, nil if
-// nothing does.
-func (c *circuits) hold(needs []string, now time.Time) *held {
+// nothing does. Then f, if it is not nil, is the one that tries what of them is out
+// of reach.
+func (c *circuits) hold(needs []string, now time.Time, f *flight) *held {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var h *held
@@ -57,18 +58,14 @@ func (c *circuits) hold(needs []string, now time.Time) *held {
 			h = &held{why: open.why, trial: open.trial}
 		}
 	}
-	return h
-}
-
-// try makes a flight the one that tries what it needs and is out of reach.
-func (c *circuits) try(needs []string, f *flight) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, name := range needs {
-		if open := c.all[name]; open != nil {
-			open.trial = f
+	if h == nil && f != nil {
+		for _, name := range needs {
+			if open := c.all[name]; open != nil {
+				open.trial = f
+			}
 		}
 	}
+	return h
 }
 
 // settle counts the outcome of a flight, and reports whether a circuit holds the
@@ -80,26 +77,36 @@ func (c *circuits) settle(needs []string, f *flight, err *api.Error, now time.Ti
 	defer c.mu.Unlock()
 	for _, name := range needs {
 		open := c.all[name]
-		if open != nil && open.trial == f {
+		tried := open != nil && open.trial == f
+		if tried {
 			open.trial = nil
 		}
 		switch {
 		case failed && out.Outage() == name:
-			opened = true
 			if open == nil {
 				open = new(circuit)
 				c.all[name] = open
 			}
-			if !open.until.After(now) { // else it was counted by another flight
-				open.failures++
-				open.until = now.Add(backOff(open.failures))
-			}
-			open.why = err
+			open.fail(err, now)
+			opened = true
 		case open != nil && reached(err):
 			delete(c.all, name)
+		case tried && err.Code.Temporary(): // nobody knows
+			open.fail(err, now)
+			opened = true
 		}
 	}
 	return opened
+}
+
+// fail keeps the circuit open for a while, if another flight has not done so just
+// now.
+func (c *circuit) fail(err *api.Error, now time.Time) {
+	if !c.until.After(now) {
+		c.failures++
+		c.until = now.Add(backOff(c.failures))
+	}
+	c.why = err
 }
 
 // reached reports whether a flight that ended so has had an answer from all that

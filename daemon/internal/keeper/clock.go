@@ -21,6 +21,8 @@ type Clock struct {
 	boot func() time.Duration
 	// base is the agent's time at a boot time of 0, in nanoseconds since 1970.
 	base atomic.Int64
+	// shifted is the sum of the steps taken over, in nanoseconds.
+	shifted atomic.Int64
 }
 
 // NewClock returns a clock that shows the time.
@@ -43,6 +45,13 @@ func bootTime() time.Duration {
 // Now returns the agent's time.
 func (c *Clock) Now() time.Time { return time.Unix(0, c.base.Load()+int64(c.boot())) }
 
+// Steady returns a clock that shows the agent's time as it is now, and takes over
+// no step: for a dialogue, in which what has come once must not age by one.
+func (c *Clock) Steady() func() time.Time {
+	base := c.base.Load()
+	return func() time.Time { return time.Unix(0, base+int64(c.boot())) }
+}
+
 // drift returns by how much the wall clock is ahead of the agent's time, if that
 // is a step; else 0.
 func (c *Clock) drift() time.Duration {
@@ -54,4 +63,7 @@ func (c *Clock) drift() time.Duration {
 }
 
 // step puts the agent's time forward, or back.
-func (c *Clock) step(d time.Duration) { c.base.Add(int64(d)) }
+func (c *Clock) step(d time.Duration) {
+	c.base.Add(int64(d))
+	c.shifted.Add(int64(d))
+}

@@ -33,15 +33,22 @@ type entry struct {
 	failure    *api.Error // why the last login or probe failed, nil after a success
 	failures   int        // in a row
 	retryAt    time.Time  // the end of the back-off
+	noLogin    bool       // which is of logins, not of probes
 	flight     *flight
 	recent     []time.Time   // automatic logins that succeeded, the last maxLogins
 	changed    chan struct{} // closed at the end of each flight
 	retired    bool          // a reload has put another in its place, or none
 
 	asked   time.Time // when it was last handed out
-	renewAt time.Time // when it is made anew ahead of its end; zero: that is not known
+	endAt   time.Time // when it ends, as far as known; zero: it is not
+	renewAt time.Time // when it is made anew, ahead of that
+	// notAheadUntil is when that is tried again after it has failed.
+	notAheadUntil time.Time
 	life    lifetimes
-	before  lifetimes // the last death
+	// former is a session that was made anew because of what was learned; formerAt,
+	// when it should be dead by far.
+	former   *Session
+	formerAt time.Time
 
 	// Of the agenda, and under its lock:
 	due  time.Time // zero: it is not listed
@@ -52,8 +59,13 @@ type entry struct {
 type flight struct {
 	login bool // a login from the start, not a probe
 	moot  bool // its one caller's own, and it has failed
+	force bool // see Keeper.Refresh
+	ahead bool // a session that is near its end is made anew after the probe
+	needs []string
 	done  chan struct{}
 	err   *api.Error
+	// notAhead is why a session that lives could not be made anew.
+	notAhead *api.Error
 }
 
 // launchOptions say what a flight is for.
@@ -90,7 +102,7 @@ func (e *entry) need(w want, now time.Time) need {
 		return aLogin
 	case e.proofs < w.proof, e.stale, s.changed(now):
 		return aProbe
-	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.recheck()):
+	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.goodFor()):
 		return aProbe
 	}
 	return nothing
@@ -142,7 +154,8 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		}
 		f := e.flight
 		if f == nil {
-			if h := e.hold(n, now); h != nil && !w.force {
+			var h *held
+			if f, h = e.launch(n, launchOptions{force: w.force}); h != nil {
 				if alive {
 					e.handOut(now)
 				}
@@ -165,7 +178,6 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 				}
 				continue
 			}
-			f = e.launch(n, launchOptions{force: w.force})
 		}
 		known := e.stale
 		if usable && known {
@@ -186,6 +198,9 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		}
 		if err != nil {
 			return Served{}, callerError(err)
+		}
+		if e.isRetired() { // another configuration counts
+			return Served{}, errRetired
 		}
 		if f.err != nil {
 			if !w.strict {
@@ -244,7 +259,7 @@ func (e *entry) served() Served {
 func (e *entry) handOut(now time.Time) Served {
 	e.asked = now
 	switch {
-	case e.flight != nil || e.session == nil:
+	case e.flight != nil || e.session == nil || e.retired:
 	case e.renewal(now) && e.hold(aLogin, now) == nil:
 		e.launch(aProbe, launchOptions{ahead: true})
 	case e.k.agenda.at(e).IsZero():
@@ -253,53 +268,76 @@ func (e *entry) handOut(now time.Time) Served {
 	return e.served()
 }
 
+func (e *entry) isRetired() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.retired
+}
+
 // needs returns what work needs that others need, too. See circuits.
 func (e *entry) needs(n need) []string {
 	all := []string{web.OriginOf(e.site.URL).String()}
-	if n == aLogin && e.site.Realm != "" {
-		all = append(all, "realm "+e.site.Realm)
+	if n == aLogin {
+		all = append(all, e.realm()...)
 	}
 	return all
+}
+
+// realm is what only logins need.
+func (e *entry) realm() []string {
+	if e.site.Realm == "" {
+		return nil
+	}
+	return []string{"realm " + e.site.Realm}
 }
 
 // hold returns what stands against work now, nil if nothing does: a failure of its
 // own, or what others have seen. The caller holds the lock.
 func (e *entry) hold(n need, now time.Time) *held {
-	if wait := e.retryAt.Sub(now); wait > 0 {
+	if wait := e.retryAt.Sub(now); wait > 0 && (n == aLogin || !e.noLogin) {
 		return &held{wait: wait, why: e.failure}
 	}
-	return e.k.circuits.hold(e.needs(n), now)
+	return e.k.circuits.hold(e.needs(n), now, nil)
 }
 
 // failure is the answer for who cannot wait.
-func (h *held) failure() error {
+func (h *held) failure() *api.Error {
 	f := *h.why
 	f.Detail += "; next attempt in " + max(h.wait.Round(time.Second), time.Second).String()
 	return &f
 }
 
-// launch starts the work. The caller holds the lock.
-func (e *entry) launch(n need, o launchOptions) *flight {
-	f := &flight{login: n == aLogin, done: make(chan struct{})}
-	e.flight = f
-	needs := e.needs(n)
-	if o.ahead { // maybe a login
-		needs = e.needs(aLogin)
+// launch starts the work, unless something stands against it. The caller holds the
+// lock.
+func (e *entry) launch(n need, o launchOptions) (*flight, *held) {
+	f := &flight{login: n == aLogin, force: o.force, ahead: o.ahead, needs: e.needs(n), done: make(chan struct{})}
+	now := e.k.clock.Now()
+	if wait := e.retryAt.Sub(now); wait > 0 && (n == aLogin || !e.noLogin) && !o.force {
+		return nil, &held{wait: wait, why: e.failure}
 	}
-	e.k.circuits.try(needs, f)
+	if h := e.k.circuits.hold(f.needs, now, f); h != nil && !o.force {
+		return nil, h
+	}
+	e.flight = f
 	session := e.session
+	if o.background {
+		e.k.background.Add(1)
+	}
 	e.k.flights.Go(func() {
-		err := e.safely(func() *api.Error { return e.work(f.login, o, session) })
+		err := e.safely(func() *api.Error { return e.work(f, session) })
 		guarded := err != nil && e.guarded(err.Code)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		now := e.k.clock.Now()
 		f.err = err
-		opened := e.k.circuits.settle(needs, f, err, now)
-		if err == nil {
+		opened := e.k.circuits.settle(f.needs, f, cmp.Or(err, f.notAhead), now)
+		switch {
+		case err == nil && f.notAhead == nil:
 			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
-		} else {
-			e.failure, e.failures, e.retryAt = err, e.failures+1, time.Time{}
+		case err == nil: // renewAt says when the next attempt is
+			e.failure, e.failures, e.retryAt = f.notAhead, e.failures+1, time.Time{}
+		default:
+			e.failure, e.failures, e.retryAt, e.noLogin = err, e.failures+1, time.Time{}, f.login && !e.stale
 			if !guarded && !opened {
 				wait := backOff(e.failures)
 				if told, ok := web.RetryAfter(err); ok { // nobody comes earlier, and not all at once
@@ -313,7 +351,24 @@ func (e *entry) launch(n need, o launchOptions) *flight {
 		}
 		e.end(f)
 	})
-	return f
+	return f, nil
+}
+
+// goOn has a probe's flight go on with a login, unless something stands against
+// that.
+func (e *entry) goOn(f *flight) *api.Error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f.login {
+		return nil
+	}
+	f.login = true
+	realm := e.realm()
+	if h := e.k.circuits.hold(realm, e.k.clock.Now(), f); h != nil && !f.force {
+		return h.failure()
+	}
+	f.needs = append(f.needs, realm...)
+	return nil
 }
 
 // end ends a flight. The caller holds the lock.
@@ -412,7 +467,10 @@ func (e *entry) publish(s, old *Session) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session, e.stale, e.proofs = s, false, e.proofs+1
+	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load(), e.site.URL), false, e.proofs+1
+	if old == nil {
+		e.notAheadUntil = time.Time{}
+	}
 	e.plan()
 }
 
@@ -462,7 +520,7 @@ func (e *entry) load() {
 		e.log.Info("the stored session is not used", "why", err)
 		return
 	}
-	s.Site = e.site.Name
+	s.Site, s.shifted = e.site.Name, e.k.clock.shifted.Load()
 	s.ends(e.site.URL)
 	e.session = s
 	e.plan()
@@ -471,7 +529,7 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget() *api.Error {
 	e.mu.Lock()
-	e.session, e.stale, e.notDurable, e.renewAt = nil, false, false, time.Time{}
+	e.session, e.stale, e.notDurable, e.renewAt, e.endAt = nil, false, false, time.Time{}, time.Time{}
 	e.mu.Unlock()
 	if err := e.swap(nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
@@ -502,10 +560,12 @@ func (e *entry) summary() Summary {
 		s.Failure = cmp.Or(s.Failure, h.why)
 	}
 	if e.used(now) || e.site.KeepAlive {
-		s.CheckTime = e.k.agenda.at(e)
+		if s.CheckTime = e.k.agenda.at(e); e.flight != nil {
+			s.CheckTime = now
+		}
 	}
 	switch {
-	case e.session != nil && e.stale:
+	case e.session != nil && (e.stale || e.need(want{}, now) != nothing && e.hold(aProbe, now) != nil):
 		s.State = Stale
 	case e.session != nil:
 		s.State = Live

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"crypto/rand"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -62,6 +61,7 @@ func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
 
 // enterWith is enter with one session of the provider's.
 func (e *entry) enterWith(ctx context.Context, p *entry, lent Served) (*Session, error) {
+	began := e.k.clock.shifted.Load()
 	x := e.site.Exchange(lent.jar.Clone(), false)
 	defer x.Close()
 	r, err := x.Get(ctx, e.site.URL)
@@ -70,19 +70,19 @@ func (e *entry) enterWith(ctx context.Context, p *entry, lent Served) (*Session,
 	}
 	own, theirs := x.Jar().Split(e.site.IdPOrigins)
 	p.absorb(lent.Session, theirs)
-	if own.Living(e.k.clock.Now()) == 0 {
+	if own.Living(x.Now()) == 0 {
 		if err := web.StatusError(r); err != nil {
 			return nil, err
 		}
 		return nil, &api.Error{Code: api.Expired, Detail: r.Shown() + " sets no cookie of the site's"}
 	}
-	return e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: e.k.clock.Now(), jar: own})
+	return e.probe(ctx, e.newborn(own, began))
 }
 
 // absorb takes the cookies that a provider has set anew while its session was
 // lent.
 func (e *entry) absorb(lent *Session, jar *web.Jar) {
-	if jar.Equal(lent.jar) || jar.Living(e.k.clock.Now()) == 0 {
+	if jar.Equal(lent.jar) || jar.Len() == 0 {
 		return
 	}
 	e.mu.Lock()

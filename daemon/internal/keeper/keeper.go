@@ -172,7 +172,7 @@ func New(o Options) *Keeper {
 	}
 	k.agenda.k = k
 	k.circuits.all = map[string]*circuit{}
-	k.deaths.last = map[web.Origin]map[*entry]death{}
+	k.deaths.last = map[web.Origin]map[*entry]*death{}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.Reconfigure(o.Sites, o.IdPs)
 	return k

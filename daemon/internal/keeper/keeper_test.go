@@ -97,6 +97,9 @@ type site struct {
 	// it, instead of user.
 	names func(before, after string) string
 
+	url   *url.URL      // its own; nil: siteURL
+	attrs func() string // further attributes of its cookie, with their semicolon
+
 	directory *directory                                  // judges passwords; nil: it logs in by ticket
 	page      error                                       // what the login page says before a password is taken
 	taken     func(context.Context, login.Password) error // what happens to a password instead of a verdict
@@ -122,7 +125,17 @@ func (s *site) issue(x *web.Exchange) {
 	if s.life > 0 {
 		line += fmt.Sprintf("; Max-Age=%.0f", s.life.Seconds())
 	}
-	x.Jar().Set(siteURL, []string{line, s.extra}, time.Now())
+	if s.attrs != nil {
+		line += s.attrs()
+	}
+	x.Jar().Set(s.at(), []string{line, s.extra}, x.Now())
+}
+
+func (s *site) at() *url.URL {
+	if s.url == nil {
+		return siteURL
+	}
+	return s.url
 }
 
 func (s *site) wait(ctx context.Context) error {
@@ -170,7 +183,7 @@ func (s *site) Probe(ctx context.Context, x *web.Exchange) (login.Identity, erro
 	switch {
 	case s.probeE != nil:
 		return login.Identity{}, s.probeE
-	case s.current == "" || !strings.Contains(x.Jar().Header(siteURL, time.Now()), "session="+s.current):
+	case s.current == "" || !strings.Contains(x.Jar().Header(s.at(), x.Now()), "session="+s.current):
 		return login.Identity{}, &api.Error{Code: api.Expired, Detail: "401"}
 	}
 	before := s.current
@@ -178,7 +191,7 @@ func (s *site) Probe(ctx context.Context, x *web.Exchange) (login.Identity, erro
 		s.issue(x)
 	}
 	if s.takes {
-		x.Jar().Set(siteURL, []string{"session=; Max-Age=0"}, time.Now())
+		x.Jar().Set(s.at(), []string{"session=; Max-Age=0"}, x.Now())
 	}
 	if s.names != nil {
 		return login.Identity{Name: s.names(before, s.current)}, nil
@@ -192,11 +205,11 @@ func (s *site) named(name string) Site {
 		s.user = "build"
 	}
 	return Site{
-		Name: name, Kind: "test", URL: siteURL, Account: "build@CORP.EXAMPLE",
+		Name: name, Kind: "test", URL: s.at(), Account: "build@CORP.EXAMPLE",
 		Ready: func() error { return s.ready }, Forgive: func(context.Context) error { s.ready = nil; return nil },
 		Fingerprint: "f1", Expect: login.Expectation{Names: []string{"Build"}}, Recheck: 5 * time.Minute, RecheckSet: true, Driver: s,
 		Exchange: func(jar *web.Jar, _ bool) *web.Exchange {
-			return web.NewExchange(web.Options{Base: siteURL}, jar)
+			return web.NewExchange(web.Options{Base: s.at()}, jar)
 		},
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // lifetimes are what is known of how long a site's sessions live. It is learned from
 // those that die: two deaths that agree set a span, and a session that outlives it
-// raises it. Until then what the kind documents counts.
+// raises it, or by far, refutes it. Until then what the kind documents counts.
 type lifetimes struct {
 	// Age is how long sessions live after their login, Idle how long unused.
 	Age, Idle span
@@ -29,13 +29,14 @@ type span struct {
 // is at most so much longer.
 const agreement = 1.2
 
-// died takes note of a life of that length, and reports whether that changes
-// anything.
-func (s *span) died(length time.Duration) bool {
+func agree(a, b time.Duration) bool { return float64(max(a, b)) <= agreement*float64(min(a, b)) }
+
+// died takes note of a life of that length, or of at most that, and reports whether
+// that changes anything.
+func (s *span) died(length time.Duration, atMost bool) bool {
 	before := *s
-	long, short := max(length, s.Last), min(length, s.Last)
-	if short > 0 && float64(long) <= agreement*float64(short) {
-		s.Learned = short
+	if learned := min(length, s.Last); s.Last > 0 && agree(length, s.Last) && !(atMost && s.Learned > 0 && s.Learned < learned) {
+		s.Learned = learned
 	}
 	s.Last = length
 	return *s != before
@@ -57,10 +58,13 @@ func (s *span) lived(length time.Duration) bool {
 // most.
 func (l *lifetimes) died(age, gap, recheck time.Duration) bool {
 	used := gap <= 2*recheck
-	if used && age >= gap {
-		return l.Age.died(age)
+	switch {
+	case used && age >= gap:
+		return l.Age.died(age, false)
+	case l.Age.Learned > 0 && age+gap >= l.Age.Learned: // of its age, however it was used
+		return false
 	}
-	return l.Idle.died(gap)
+	return l.Idle.died(gap, true)
 }
 
 // lived takes note of a proof of a session, of that age and so long after the last
@@ -99,7 +103,8 @@ func (e *entry) idle() (d time.Duration, learned bool) {
 // does not say.
 const usualRecheck = 5 * time.Minute
 
-// recheck returns how long a proof is good for. The caller holds the lock.
+// recheck returns how long a proof of the site's sessions is good for. The caller
+// holds the lock.
 func (e *entry) recheck() time.Duration {
 	if e.site.RecheckSet {
 		return e.site.Recheck
@@ -108,6 +113,15 @@ func (e *entry) recheck() time.Duration {
 		return min(usualRecheck, idle/4)
 	}
 	return usualRecheck
+}
+
+// goodFor returns how long the proof of the session is good for: of one that has
+// outlived its time, not long. The caller holds the lock.
+func (e *entry) goodFor() time.Duration {
+	if s := e.session; !e.endAt.IsZero() && s.ProveTime.Add(e.recheck()).After(e.endAt) {
+		return min(e.recheck(), max(e.endAt.Sub(s.ProveTime), minInterval))
+	}
+	return e.recheck()
 }
 
 // lived takes note of a proof at a time of the session that was there.
@@ -120,25 +134,30 @@ func (e *entry) lived(old *Session, now time.Time) {
 	}
 }
 
-// died takes note of the death of a session, found at a time. Sessions of one
-// origin that die at once do so because the server was started anew: that says
-// nothing about how long they live.
+// died takes note of the death of a session, found at a time. Used sessions of one
+// origin that die at once, young and old, do so because the server was started
+// anew: that says nothing about how long they live.
 func (e *entry) died(old *Session, now time.Time) {
-	age, gap := old.ProveTime.Sub(old.LoginTime), now.Sub(old.ProveTime)
-	if age < 0 || gap <= 0 { // a clock was wrong
-		return
-	}
-	d := death{e: e, from: old.ProveTime, to: now}
-	others := e.k.deaths.together(d)
-	for _, o := range others {
-		o.undo()
-	}
-	if len(others) > 0 {
+	d := death{e: e, age: old.ProveTime.Sub(old.LoginTime), from: old.ProveTime, to: now}
+	gap := d.to.Sub(d.from)
+	if d.age < 0 || gap <= 0 { // a clock was wrong
 		return
 	}
 	e.mu.Lock()
-	e.before = e.life
-	changed := e.life.died(age, gap, e.recheck())
+	recheck := e.recheck()
+	e.mu.Unlock()
+	if gap <= 2*recheck {
+		others := e.k.deaths.together(&d)
+		for _, o := range others {
+			o.undo()
+		}
+		if len(others) > 0 {
+			return
+		}
+	}
+	e.mu.Lock()
+	d.before, d.counted = e.life, true
+	changed := e.life.died(d.age, gap, recheck)
 	e.mu.Unlock()
 	if changed {
 		e.saveLife()
@@ -146,42 +165,49 @@ func (e *entry) died(old *Session, now time.Time) {
 }
 
 // undo forgets a death that turned out to be one of many.
-func (d death) undo() {
+func (d *death) undo() {
 	d.e.mu.Lock()
-	changed := d.e.life != d.e.before
-	d.e.life = d.e.before
+	changed := d.counted && d.e.life != d.before
+	if changed {
+		d.e.life = d.before
+	}
+	d.counted = false
 	d.e.mu.Unlock()
 	if changed {
 		d.e.saveLife()
 	}
 }
 
-// death is when a session died: after its last proof, and before it was found.
+// death is when a session died, and of what age: after its last proof, and before
+// it was found.
 type death struct {
 	e        *entry
+	age      time.Duration
 	from, to time.Time
+	before   lifetimes // what was known then
+	counted  bool      // so that it can be undone
 }
 
 // deaths are the last ones, by origin and session.
 type deaths struct {
 	mu   sync.Mutex
-	last map[web.Origin]map[*entry]death
+	last map[web.Origin]map[*entry]*death
 }
 
 // together takes note of a death, and returns those of other sessions of the
-// origin that may have been at the same time.
-func (l *deaths) together(d death) []death {
+// origin that may have been at the same time, but at another age.
+func (l *deaths) together(d *death) []*death {
 	o := web.OriginOf(d.e.site.URL)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var others []death
+	var others []*death
 	for _, other := range l.last[o] {
-		if other.e != d.e && d.from.Before(other.to) && other.from.Before(d.to) {
+		if other.e != d.e && !agree(d.age, other.age) && d.from.Before(other.to) && other.from.Before(d.to) {
 			others = append(others, other)
 		}
 	}
 	if l.last[o] == nil {
-		l.last[o] = map[*entry]death{}
+		l.last[o] = map[*entry]*death{}
 	}
 	l.last[o][d.e] = d
 	return others

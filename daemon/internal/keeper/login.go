@@ -16,16 +16,17 @@ import (
 // work proves the session, or makes a new one, and publishes it. Unless it is
 // forced, there is no end of logins that a site undoes, or somebody who may use
 // the session.
-func (e *entry) work(makeNew bool, o launchOptions, old *Session) *api.Error {
-	if !makeNew {
+func (e *entry) work(f *flight, old *Session) *api.Error {
+	if !f.login {
 		s, err := e.prove(old)
 		switch code := api.CodeOf(err); {
 		case err == nil:
-			e.lived(old, s.ProveTime)
+			e.lived(old.at(s.shifted, e.site.URL), s.ProveTime)
 			e.publish(s, old)
-			if o.ahead {
-				return e.renewAhead()
+			if f.ahead {
+				f.notAhead = e.renewAhead(f, s)
 			}
+			e.askFormer()
 			return nil
 		case code != api.Expired && code != api.WrongIdentity:
 			// The site could not say. The session stays.
@@ -36,11 +37,14 @@ func (e *entry) work(makeNew bool, o launchOptions, old *Session) *api.Error {
 			return api.AsError(err)
 		default:
 			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
-			e.died(old, e.k.clock.Now())
+			e.died(old.at(e.k.clock.shifted.Load(), e.site.URL), e.k.clock.Now())
 			e.forget()
 		}
 	}
-	if o.force {
+	if err := e.goOn(f); err != nil {
+		return err
+	}
+	if f.force {
 		return e.renew(nil)
 	}
 	now := e.k.clock.Now()
@@ -55,22 +59,51 @@ func (e *entry) work(makeNew bool, o launchOptions, old *Session) *api.Error {
 	return nil
 }
 
-// renewAhead makes the session anew that was just proven, if it is near its end. If
+// renewAhead makes a session anew that was just proven, if it is near its end. If
 // that fails, it serves on.
-func (e *entry) renewAhead() *api.Error {
+func (e *entry) renewAhead(f *flight, s *Session) *api.Error {
 	e.mu.Lock()
 	due := e.renewal(e.k.clock.Now())
+	life, learned := e.lifetime()
 	e.mu.Unlock()
 	if !due {
 		return nil
 	}
-	err := e.renew(nil)
-	if err != nil {
-		e.mu.Lock()
-		e.renewAt = e.k.clock.Now().Add(e.interval())
-		e.mu.Unlock()
+	err := e.goOn(f)
+	if err == nil {
+		err = e.renew(nil)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err != nil:
+		e.notAheadUntil = e.k.clock.Now().Add(e.interval())
+		e.plan()
+	case learned:
+		e.former, e.formerAt = s, s.LoginTime.Add(time.Duration(agreement*float64(life)))
 	}
 	return err
+}
+
+// askFormer proves a session that was made anew because of what was learned, when
+// it should be dead by far. If it lives, that was wrong.
+func (e *entry) askFormer() {
+	e.mu.Lock()
+	s := e.former
+	if s == nil || e.formerAt.After(e.k.clock.Now()) {
+		e.mu.Unlock()
+		return
+	}
+	e.former = nil
+	e.mu.Unlock()
+	if _, err := e.prove(s); err != nil {
+		return
+	}
+	e.mu.Lock()
+	e.life.Age = span{}
+	e.plan()
+	e.mu.Unlock()
+	e.saveLife()
 }
 
 // renew logs in and publishes the new session. A password that is offered takes
@@ -225,6 +258,7 @@ func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
 	if a != nil {
 		lent = a
 	}
+	began := e.k.clock.shifted.Load()
 	x := e.site.Exchange(new(web.Jar), a == nil)
 	err := e.site.Driver.Login(ctx, x, lent)
 	x.Close()
@@ -235,7 +269,7 @@ func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
 	if a != nil {
 		secrets = []string{a.secret.Reveal()}
 	}
-	s, err := e.probe(ctx, &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: e.k.clock.Now(), jar: x.Jar()}, secrets...)
+	s, err := e.probe(ctx, e.newborn(x.Jar(), began), secrets...)
 	if api.CodeOf(err) == api.Expired {
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail,
 			Remedy: "check the site's url, and its probe_url and identity_… if it has them", Err: err}
@@ -243,9 +277,16 @@ func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
 	return s, err
 }
 
+// newborn returns a session that is not proven yet, from cookies that came while
+// the agent's time was shifted so.
+func (e *entry) newborn(jar *web.Jar, shifted int64) *Session {
+	now := e.k.clock.Now().Add(time.Duration(shifted - e.k.clock.shifted.Load()))
+	return &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: now, shifted: shifted, jar: jar}
+}
+
 // adopt publishes a session that a person made elsewhere, if it is good.
 func (e *entry) adopt(jar *web.Jar) *api.Error {
-	s, err := e.prove(&Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: e.k.clock.Now(), jar: jar})
+	s, err := e.prove(e.newborn(jar, e.k.clock.shifted.Load()))
 	if err != nil {
 		f := *api.AsError(err)
 		if f.Code == api.Expired {
@@ -287,6 +328,7 @@ func (e *entry) prove(s *Session) (*Session, error) {
 // lines of the probe replace older values. Whatever of the secrets and cookies a
 // site sends back as a name is not shown.
 func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Session, error) {
+	s = s.at(e.k.clock.shifted.Load(), e.site.URL)
 	x := e.site.Exchange(s.jar.Clone(), false)
 	defer x.Close()
 	id, err := e.site.Driver.Probe(ctx, x)
@@ -306,11 +348,11 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		}
 		return nil, e.wrongIdentity(id)
 	}
-	if x.Jar().Living(e.k.clock.Now()) == 0 {
+	if x.Jar().Living(x.Now()) == 0 {
 		return nil, &api.Error{Code: api.Expired, Detail: "the site answered the proof by taking the cookies away"}
 	}
 	p := *s
-	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, e.k.clock.Now(), x.Jar()
+	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), x.Jar()
 	if p.ends(e.site.URL); !p.ExpireTime.Equal(s.ExpireTime) {
 		p.life = p.ExpireTime.Sub(p.ProveTime)
 	}

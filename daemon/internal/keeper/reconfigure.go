@@ -82,6 +82,9 @@ func (e *entry) inherit(old *entry) {
 	if old.loaded && e.key() == old.key() {
 		e.loaded, e.revision = true, old.revision
 		if e.site.Fingerprint == old.site.Fingerprint {
+			if s := old.session; s != nil && s.shifted != e.k.clock.shifted.Load() { // the clock was set meanwhile
+				old.shift(time.Duration(e.k.clock.shifted.Load() - s.shifted))
+			}
 			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
 			e.life, e.asked, e.recent = old.life, old.asked, old.recent
 			e.plan()

@@ -115,17 +115,19 @@ func (a *agenda) close() {
 }
 
 // take returns the sessions that are due. After a sleep, or if everything is to be
-// looked at again, that is none: all are put off a little, each by another time. If it is ok, there is one more flight,
-// which the caller ends.
-func (a *agenda) take(again bool) (due []*entry, slept time.Duration, ok bool) {
+// looked at again, that is none: all are put off a little, each by another time. Since is a time before the end of the sleep, and after
+// which nobody was awake for long. If it is ok, there is one more flight, which the
+// caller ends.
+func (a *agenda) take(again bool) (due []*entry, slept time.Duration, since time.Time, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
-		return nil, 0, false
+		return nil, 0, time.Time{}, false
 	}
 	a.k.flights.Add(1) // before Close waits for them
 	now, still := a.k.clock.Now(), time.Now()
 	slept = now.Sub(a.awake) - still.Sub(a.still)
+	since = a.awake.Add(still.Sub(a.still))
 	a.still, a.awake = still, now
 	if slept <= maxDrift {
 		slept = 0
@@ -140,7 +142,7 @@ func (a *agenda) take(again bool) (due []*entry, slept time.Duration, ok bool) {
 		due = append(due, heap.Pop(&a.queue).(*entry))
 	}
 	a.arm()
-	return due, slept, true
+	return due, slept, since, true
 }
 
 // listed returns the sessions that are to be looked after.
@@ -154,7 +156,7 @@ func (a *agenda) listed() []*entry {
 // that are due.
 func (k *Keeper) lookOut() {
 	stepped := k.checkClock()
-	due, slept, ok := k.agenda.take(stepped)
+	due, slept, since, ok := k.agenda.take(stepped)
 	if !ok {
 		return
 	}
@@ -163,7 +165,9 @@ func (k *Keeper) lookOut() {
 		k.o.Log.Info("the machine has slept", "for", slept.Round(time.Second))
 		for _, e := range k.agenda.listed() { // nobody could ask
 			e.mu.Lock()
-			e.asked = e.asked.Add(slept)
+			if !e.asked.After(since) {
+				e.asked = e.asked.Add(slept)
+			}
 			e.mu.Unlock()
 		}
 	}
@@ -215,7 +219,7 @@ func (a *agenda) shift(d time.Duration) {
 // shift moves what the entry remembers to a clock that shows d more. The caller
 // holds the lock.
 func (e *entry) shift(d time.Duration) {
-	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt} {
+	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.formerAt, &e.notAheadUntil} {
 		if !t.IsZero() {
 			*t = t.Add(d)
 		}
@@ -224,7 +228,10 @@ func (e *entry) shift(d time.Duration) {
 		e.recent[i] = e.recent[i].Add(d)
 	}
 	if e.session != nil {
-		e.session = e.session.shift(d, e.site.URL)
+		e.session = e.session.at(e.k.clock.shifted.Load(), e.site.URL)
+	}
+	if e.former != nil {
+		e.former = e.former.at(e.k.clock.shifted.Load(), e.site.URL)
 	}
 }
 
@@ -256,7 +263,9 @@ func (e *entry) schedule() {
 		}
 		at = now.Add(wait + rand.N(time.Second))
 	default:
-		at = s.ProveTime.Add(e.interval() - rand.N(e.interval()/10))
+		often := max(e.goodFor(), minInterval)
+		ahead := min(probeTimeout, often/4) + rand.N(often/20) // nobody is to wait for it, nor all to come in step
+		at = s.ProveTime.Add(often - ahead)
 		if !e.renewAt.IsZero() && e.renewAt.Before(at) {
 			at = e.renewAt
 		}
@@ -294,15 +303,12 @@ func (e *entry) lookAfter() bool {
 		e.k.agenda.put(e, s.ProveTime.Add(e.keptFor()))
 		return true
 	}
-	if h := e.hold(n, now); h != nil {
-		e.k.agenda.put(e, now.Add(h.wait+rand.N(time.Second)))
-		return true
-	}
-	if e.k.background.Add(1) > maxBackground {
-		e.k.background.Add(-1)
+	if e.k.background.Load() >= maxBackground { // only the agenda launches more of them
 		return false
 	}
-	e.launch(n, launchOptions{ahead: true, background: true})
+	if _, h := e.launch(n, launchOptions{ahead: true, background: true}); h != nil {
+		e.k.agenda.put(e, now.Add(h.wait+rand.N(time.Second)))
+	}
 	return true
 }
 
@@ -331,17 +337,20 @@ const (
 // known: its last cookie ends, or it is as old as the site's sessions become. The
 // caller holds the lock.
 func (e *entry) plan() {
-	e.renewAt = time.Time{}
+	e.renewAt, e.endAt = time.Time{}, time.Time{}
 	s := e.session
 	if s == nil {
 		return
 	}
-	end, from := s.lastExpire, s.ProveTime
+	end, span := s.lastExpire, s.lastLife
 	if life, _ := e.lifetime(); life > 0 && (end.IsZero() || s.LoginTime.Add(life).Before(end)) {
-		end, from = s.LoginTime.Add(life), s.LoginTime
+		end, span = s.LoginTime.Add(life), life
 	}
-	if span := end.Sub(from); !end.IsZero() && span >= minRenewable {
+	if !end.IsZero() && span >= minRenewable {
 		ahead := min(span/4, renewAhead)
-		e.renewAt = end.Add(-ahead + rand.N(ahead/2))
+		e.renewAt, e.endAt = end.Add(-ahead+rand.N(ahead/2)), end
+		if e.notAheadUntil.After(e.renewAt) {
+			e.renewAt = e.notAheadUntil
+		}
 	}
 }

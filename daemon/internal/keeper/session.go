@@ -23,7 +23,9 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
+	shifted    int64         // what Clock.shifted was for its times
 	lastExpire time.Time     // when the last of them ends; zero if one does not say
+	lastLife   time.Duration // for how long that was set
 	life       time.Duration // how long the session had when ExpireTime was set
 	jar        *web.Jar
 }
@@ -64,11 +66,18 @@ func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
 }
 
 // ends finds out when the cookies for the site's URL end that lived at the proof.
-func (s *Session) ends(u *url.URL) { s.ExpireTime, s.lastExpire = s.jar.Ends(u, s.ProveTime) }
+func (s *Session) ends(u *url.URL) {
+	s.ExpireTime, s.lastExpire, s.lastLife = s.jar.Ends(u, s.ProveTime)
+}
 
-// shift returns the session for a clock that shows d more.
-func (s *Session) shift(d time.Duration, u *url.URL) *Session {
+// at returns the session for an agent's time that was shifted so.
+func (s *Session) at(shifted int64, u *url.URL) *Session {
+	d := time.Duration(shifted - s.shifted)
+	if d == 0 {
+		return s
+	}
 	t := *s
+	t.shifted = shifted
 	t.LoginTime, t.ProveTime, t.jar = s.LoginTime.Add(d), s.ProveTime.Add(d), s.jar.Shift(d)
 	t.ends(u)
 	return &t

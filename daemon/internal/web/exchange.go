@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -345,6 +346,12 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: "no request can be made to " + Shown(u),
 			Remedy: "check url, login_url and probe_url", Err: err}
+	}
+	if name := u.Hostname(); strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		// net/http tells proxies and the site another name than the one it dials
+		// and Permit has judged: it does not map such letters (UTS 46).
+		req.URL.Host = strings.Replace(u.Host, name, canonicalHost(name), 1)
+		req.Host = req.URL.Host
 	}
 	req.Header.Set("User-Agent", x.userAgent)
 	// Without Accept some gates answer a bare 401 (mod_auth_openidc).

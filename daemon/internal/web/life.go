@@ -30,26 +30,28 @@ func (j *Jar) NextExpiry(at time.Time) time.Time {
 }
 
 // Ends returns when the first, and when the last of the cookies for u ends that
-// live at a time. First is zero if none says; last, if one does not, or if there
-// are none.
-func (j *Jar) Ends(u *url.URL, at time.Time) (first, last time.Time) {
+// live at a time, and for how long that last one was set. First is zero if none
+// says; last and life, if one does not, or if there are none.
+func (j *Jar) Ends(u *url.URL, at time.Time) (first, last time.Time, life time.Duration) {
 	open := false
-	for _, c := range j.Cookies(u, at) {
-		x := c.Expires
+	for _, e := range j.entries {
+		c, x := e.cookie, e.cookie.Expires
 		switch {
+		case !c.fits(u) || !x.IsZero() && !x.After(at):
+			continue
 		case x.IsZero():
 			open = true
 		case first.IsZero() || x.Before(first):
 			first = x
 		}
 		if x.After(last) {
-			last = x
+			last, life = x, x.Sub(e.from.Time)
 		}
 	}
 	if open {
-		last = time.Time{}
+		return first, time.Time{}, 0
 	}
-	return first, last
+	return first, last, life
 }
 
 // Split returns the cookies that some origins have set, and all others.

@@ -1,0 +1,6 @@
+//go:build race
+
+package client
+
+// raceDetector says whether the tests have it.
+const raceDetector = true
