@@ -7,6 +7,7 @@
 # make lint      buf, generated code, gofmt, go vet, staticcheck
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
+# make torture   thirty days of 1,000 sites, with all that may happen to them
 # make bench     tickets and tokens beside gokrb5's client, on MIT's KDC
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
@@ -44,6 +45,11 @@ test lint fuzz:
 .PHONY: bench
 bench:
 	go test -count=1 -v -run '^TestSpeed$$' ./daemon/internal/krb -rounds 1000 -slower 1.15
+
+# The same test, of one day, is part of make test.
+.PHONY: torture
+torture:
+	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
 
 .PHONY: generate
 generate:

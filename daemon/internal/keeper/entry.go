@@ -18,10 +18,9 @@ const patience = 2 * time.Second
 
 // entry is the one session of a site and user, and the work under way for it.
 type entry struct {
-	k        *Keeper
-	site     Site
-	provider bool // an identity provider's, not a site's
-	log      *slog.Logger
+	k    *Keeper
+	site Site
+	log  *slog.Logger
 
 	mu         sync.Mutex
 	loaded     bool
@@ -44,7 +43,7 @@ type entry struct {
 	renewAt time.Time // when it is made anew, ahead of that
 	// notAheadUntil is when that is tried again after it has failed.
 	notAheadUntil time.Time
-	life    lifetimes
+	life          lifetimes
 	// former is a session that was made anew because of what was learned; formerAt,
 	// when it should be dead by far.
 	former   *Session
@@ -582,7 +581,14 @@ func (e *entry) summary() Summary {
 	return s
 }
 
-func (e *entry) key() string { return e.site.Name + "\x00" + e.site.Account }
+// key is that of the entry's records.
+func (e *entry) key() string {
+	key := e.site.Name + "\x00" + e.site.Account
+	if e.site.provider { // which may have a site's name
+		key = "idp\x00" + key
+	}
+	return key
+}
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -89,6 +89,8 @@ type Site struct {
 	// Exchange starts a dialogue with the site. Without tickets it must not answer
 	// the site's challenges.
 	Exchange func(jar *web.Jar, tickets bool) *web.Exchange
+
+	provider bool // of Options.IdPs
 }
 
 // password returns the password that the site logs in with, at first or in the

@@ -213,6 +213,13 @@ func (l *deaths) together(d *death) []*death {
 	return others
 }
 
+// forget drops what is known of an entry that is no more.
+func (l *deaths) forget(e *entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.last[web.OriginOf(e.site.URL)], e)
+}
+
 // lifeVersion is the version of the stored form of a life.
 const lifeVersion = 1
 

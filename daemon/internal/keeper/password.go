@@ -100,7 +100,12 @@ func (p *Password) forgive(ctx context.Context, site *Site, pw secret.String) er
 }
 
 // verifier is the site as one that judges an account by itself.
-func (s *Site) verifier() string { return "[site." + s.Name + "]" }
+func (s *Site) verifier() string {
+	if s.provider {
+		return "[idp." + s.Name + "]"
+	}
+	return "[site." + s.Name + "]"
+}
 
 // secret is a password at the site as it is set up: another set-up is worth
 // another attempt.

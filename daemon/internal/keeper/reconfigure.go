@@ -25,11 +25,11 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 	next = make(map[string]*entry, len(sites))
 	keys := map[string]bool{}
 	for _, s := range sites {
-		s.ID = cmp.Or(s.ID, s.Name)
+		s.ID, s.provider = cmp.Or(s.ID, s.Name), providers
 		e := old[s.ID]
 		if e == nil || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
 			before := e
-			e = &entry{k: k, site: s, provider: providers, log: k.o.Log.With("site", s.Name), changed: make(chan struct{})}
+			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{})}
 			e.takeOver(before)
 		}
 		next[s.ID] = e
@@ -99,6 +99,7 @@ func (e *entry) retire(purge bool) {
 	e.retired = true
 	under := e.flight
 	e.k.agenda.put(e, time.Time{})
+	e.k.deaths.forget(e)
 	if under == nil {
 		close(e.changed) // watchers look for the new one
 		e.changed = make(chan struct{})

@@ -13,7 +13,7 @@ import (
 // and refused is not at hand for the next attempt.
 func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	f := *api.AsError(err)
-	if e.provider {
+	if e.site.provider {
 		return &f // the ways out are at its sites
 	}
 	login := "sessionctl login " + e.site.Name

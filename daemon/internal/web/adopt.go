@@ -18,7 +18,7 @@ func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
 			Remedy: "give the value of a Cookie header, as in: NAME=VALUE; NAME=VALUE"}
 	}
 	s := strings.Trim(string(header), " \t\r\n") // other white space is part of a value
-	if name, rest, ok := strings.Cut(s, ":"); ok && strings.EqualFold(name, "cookie") {
+	if name, rest, ok := strings.Cut(s, ":"); ok && lower(name) == "cookie" {
 		s = rest
 	}
 	// A cookie without a Path is for the directory it came from (RFC 6265bis,
@@ -27,9 +27,9 @@ func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
 	if err != nil {
 		panic(err) // "." is a reference
 	}
-	secure := ""
+	attributes := "; HttpOnly"
 	if base.Scheme == secureScheme {
-		secure = "; Secure"
+		attributes += "; Secure"
 	}
 	j := new(Jar)
 	for pair := range strings.SplitSeq(s, ";") {
@@ -37,17 +37,17 @@ func Adopt(base *url.URL, header []byte, now time.Time) (*Jar, error) {
 		if name, _, ok := strings.Cut(pair, "="); !ok || name == "" {
 			return wrong("is not a list of NAME=VALUE")
 		}
-		before := j.Len()
-		if strings.ContainsFunc(pair, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		if strings.ContainsFunc(pair, isControl) {
 			return wrong("holds a control character")
 		}
-		path := ""
-		if len(pair) >= len(hostPrefix) && strings.EqualFold(pair[:len(hostPrefix)], hostPrefix) {
-			path = "; Path=/" // as the prefix promises
+		line := pair + attributes
+		if strings.HasPrefix(lower(pair), hostPrefix) {
+			line += "; Path=/" // as the prefix promises
 		}
-		j.Set(from, []string{pair + path + secure}, now)
-		if j.Len() == before {
-			return wrong("has a name twice, or one that no server could have set here")
+		before := j.Len()
+		j.Set(from, []string{line}, now)
+		if j.Len() != before+1 {
+			return wrong("has a name twice, one that no server could have set here, or too many cookies")
 		}
 	}
 	return j, nil

@@ -32,6 +32,9 @@ func TestAdopt(t *testing.T) {
 		"quotes":                {site, `s="CANARY,\1"`, `s="CANARY,\1"`},
 		"not UTF-8":             {site, "s=\xff\xa0\x85", "s=\xff\xa0\x85"},
 		"other spaces stay":     {site, "s=\u00a0CANARY\u2003\u0085", "s=\u00a0CANARY\u2003\u0085"},
+		"tab inside":            {site, "s=CANARY\tx", "s=CANARY\tx"},
+		"every prefix":          {site, "__Host-Http-a=1; __Http-b=2; __hTTP-c=3; __host-hTTP-d=4; __Secure-e=5", "__Http-b=2; __hTTP-c=3; __Secure-e=5; __Host-Http-a=1; __host-hTTP-d=4"},
+		"as large as can be":    {site, large(50), large(50)},
 		"percent":               {site, "s=%0d%0a%3B", "s=%0d%0a%3B"},
 		"same in another case":  {site, "s=1; S=2", "s=1; S=2"},
 		"names of attributes":   {site, "s=1; Path=/other; Domain=corp.example; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; SameSite=None", "s=1; Path=/other; Domain=corp.example; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; SameSite=None"},
@@ -50,7 +53,7 @@ func TestAdopt(t *testing.T) {
 		"port":                  {"https://app.corp.example:8443/jira", "s=1", "s=1"},
 		"address":               {"https://[::1]:8443/jira", "s=1", "s=1"},
 		"one label":             {"https://jira/jira", "s=1", "s=1"},
-		"as many as can be":     {site, many(maxCookies), many(maxCookies)},
+		"as many as can be":     {site, many(maxOfDomain), many(maxOfDomain)},
 	} {
 		base := at(t, c.base)
 		j, err := Adopt(base, []byte(c.header), noon)
@@ -78,6 +81,11 @@ func many(n int) string {
 		pairs[i] = fmt.Sprintf("s%d=CANARY-%d", i, i)
 	}
 	return strings.Join(pairs, "; ")
+}
+
+// large is a header of n cookies, each as large as it may be.
+func large(n int) string {
+	return strings.ReplaceAll(many(n), "CANARY-", strings.Repeat("v", maxCookieSize-len("s99=99")))
 }
 
 // TestAdoptStays: to the site alone.
@@ -147,14 +155,16 @@ func TestAdoptRefuses(t *testing.T) {
 		"newline":              {site, "s=CANARY\n; t=1", control},
 		"return":               {site, "s=CANARY\r; t=1", control},
 		"NUL":                  {site, "s=CANARY\x00", control},
-		"tab inside":           {site, "s=CANARY\tx", control},
 		"escape in the name":   {site, "s\x1b[2J=CANARY", control},
 		"DEL":                  {site, "s=CANARY\x7f", control},
 		"vertical tab":         {site, "s=CANARY\v", control},
 		"twice":                {site, "s=CANARY; t=1; s=CANARY", twice},
 		"__Host- twice":        {site, "__Host-s=CANARY; __Host-s=2", twice},
 		"too long":             {site, "s=" + strings.Repeat("v", maxCookieSize), twice},
-		"too many":             {site, many(maxCookies + 1), twice},
+		"too many":             {site, many(maxOfDomain + 1), "too many"},
+		"too large":            {site, large(100), "too many"},
+		"one too large":        {site, "a=1; b=2; c=3; " + large(64), "too many"},
+		"__Http- in clear":     {clear, "__Http-s=CANARY", twice},
 		"__Host- in clear":     {clear, "__Host-s=CANARY", twice},
 		"__Secure- in clear":   {clear, "s=1; __Secure-s=CANARY", twice},
 	} {

@@ -1,29 +1,29 @@
 package web
 
 import (
+	"cmp"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 )
 
-// Limits of RFC 6265bis, section 5.6.
+// Limits of RFC 6265bis, sections 5.5 and 5.6.
 const (
-	maxCookieSize      = 4096 // name and value together
-	maxAttributeSize   = 1024
-	maxCookieLife      = 400 * 24 * time.Hour
-	maxCookies         = 200 // of one jar: our own, against a server that never stops
-	secureScheme       = "https"
-	hostPrefix         = "__host-"
-	secureCookiePrefix = "__secure-"
+	maxCookieSize    = 4096 // name and value together
+	maxAttributeSize = 1024
+	maxCookieLife    = 400 * 24 * time.Hour
 )
 
+const secureScheme = "https"
+
 // Cookie is one cookie as the server set it, with all its attributes
-// (draft-ietf-httpbis-rfc6265bis, section 5.7).
+// (draft-ietf-httpbis-rfc6265bis-22, section 5.7: "RFC 6265bis" from here on).
 type Cookie struct {
 	Name     string
 	Value    secret.String
@@ -43,10 +43,8 @@ type Cookie struct {
 // stays byte for byte what the server sent: never unquoted, never re-quoted.
 // A cookie whose Expires is not after now is the server's wish to delete one.
 func ParseCookie(line string, u *url.URL, now time.Time) *Cookie {
-	for i := range len(line) {
-		if c := line[i]; c < 0x20 && c != '\t' || c == 0x7f {
-			return nil
-		}
+	if strings.ContainsFunc(line, isControl) {
+		return nil
 	}
 	pair, attrs, _ := strings.Cut(line, ";")
 	name, value, ok := strings.Cut(pair, "=")
@@ -57,19 +55,19 @@ func ParseCookie(line string, u *url.URL, now time.Time) *Cookie {
 	if name == "" && value == "" || len(name)+len(value) > maxCookieSize {
 		return nil
 	}
-	c := &Cookie{Name: name, Value: secret.New(value), origin: OriginOf(u)}
-	host := c.origin.Host
-	var domain string
+	c := &Cookie{Name: name, Value: secret.New(value), HostOnly: true, origin: OriginOf(u)}
+	c.Domain = c.origin.Host
+	var domain, path string
 	var maxAge, expires time.Time
 	for attrs != "" {
 		var a string
 		a, attrs, _ = strings.Cut(attrs, ";")
 		key, val, _ := strings.Cut(a, "=")
-		key, val = strings.ToLower(trimWSP(key)), trimWSP(val)
+		val = trimWSP(val)
 		if len(val) > maxAttributeSize {
 			continue
 		}
-		switch key {
+		switch lower(trimWSP(key)) {
 		case "expires":
 			if t, ok := parseCookieDate(val); ok {
 				expires = t
@@ -79,9 +77,9 @@ func ParseCookie(line string, u *url.URL, now time.Time) *Cookie {
 				maxAge = t
 			}
 		case "domain":
-			domain = strings.ToLower(strings.TrimPrefix(val, "."))
+			domain = lower(strings.TrimPrefix(val, "."))
 		case "path":
-			c.Path = val
+			path = val
 		case "secure":
 			c.Secure = true
 		case "httponly":
@@ -96,44 +94,51 @@ func ParseCookie(line string, u *url.URL, now time.Time) *Cookie {
 	if limit := now.Add(maxCookieLife); c.Expires.After(limit) {
 		c.Expires = limit
 	}
-
-	pathGiven := c.Path
-	if c.Path == "" || c.Path[0] != '/' {
+	if c.Path = path; !strings.HasPrefix(path, "/") {
 		c.Path = defaultPath(u)
 	}
-	c.Domain, c.HostOnly = host, true
 	switch {
-	case domain == "", domain == host && isPublicSuffix(domain):
-		// A public suffix may set cookies for itself, not for what is below it.
-	case isPublicSuffix(domain), !domainMatch(host, domain):
+	case domain == "":
+	case isIP(c.Domain) && strings.Trim(domain, "[]") == c.Domain, domain == c.Domain && isPublicSuffix(domain):
+		// An address, or a public suffix, may set cookies for itself alone.
+	case strings.ContainsFunc(domain, notASCII), isPublicSuffix(domain), !domainMatch(c.Domain, domain):
 		return nil
 	default:
 		c.Domain, c.HostOnly = domain, false
 	}
-	https := c.origin.Scheme == secureScheme
-	if c.Secure && !https {
+	if c.Secure && c.origin.Scheme != secureScheme || !c.Secure && lower(c.SameSite) == "none" || !c.keepsPrefix(path) {
 		return nil
-	}
-	lower := strings.ToLower(name)
-	if name == "" {
-		lower = strings.ToLower(value) // "=__Host-x=1" must not pass for one
-	}
-	switch {
-	case strings.HasPrefix(lower, secureCookiePrefix):
-		if name == "" || !c.Secure {
-			return nil
-		}
-	case strings.HasPrefix(lower, hostPrefix):
-		if name == "" || !c.Secure || domain != "" || pathGiven != "/" {
-			return nil
-		}
 	}
 	return c
 }
 
+// keepsPrefix reports whether the cookie is all that its name's prefix promises
+// (RFC 6265bis, section 5.7, steps 20 to 22; for HttpOnly
+// draft-ietf-httpbis-layered-cookies, "Store a Cookie"). Path is the attribute.
+func (c *Cookie) keepsPrefix(path string) bool {
+	// Without a name the value is all of the pair, and must not pass for a prefix.
+	prefix := lower(cmp.Or(c.Name, c.Value.Reveal()))
+	host := strings.HasPrefix(prefix, hostPrefix)
+	http := strings.HasPrefix(prefix, "__http-") || strings.HasPrefix(prefix, hostPrefix+"http-")
+	if !host && !http && !strings.HasPrefix(prefix, "__secure-") {
+		return true
+	}
+	return c.Name != "" && c.Secure && (!host || c.HostOnly && path == "/") && (!http || c.HTTPOnly)
+}
+
+const hostPrefix = "__host-"
+
+// alive reports whether the cookie has not expired.
+func (c *Cookie) alive(now time.Time) bool { return c.Expires.IsZero() || c.Expires.After(now) }
+
+// safe reports whether the cookie must never go over http: Secure, or come over
+// https, which is more than RFC 6265bis asks for.
+func (c *Cookie) safe() bool { return c.Secure || c.origin.Scheme == secureScheme }
+
 // fits reports whether a browser would send the cookie to u, and more: a
 // cookie that came over https never goes over http, and a host-only cookie
 // keeps to its port, so that two servers on one host do not share sessions.
+// A cookie with a Domain is meant for other servers: it goes to every port.
 func (c *Cookie) fits(u *url.URL) bool {
 	o := OriginOf(u)
 	if c.HostOnly {
@@ -143,20 +148,49 @@ func (c *Cookie) fits(u *url.URL) bool {
 	} else if !domainMatch(o.Host, c.Domain) {
 		return false
 	}
-	if (c.Secure || c.origin.Scheme == secureScheme) && o.Scheme != secureScheme {
-		return false
-	}
-	return pathMatch(requestPath(u), c.Path)
+	return (!c.safe() || o.Scheme == secureScheme) && pathMatch(requestPath(u), c.Path)
 }
 
-// same reports whether c replaces d (RFC 6265bis, section 5.7, step 23), one
-// port of a host being apart from another.
-func (c *Cookie) same(d *Cookie) bool {
-	return c.Name == d.Name && c.Domain == d.Domain && c.Path == d.Path && c.HostOnly == d.HostOnly &&
-		(!c.HostOnly || c.origin.Port == d.origin.Port)
+// reach is where a cookie goes: all hosts of a domain, or one port of one host.
+type reach struct{ domain, port string }
+
+func (c *Cookie) reach() reach {
+	if c.HostOnly {
+		return reach{c.Domain, c.origin.Port}
+	}
+	return reach{c.Domain, ""}
 }
+
+// same reports whether c replaces d (RFC 6265bis, section 5.7, step 23).
+func (c *Cookie) same(d *Cookie) bool {
+	return c.Name == d.Name && c.Path == d.Path && c.reach() == d.reach()
+}
+
+// overlays reports whether c came over http and would stand for, or beside, what
+// came over https (RFC 6265bis, section 5.7, step 16).
+func (c *Cookie) overlays(d *Cookie) bool {
+	return c.origin.Scheme != secureScheme && d.safe() && c.Name == d.Name &&
+		(domainMatch(c.Domain, d.Domain) || domainMatch(d.Domain, c.Domain)) && pathMatch(c.Path, d.Path)
+}
+
+// isControl: what may stand nowhere in a Set-Cookie field (RFC 6265bis, section
+// 5.6, step 1).
+func isControl(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }
+
+func notASCII(r rune) bool { return r > unicode.MaxASCII }
 
 func trimWSP(s string) string { return strings.Trim(s, " \t") }
+
+// lower leaves letters beyond ASCII alone, some of which strings.ToLower would
+// make an "i" or a "k".
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
+}
 
 // maxAgeTime reads a Max-Age value (section 5.6.2).
 func maxAgeTime(v string, now time.Time) (time.Time, bool) {
@@ -171,30 +205,22 @@ func maxAgeTime(v string, now time.Time) (time.Time, bool) {
 	if err != nil || n > int64(maxCookieLife/time.Second) {
 		n = int64(maxCookieLife / time.Second)
 	}
-	if n == 0 {
-		return time.Unix(1, 0), true
-	}
-	return now.Add(time.Duration(n) * time.Second), true
+	return now.Add(time.Duration(n) * time.Second), true // 0 is over now
 }
 
 // domainMatch is RFC 6265bis, section 5.1.3.
 func domainMatch(host, domain string) bool {
-	if host == domain {
-		return true
-	}
-	return strings.HasSuffix(host, "."+domain) && !isIP(host)
+	return host == domain || strings.HasSuffix(host, "."+domain) && !isIP(host)
 }
 
+// isIP reports whether a host is an IP address: no name ends in a number.
 func isIP(host string) bool {
-	return strings.Contains(host, ":") || strings.Trim(host, "0123456789.") == ""
+	return strings.Contains(host, ":") || allDigits(host[strings.LastIndexByte(host, '.')+1:])
 }
 
 // isPublicSuffix reports whether a cookie for all of domain would be shared by
 // strangers. A name of one label (intranet hosts) counts as one.
 func isPublicSuffix(domain string) bool {
-	if isIP(domain) {
-		return false
-	}
 	suffix, _ := publicsuffix.PublicSuffix(domain)
 	return suffix == domain
 }
@@ -244,11 +270,11 @@ func parseCookieDate(s string) (time.Time, bool) {
 		year += 2000
 	}
 	if !haveTime || !haveDay || !haveMonth || !haveYear ||
-		day < 1 || day > 31 || year < 1601 || hour > 23 || minute > 59 || second > 59 {
+		year < 1601 || hour > 23 || minute > 59 || second > 59 {
 		return time.Time{}, false
 	}
 	t := time.Date(year, time.Month(month), day, hour, minute, second, 0, time.UTC)
-	return t, t.Day() == day // no 31st of June
+	return t, t.Day() == day // no 31st of June, nor a 32nd
 }
 
 func isDateDelimiter(r rune) bool {
@@ -274,7 +300,7 @@ func dateNumber(s string, least, most int, n *int) bool {
 func dateTime(s string, h, m, sec *int) bool {
 	a, rest, ok := strings.Cut(s, ":")
 	b, c, ok2 := strings.Cut(rest, ":")
-	if !ok || !ok2 || len(a) > 2 || len(b) > 2 || !allDigits(a) || !allDigits(b) {
+	if !ok || !ok2 || !allDigits(a) || !allDigits(b) {
 		return false
 	}
 	return dateNumber(a, 1, 2, h) && dateNumber(b, 1, 2, m) && dateNumber(c, 1, 2, sec)
@@ -286,7 +312,7 @@ func dateMonth(s string, n *int) bool {
 	if len(s) < 3 {
 		return false
 	}
-	i := strings.Index("janfebmaraprmayjunjulaugsepoctnovdec", strings.ToLower(s[:3]))
+	i := strings.Index("janfebmaraprmayjunjulaugsepoctnovdec", lower(s[:3]))
 	if i < 0 || i%3 != 0 {
 		return false
 	}

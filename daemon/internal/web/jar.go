@@ -10,7 +10,7 @@ import (
 // SetCookie is one Set-Cookie field as it came: the record from which a jar is
 // made again. Line holds the secret.
 type SetCookie struct {
-	URL  string    `json:"url"`
+	URL  string    `json:"url"`  // without its query
 	Line []byte    `json:"line"` // bytes, because a value need not be UTF-8
 	Time time.Time `json:"time"`
 }
@@ -26,39 +26,104 @@ type jarEntry struct {
 	from   SetCookie
 }
 
-// Set takes the Set-Cookie lines of a response from u.
+func (e jarEntry) size() int { return len(e.from.URL) + len(e.from.Line) }
+
+// Limits of a jar. RFC 6265bis, section 5.7, leaves them open, and its
+// predecessor asks for 50 cookies in a domain of 4096 bytes each, and 3000 in all.
+// Browsers keep up to 180 in a domain, and what one of them shows can be adopted. A
+// jar is one session at one site, not all that a user has in the Web: of domains
+// it has a few. Less is no use: which cookie is one too many for its own limits,
+// often 8 or 16 KiB a request, only the server knows.
+const (
+	maxCookies   = 400
+	maxOfDomain  = 180
+	maxJarSize   = 256 << 10 // bytes of lines and URLs
+	maxEntrySize = 16 << 10
+)
+
+// Set takes the Set-Cookie lines of a response from u. It puts out what has
+// expired.
 func (j *Jar) Set(u *url.URL, lines []string, now time.Time) {
+	if len(lines) == 0 {
+		return
+	}
+	j.entries = slices.DeleteFunc(slices.Clone(j.entries), func(e jarEntry) bool { return !e.cookie.alive(now) })
+	// The query may hold secrets of a login, and has no part in a cookie's scope.
+	from := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String() + requestPath(u)
 	for _, line := range lines {
 		c := ParseCookie(line, u, now)
-		if c == nil {
-			continue
+		e := jarEntry{c, SetCookie{URL: from, Line: []byte(line), Time: now}}
+		switch {
+		case c == nil || e.size() > maxEntrySize || slices.ContainsFunc(j.entries, func(o jarEntry) bool { return c.overlays(o.cookie) }):
+		case c.alive(now):
+			j.put(e)
+		default:
+			j.entries = slices.DeleteFunc(j.entries, func(o jarEntry) bool { return c.same(o.cookie) })
 		}
-		j.put(jarEntry{c, SetCookie{URL: u.String(), Line: []byte(line), Time: now}}, now)
 	}
 }
 
-func (j *Jar) put(e jarEntry, now time.Time) {
-	c := e.cookie
-	if c.origin.Scheme != secureScheme {
-		// http must not overlay what https set (RFC 6265bis, section 5.7, step 16).
-		for _, o := range j.entries {
-			if d := o.cookie; d.Secure && d.Name == c.Name && (domainMatch(c.Domain, d.Domain) || domainMatch(d.Domain, c.Domain)) && pathMatch(c.Path, d.Path) {
-				return
-			}
+// put adds an entry to entries that nobody else has. If it replaces one, it takes
+// its place, which is the time of creation.
+func (j *Jar) put(e jarEntry) {
+	i := slices.IndexFunc(j.entries, func(o jarEntry) bool { return e.cookie.same(o.cookie) })
+	if i < 0 {
+		i = len(j.entries)
+		j.entries = append(j.entries, e)
+	}
+	j.entries[i] = e
+	for v := j.excess(i); v >= 0; v = j.excess(i) {
+		j.entries = slices.Delete(j.entries, v, v+1)
+		if v < i {
+			i--
 		}
 	}
-	i := slices.IndexFunc(j.entries, func(o jarEntry) bool { return c.same(o.cookie) })
-	dead := !c.Expires.IsZero() && !c.Expires.After(now)
-	switch {
-	case dead && i >= 0:
-		j.entries = slices.Delete(slices.Clone(j.entries), i, i+1)
-	case dead:
-	case i >= 0: // keeps its place: the creation time of the one it replaces
-		j.entries = slices.Clone(j.entries)
-		j.entries[i] = e
-	default: // the oldest make room
-		j.entries = append(slices.Clip(j.entries[max(0, len(j.entries)-maxCookies+1):]), e)
+}
+
+// excess returns which cookie makes room, -1 if none has to: never the newest,
+// but one of where there are most, so that what one server sends without end
+// costs no other's session; there first what is not Secure, then what was set
+// longest ago (RFC 6265bis, section 5.7, but that a jar does not know when it was
+// read).
+func (j *Jar) excess(newest int) int {
+	where := j.entries[newest].cookie.reach()
+	size, beside := 0, 0
+	for _, e := range j.entries {
+		size += e.size()
+		if e.cookie.reach() == where {
+			beside++
+		}
 	}
+	tooMany := len(j.entries) > maxCookies || beside > maxOfDomain
+	if !tooMany && size <= maxJarSize {
+		return -1
+	}
+	load := make(map[reach]int)
+	for _, e := range j.entries {
+		if tooMany {
+			load[e.cookie.reach()]++
+		} else {
+			load[e.cookie.reach()] += e.size()
+		}
+	}
+	first := -1
+	for i, e := range j.entries {
+		if i != newest && (first < 0 || before(e, j.entries[first], load)) {
+			first = i
+		}
+	}
+	return first
+}
+
+// before reports whether a makes room before b does.
+func before(a, b jarEntry, load map[reach]int) bool {
+	if x, y := load[a.cookie.reach()], load[b.cookie.reach()]; x != y {
+		return x > y
+	}
+	if a.cookie.Secure != b.cookie.Secure {
+		return b.cookie.Secure
+	}
+	return a.from.Time.Before(b.from.Time)
 }
 
 // Cookies returns the cookies for a request to u at the time now: longer paths
@@ -66,7 +131,7 @@ func (j *Jar) put(e jarEntry, now time.Time) {
 func (j *Jar) Cookies(u *url.URL, now time.Time) []*Cookie {
 	var cs []*Cookie
 	for _, e := range j.entries {
-		if c := e.cookie; (c.Expires.IsZero() || c.Expires.After(now)) && c.fits(u) {
+		if c := e.cookie; c.alive(now) && c.fits(u) {
 			cs = append(cs, c)
 		}
 	}
@@ -128,12 +193,14 @@ func (j *Jar) Lines() []SetCookie {
 	return lines
 }
 
-// NewJar makes a jar from stored lines.
+// NewJar makes a jar from stored lines. What they did to one another is done.
 func NewJar(lines []SetCookie) *Jar {
 	j := new(Jar)
 	for _, l := range lines {
 		if u, err := url.Parse(l.URL); err == nil {
-			j.Set(u, []string{string(l.Line)}, l.Time)
+			if c := ParseCookie(string(l.Line), u, l.Time); c != nil {
+				j.put(jarEntry{c, l})
+			}
 		}
 	}
 	return j
