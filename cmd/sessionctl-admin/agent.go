@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -15,92 +14,16 @@ import (
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 )
 
-type jsonStatus struct {
-	Version       string        `json:"version"`
-	PID           int32         `json:"pid,omitempty"`
-	StartTime     string        `json:"start_time"`
-	Socket        string        `json:"socket"`
-	ConfigFiles   []string      `json:"config_files,omitempty"`
-	Store         *jsonStore    `json:"store,omitempty"`
-	Sites         int32         `json:"sites"`
-	SessionCount  int32         `json:"session_count"`
-	Logins        int64         `json:"logins"`
-	LoginFailures int64         `json:"login_failures"`
-	Warnings      []string      `json:"warnings,omitempty"`
-	Sessions      []jsonSummary `json:"sessions"`
-}
+// ticketFields documents jsonTicket.
+const ticketFields = `-o json prints an array of objects:
 
-type jsonStore struct {
-	Path      string `json:"path"`
-	KeySource string `json:"key_source"`
-	Format    int32  `json:"format"`
-	SizeBytes int64  `json:"size_bytes"`
-	Records   int64  `json:"records"`
-}
+  client, server            whose ticket it is, and what for
+  enctype                   the session key's encryption type
+  auth_time                 when the client proved itself to the KDC
+  end_time                  when the ticket ends
+  renew_time                until when it can be renewed; left out if it cannot
 
-func (a *app) status() *cobra.Command {
-	var format string
-	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show how the agent is set up and how it fares",
-		GroupID: "agent",
-		Args:    noOperand,
-		RunE: func(c *cobra.Command, _ []string) error {
-			agent, err := a.client.Agent()
-			if err != nil {
-				return err
-			}
-			sessions, err := a.client.Sessions()
-			if err != nil {
-				return err
-			}
-			return a.call(c, "asking the agent", func(ctx context.Context) error {
-				st, err := agent.GetStatus(ctx, &pb.GetStatusRequest{})
-				if err != nil {
-					return err
-				}
-				ls, err := sessions.ListSessions(ctx, &pb.ListSessionsRequest{})
-				if err != nil {
-					return err
-				}
-				j := jsonStatus{
-					Version: st.GetVersion(), PID: st.GetPid(), StartTime: rfc3339(st.GetStartTime()), Socket: api.FindSocket(a.client.Socket),
-					ConfigFiles: st.GetConfigFiles(), Sites: st.GetSites(), SessionCount: st.GetSessions(),
-					Logins: st.GetLogins(), LoginFailures: st.GetLoginFailures(), Warnings: st.GetWarnings(), Sessions: summaries(ls.GetSessions()),
-				}
-				if s := st.GetStore(); s != nil {
-					j.Store = &jsonStore{s.GetPath(), s.GetKeySource(), s.GetFormat(), s.GetSizeBytes(), s.GetRecords()}
-				}
-				return a.print(format, j, func(w io.Writer) {
-					j.text(w, st.GetStartTime().AsTime())
-					fmt.Fprintln(w)
-					sessionTable(w, ls.GetSessions())
-				})
-			})
-		},
-	}
-	output(c, &format)
-	return c
-}
-
-func (j *jsonStatus) text(w io.Writer, started time.Time) {
-	row(w, "agent", fmt.Sprintf("version %s, pid %d, up %s", j.Version, j.PID, time.Since(started).Round(time.Second)))
-	row(w, "socket", j.Socket)
-	for _, f := range j.ConfigFiles {
-		row(w, "config", f)
-	}
-	if s := j.Store; s != nil {
-		row(w, "store", fmt.Sprintf("%s, %d records, %d KiB, format %d", s.Path, s.Records, s.SizeBytes>>10, s.Format))
-		row(w, "key", s.KeySource)
-		row(w, "sites", fmt.Sprintf("%d, %d with a session; %d logins, %d failed", j.Sites, j.SessionCount, j.Logins, j.LoginFailures))
-	}
-	for _, m := range j.Warnings {
-		row(w, "warning", m)
-	}
-	if j.Version != api.Version {
-		row(w, "warning", "this is sessionctl "+api.Version+": restart the agent or install one release")
-	}
-}
+` + timesAre
 
 type jsonTicket struct {
 	Client    string `json:"client"`
@@ -116,6 +39,7 @@ func (a *app) tickets() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "tickets",
 		Short:   "List the agent's Kerberos tickets",
+		Long:    "List the agent's Kerberos tickets.\n\n" + ticketFields,
 		GroupID: "session",
 		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -132,7 +56,7 @@ func (a *app) tickets() *cobra.Command {
 				for _, t := range resp.GetTickets() {
 					all = append(all, jsonTicket{t.GetClient(), t.GetServer(), t.GetEnctype(), rfc3339(t.GetAuthTime()), rfc3339(t.GetEndTime()), rfc3339(t.GetRenewTime())})
 				}
-				return a.print(format, all, func(w io.Writer) {
+				return show(a.stdout, format, all, func(w io.Writer) {
 					row(w, "CLIENT", "SERVER", "ENDS", "ENCTYPE")
 					for _, t := range resp.GetTickets() {
 						row(w, t.GetClient(), t.GetServer(), in(t.GetEndTime()), t.GetEnctype())

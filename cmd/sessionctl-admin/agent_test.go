@@ -69,14 +69,15 @@ func (a *agent) RefreshSession(_ context.Context, r *pb.RefreshSessionRequest) (
 
 func (a *agent) DeleteSession(_ context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
 	_, err := a.session(r.GetSite())
-	return &pb.DeleteSessionResponse{HadSession: true}, err
+	return &pb.DeleteSessionResponse{HadSession: true, Idp: "sso" + evil}, err
 }
 
 func (a *agent) ListSessions(context.Context, *pb.ListSessionsRequest) (*pb.ListSessionsResponse, error) {
 	return &pb.ListSessionsResponse{Sessions: []*pb.SessionSummary{
-		{Site: "app", Kind: "spnego" + evil, Url: "https://app.corp.example/" + evil, User: "build" + evil, State: pb.SessionState_SESSION_STATE_LIVE, IdentityUnproven: true},
+		{Site: "app", Kind: "spnego" + evil, Url: "https://app.corp.example/" + evil, User: "build" + evil, State: pb.SessionState_SESSION_STATE_LIVE, IdentityUnproven: true,
+			Credential: "c" + evil, Idp: "i" + evil},
 		{Site: "other", Code: "denied" + evil, Detail: "seen" + evil, Remedy: "do" + evil, NotDurable: true},
-	}}, nil
+	}, Idps: []*pb.SessionSummary{{Site: "sso" + evil, Kind: "form" + evil, Detail: "seen" + evil, Code: "denied" + evil}}}, nil
 }
 
 func (a *agent) ListTickets(context.Context, *pb.ListTicketsRequest) (*pb.ListTicketsResponse, error) {
@@ -85,7 +86,11 @@ func (a *agent) ListTickets(context.Context, *pb.ListTicketsRequest) (*pb.ListTi
 
 func (a *agent) GetStatus(context.Context, *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
 	return &pb.GetStatusResponse{Version: api.Version + evil, ConfigFiles: []string{"f" + evil}, Warnings: []string{"w" + evil},
-		Store: &pb.StoreStatus{Path: "p" + evil, KeySource: "k" + evil}}, nil
+		Store: &pb.StoreStatus{Path: "p" + evil, KeySource: "k" + evil}, ReloadCode: "denied" + evil, ReloadDetail: "d" + evil}, nil
+}
+
+func (a *agent) Reload(context.Context, *pb.ReloadRequest) (*pb.ReloadResponse, error) {
+	return &pb.ReloadResponse{Added: []string{"a" + evil}, Changed: []string{"c" + evil}, Removed: []string{"r" + evil}, Warnings: []string{"w" + evil}}, nil
 }
 
 func listen(t *testing.T) (net.Listener, string) {
@@ -132,7 +137,8 @@ func serve(t *testing.T) (socket string) {
 func TestHostileAgent(t *testing.T) {
 	serve(t)
 	for _, args := range [][]string{
-		{"list"}, {"status"}, {"tickets"}, {"version"}, {"login", "app"}, {"refresh", "app"}, {"logout", "app"}, {"get", "nosuch"}, {"login", "nosuch"}, {"__complete", "login", ""},
+		{"list"}, {"status"}, {"tickets"}, {"version"}, {"login", "app"}, {"refresh", "app"}, {"logout", "app"}, {"logout", "app", "--idp"}, {"reload"}, {"get", "nosuch"}, {"login", "nosuch"},
+		{"__complete", "login", ""}, {"__complete", "login", "--credential", ""},
 	} {
 		out, errs, _ := call(args...)
 		if out+errs == "" || strings.ContainsAny(out+errs, "\x1b\u202e") || strings.Contains(out+errs, "\n\n\n") {
@@ -148,7 +154,7 @@ func TestList(t *testing.T) {
 	serve(t)
 	out, errs, exit := call("list")
 	if lines := strings.Split(out, "\n"); exit != 0 || errs != "" || len(lines) != 6 ||
-		!strings.HasSuffix(lines[1], "  identity_unproven") || !strings.HasSuffix(lines[2], "  denied?[2J??, not_durable") || lines[4] != "  next: do?[2J??" {
+		!strings.HasSuffix(lines[1], "  idp i?[2J??, identity_unproven") || !strings.HasSuffix(lines[2], "  denied?[2J??, not_durable") || lines[4] != "  next: do?[2J??" {
 		t.Errorf("%d %q\n%s", exit, errs, out)
 	}
 	if out, _, _ := call("list", "-o", "json"); strings.Count(out, `"identity_unproven": true`) != 1 {
@@ -254,6 +260,11 @@ func TestCompletion(t *testing.T) {
 		{[]string{"credential", ""}, "erase\n", "app\t"},
 		{[]string{"credential", "get", "--socket", socket, ""}, "", "app\t"},
 		{[]string{"get", "app", "-o", ""}, "httpie\n", ""},
+		{[]string{"login", "--socket", socket, "app", "--credential", ""}, "c?[2J??\tbuild", ""},
+		{[]string{"logout", "--socket", socket, "--credential", ""}, "c?[2J??\tbuild", ""},
+		{[]string{"refresh", "--socket", socket, "other", "--credential", ""}, ":", "build"},
+		{[]string{"reload", ""}, ":", "app\t"},
+		{[]string{"status", "--w"}, "--watch\t", "app\t"},
 	} {
 		out, _, exit := call(append([]string{"__complete"}, c.args...)...)
 		if exit != 0 || !strings.Contains(out, c.has) || c.not != "" && strings.Contains(out, c.not) || strings.Contains(out, "`") {

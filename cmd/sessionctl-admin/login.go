@@ -16,6 +16,7 @@ import (
 
 func (a *app) login() *cobra.Command {
 	var retry, password, cookie, proxy bool
+	var credential string
 	c := a.siteCommand("login", "Log in now; bring a password or a browser's cookie", `Log in at a site now, whether or not a session lives.
 
 After a refusal the agent does not try the same secret again by itself, so that
@@ -33,12 +34,15 @@ after the site has named the right user for it.`)
 	c.Flags().BoolVar(&password, "password-stdin", false, "read the password from standard input")
 	c.Flags().BoolVar(&cookie, "cookie-stdin", false, "read a browser's Cookie header from standard input")
 	c.Flags().BoolVar(&proxy, "proxy", false, "the password is for the site's proxy")
+	a.ofCredential(c, &credential)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := &pb.LoginRequest{Site: args[0], Retry: retry}
+		r := &pb.LoginRequest{Site: args[0], Retry: retry, Credential: credential}
 		s, err := a.client.Sessions()
 		switch {
 		case cookie && (password || retry || proxy):
 			return usage("--cookie-stdin stands alone")
+		case proxy && credential != "":
+			return usage("a proxy has a credential of its own: --proxy goes without --credential")
 		case proxy && !password && !terminal(a.stdin):
 			return usage("--proxy needs --password-stdin where there is no terminal")
 		case err != nil:

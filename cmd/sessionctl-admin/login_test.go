@@ -79,6 +79,7 @@ func TestLoginProxy(t *testing.T) {
 		{"app --proxy --cookie-stdin --password-stdin", "CANARY-p\n", "sessionctl: app: --cookie-stdin stands alone", nil},
 		{"app --proxy --password-stdin", "\n", "sessionctl: app: standard input is empty", nil},
 		{"app --proxy --password-stdin", strings.Repeat("CANARY-", 5000), "sessionctl: app: standard input is too long", nil},
+		{"app --proxy --password-stdin --credential x", "CANARY-p\n", "sessionctl: app: a proxy has a credential of its own", nil},
 		{"--proxy --password-stdin", "CANARY-p\n", "sessionctl: exactly one SITE is needed", nil},
 		{"app --proxy=CANARY-p --password-stdin", "CANARY-p\n", "sessionctl: ", nil},
 	} {

@@ -132,7 +132,7 @@ One login per machine and site; every shell, script and service shares it.`,
 	root.SetHelpCommandGroupID("agent")
 	root.SetCompletionCommandGroupID("agent")
 	root.AddCommand(a.hot()...)
-	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.ccache(), a.tickets(), a.status(), a.checkConfig(), a.version())
+	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.ccache(), a.tickets(), a.status(), a.reload(), a.checkConfig(), a.version())
 	strict(root)
 	return root
 }
@@ -264,20 +264,30 @@ func (a *app) call(c *cobra.Command, doing string, f func(context.Context) error
 	return f(ctx)
 }
 
-// sites completes the names of sites by asking the agent.
-func (a *app) sites(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+// sites completes the names of sites.
+func (a *app) sites(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return a.offer(func(s *pb.SessionSummary) (name, about string) { return s.GetSite(), s.GetUrl() })
+}
+
+// offer completes a name, once each, by asking the agent for its sessions. An
+// empty name is not offered.
+func (a *app) offer(of func(*pb.SessionSummary) (name, about string)) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	var names []string
+	var offered []string
+	seen := map[string]bool{"": true}
 	if s, err := a.client.Sessions(); err == nil {
 		if resp, err := s.ListSessions(ctx, &pb.ListSessionsRequest{}); err == nil {
 			for _, s := range resp.GetSessions() {
-				names = append(names, cobra.CompletionWithDesc(api.Clean(s.GetSite()), api.Clean(s.GetUrl())))
+				if name, about := of(s); !seen[name] {
+					seen[name] = true
+					offered = append(offered, cobra.CompletionWithDesc(api.Clean(name), api.Clean(about)))
+				}
 			}
 		}
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return offered, cobra.ShellCompDirectiveNoFileComp
 }

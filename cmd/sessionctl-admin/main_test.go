@@ -39,6 +39,8 @@ func TestUsageErrors(t *testing.T) {
 		{"get", "app", "--url", "app"}, {"get", "app", "-o", ""}, {"get", "a=CANARY-1"}, {"get", "https://u:CANARY-p@a/"}, {"get", strings.Repeat("a", 120<<10)},
 		{"get", "https://a/" + strings.Repeat("a", 120<<10)}, {"login", "https://a/"}, {"logout", "../x"}, {"CANARY-1"}, {"list", "--timeout", "CANARY-1"}, {"login", "app", "--retry=CANARY-1"},
 		{"help", "no-such-verb"}, {"help", "get", "x"}, {"completion", "tcsh"}, {"completion", "bash", "x"}, {"login"}, {"refresh"}, {"logout", "a", "b"}, {"tickets", "x"}, {"check-config", "a", "b"}, {"version", "x"},
+		{"reload", "x"}, {"status", "--watch=CANARY-1"}, {"login", "app", "--credential="}, {"login", "app", "--credential"}, {"login", "app", "--proxy", "--password-stdin", "--credential", "x"},
+		{"logout", "app", "--idp=CANARY-1"}, {"logout", "--idp"}, {"reject", "app", "--credential", "x"},
 	} {
 		out, errs, status := call(args...)
 		if status != api.ExitUsage || out != "" || !strings.HasPrefix(errs, "sessionctl: ") || !strings.Contains(errs, " (invalid_request)\n  next: ") || strings.Contains(errs, "CANARY") {
@@ -52,7 +54,7 @@ func TestHelp(t *testing.T) {
 	if status != 0 {
 		t.Fatalf("status %d", status)
 	}
-	for _, verb := range []string{"cookie", "raw", "header", "credential", "get", "list", "login", "refresh", "logout", "tickets", "status", "check-config", "version", "completion", "help"} {
+	for _, verb := range []string{"cookie", "raw", "header", "credential", "get", "list", "login", "refresh", "logout", "tickets", "status", "reload", "check-config", "version", "completion", "help"} {
 		if !strings.Contains(out, "\n  "+verb+" ") {
 			t.Errorf("help does not name %s", verb)
 		}

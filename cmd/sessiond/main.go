@@ -23,7 +23,8 @@ import (
 const usage = `usage: sessiond [flags]
 
 The sessionctl agent. It reads its configuration, listens on its socket and
-stays in the foreground; SIGTERM and SIGINT end it.
+stays in the foreground; SIGHUP makes it read its configuration again, SIGTERM
+and SIGINT end it.
 
   --config FILE      configuration; conf.d/*.toml beside it are read too
                      (default $XDG_CONFIG_HOME/sessionctl/sessiond.toml)
@@ -141,20 +142,26 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	hup := make(chan os.Signal, 1)
+	hup := make(chan os.Signal, 1) // one more, while a reload is under way, is enough: it sees what is there then
 	signal.Notify(hup, unix.SIGHUP)
 	defer signal.Stop(hup)
+	reload := make(chan struct{})
 	go func() {
 		for {
 			select {
 			case <-hup:
-				log.Warn("the configuration is read at the start only; restart the agent to apply a change")
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case reload <- struct{}{}:
 			case <-ctx.Done():
 				return
 			}
 		}
 	}()
-	return daemon.Run(ctx, l, daemon.Options{Config: cfg, Store: storeFile, Log: log})
+	load := func() (*daemon.Config, error) { return daemon.LoadConfig(config) }
+	return daemon.Run(ctx, l, daemon.Options{Config: cfg, Load: load, Reload: reload, Store: storeFile, Log: log})
 }
 
 // report prints what --check found.

@@ -4,13 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sessionctl/sessionctl/api"
+	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
+	"github.com/sessionctl/sessionctl/client"
 )
 
 // TestPlaces: wherever a path comes from, it is absolute.
@@ -112,6 +118,93 @@ func TestNotes(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "CANARY") {
 		t.Errorf("a secret shows:\n%s", &out)
+	}
+}
+
+// TestHangup: SIGHUP makes the agent read its configuration again; one that is
+// wrong changes nothing.
+func TestHangup(t *testing.T) {
+	dir, err := os.MkdirTemp("", "hup") // short: a socket's path has at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	t.Chdir(dir)
+	// The agent says when it is ready as systemd wants to hear it (sd_notify(3)).
+	at := filepath.Join(dir, "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: at, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", at)
+	var log bytes.Buffer // of the agent, to be read after its end
+	ended := make(chan error, 1)
+	told := func(want string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		n, err := manager.Read(b)
+		if err != nil {
+			t.Fatalf("waiting for %s: %v", want, err)
+		}
+		if got, _, _ := strings.Cut(string(b[:n]), "\n"); got != want {
+			t.Fatalf("told %q, want %s", b[:n], want)
+		}
+	}
+	signal := func(s unix.Signal) {
+		t.Helper()
+		if err := unix.Kill(os.Getpid(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure := func(text string) {
+		t.Helper()
+		if err := os.WriteFile("agent.toml", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	const site = "[credential.person]\nusername = \"person\"\n[site.app]\nurl = \"https://app.corp.example\"\nkind = \"jira\"\ncredential = \"person\"\nproxy = \"none\"\n"
+	configure("")
+	socket := filepath.Join(dir, "run", "agent.sock")
+	go func() {
+		err := serve("agent.toml", socket, "state/store.db", false, slog.LevelInfo, io.Discard, &log)
+		manager.Close() // nobody waits for what it does not say any more
+		ended <- err
+	}()
+	told("READY=1")
+	c := &client.Client{Socket: socket}
+	defer c.Close()
+	configured := func(sites int32, failure api.Code) {
+		t.Helper()
+		agent, err := c.Agent()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := agent.GetStatus(t.Context(), &pb.GetStatusRequest{})
+		if err != nil || st.GetSites() != sites || st.GetReloadCode() != string(failure) {
+			t.Errorf("%d sites, %q, %v; want %d, %q", st.GetSites(), st.GetReloadCode(), err, sites, failure)
+		}
+	}
+	configured(0, "")
+	for _, step := range []struct {
+		text    string
+		sites   int32
+		failure api.Code
+	}{{site, 1, ""}, {"[site.app\n", 1, api.ConfigInvalid}, {"", 0, ""}} {
+		configure(step.text)
+		signal(unix.SIGHUP)
+		told("RELOADING=1")
+		told("READY=1")
+		configured(step.sites, step.failure)
+	}
+	signal(unix.SIGTERM)
+	told("STOPPING=1")
+	if err := <-ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if !strings.Contains(log.String(), filepath.Join(dir, "agent.toml")+":1: ") {
+		t.Errorf("the log does not say what was wrong:\n%s", &log)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestReadme(t *testing.T) {
 			delete(documented, table)
 		}
 		for table := range documented {
-			t.Errorf("there is no kind %s", table)
+			t.Errorf("there is no table or kind %s", table)
 		}
 		kinds := regexp.MustCompile("(?m)^\\| `kind` \\| (.*) \\|$").FindStringSubmatch(readme)
 		for _, kind := range login.Kinds() {
@@ -100,28 +100,35 @@ func TestReadme(t *testing.T) {
 		h.start(t)
 		r := h.fails(t, 5, "bad_credentials", "raw", "wrong")
 		said := regexp.MustCompile(`, "[A-Z_]+"`).ReplaceAllString(r.stderr, "") // the KDC's own words
-		if said = strings.ReplaceAll(strings.ReplaceAll(said, "wrong", "app"), "\n", "\n    "); !strings.Contains(readme, strings.TrimSpace(said)) {
+		if said = strings.NewReplacer("wrong", "app", "\n", "\n    ", w.url+"/spnego/", "https://app.corp.example/login").Replace(said); !strings.Contains(readme, strings.TrimSpace(said)) {
 			t.Errorf("the README shows another message than:\n%s", r.stderr)
 		}
 	})
 }
 
 // optionTables returns the options of the README's tables, by kind; those of all
-// sites under "site", those of credentials under "credential".
+// sites under "site", of their users under "use", of credentials under
+// "credential", and so on. Those of identity providers it has in words.
 func optionTables(readme string) map[string][]string {
 	all := map[string][]string{}
-	head := regexp.MustCompile("^\\| (?:kinds? ([^|]*)|`\\[([a-z]+)\\.NAME\\]`) \\|")
+	head := regexp.MustCompile("^\\| (?:kinds? ([^|]*)|`\\[(?:\\[site\\.NAME\\.(use)\\]|([a-z]+)\\.NAME)\\]`) \\|")
 	row := regexp.MustCompile("^\\| (`[a-z0-9_]+`(?: · `[a-z0-9_]+`)*) \\|")
 	var tables []string
 	for line := range strings.Lines(readme) {
 		if m := head.FindStringSubmatch(line); m != nil {
-			tables = strings.Split(strings.ReplaceAll(m[1]+m[2], "`", ""), ", ")
+			tables = strings.Split(strings.ReplaceAll(m[1]+m[2]+m[3], "`", ""), ", ")
 		} else if !strings.HasPrefix(line, "|") {
 			tables = nil
 		} else if m := row.FindStringSubmatch(line); m != nil {
 			for _, table := range tables {
 				all[table] = append(all[table], strings.Split(strings.ReplaceAll(m[1], "`", ""), " · ")...)
 			}
+		}
+	}
+	without := regexp.MustCompile("`\\[idp\\.NAME\\]` takes what `\\[site\\.NAME\\]` takes, but not ([^.]*)\\.").FindStringSubmatch(readme)
+	for _, option := range all["site"] {
+		if without != nil && !strings.Contains(without[1], "`"+option+"`") {
+			all["idp"] = append(all["idp"], option)
 		}
 	}
 	return all
@@ -134,21 +141,35 @@ func optionsInCode(t *testing.T) map[string][]string {
 	all := map[string][]string{}
 	file, err := parser.ParseFile(token.NewFileSet(), "../../configfile.go", nil, 0)
 	must(t, err)
+	// Tables by the names of their types, and what they have in common.
+	structs := map[string]*ast.StructType{}
 	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.TypeSpec)
-		if !ok {
-			return true
-		}
-		if table, ok := strings.CutSuffix(spec.Name.Name, "Table"); ok {
-			for _, field := range spec.Type.(*ast.StructType).Fields.List {
-				tag, err := strconv.Unquote(field.Tag.Value)
-				must(t, err)
-				all[table] = append(all[table], reflect.StructTag(tag).Get("toml"))
-			}
+		if spec, ok := n.(*ast.TypeSpec); ok {
+			structs[spec.Name.Name], _ = spec.Type.(*ast.StructType)
 		}
 		return true
 	})
-	if len(all) != 3 {
+	var keys func(s *ast.StructType) []string
+	keys = func(s *ast.StructType) (all []string) {
+		for _, field := range s.Fields.List {
+			if field.Names == nil {
+				all = append(all, keys(structs[field.Type.(*ast.Ident).Name])...)
+				continue
+			}
+			tag, err := strconv.Unquote(field.Tag.Value)
+			must(t, err)
+			all = append(all, reflect.StructTag(tag).Get("toml"))
+		}
+		return all
+	}
+	for name, s := range structs {
+		if table, ok := strings.CutSuffix(name, "Table"); ok {
+			all[table] = keys(s)
+		}
+	}
+	all["idp"] = all["entry"] // that is its whole table
+	delete(all, "entry")
+	if len(all) != 5 {
 		t.Fatalf("configfile.go has the tables %v", all)
 	}
 	for _, kind := range login.Kinds() {
