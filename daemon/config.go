@@ -21,9 +21,6 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-// defaultRecheck is how long a proof of a session is good for.
-const defaultRecheck = 5 * time.Minute
-
 // Config is the configuration of an agent, checked: what it names exists in
 // it, and every option is one that its kind knows.
 type Config struct {
@@ -37,31 +34,72 @@ type Config struct {
 	// has added. The agent's is not that of a shell.
 	Notes []string
 
+	idps        []*Site       // in the order of their names
 	credentials []*Credential // in the order of their names
 	kerberos    *krb.Config   // nil without principals
+	loaded      time.Time     // when it was read
 }
 
-// Site is one [site.NAME] of the configuration.
+// Site is one [site.NAME] of the configuration, or one [idp.NAME], whose session
+// is never handed out.
 type Site struct {
-	Name       string
-	Kind       string
-	URL        *url.URL
-	Credential *Credential
+	Name string
+	Kind string
+	URL  *url.URL
 
-	allow        []peer.Rule
-	expect       login.Expectation
+	users        []*user // one session each
+	uses         []use   // who is served which: the first that fits
+	idp          *Site   // whose session logs in here; nil: none
 	loginHosts   []web.Origin
 	userAgent    string
 	insecureHTTP bool
 	recheck      time.Duration
-	driver       login.Driver
-	fingerprint  string
+	recheckSet   bool
+	keepAlive    bool
 	spn          string
 	noPAC        bool
 	mutual       web.MutualPolicy
 	bindings     web.BindingPolicy
-	proxy        *proxy      // nil: none
-	fallback     *Credential // nil: none
+	proxy        *proxy // nil: none
+	// setup changes with anything that the site was made from, who may use it
+	// included.
+	setup string
+}
+
+// user is one account at a site, with a session of its own.
+type user struct {
+	// id names the session in the keeper.
+	id string
+	// credential logs in: at a site with an identity provider, that one's.
+	credential *Credential
+	fallback   *Credential // nil: none
+	expect     login.Expectation
+	driver     login.Driver
+	// fingerprint changes with whatever a stored session depends on, setup with
+	// anything that the session is made from. Who may use it is in neither.
+	fingerprint, setup string
+}
+
+// use is who may use a user's session.
+type use struct {
+	allow []peer.Rule
+	user  *user
+}
+
+// serves returns the user whose session a caller gets: that of the first use
+// that fits; nil if none does.
+func (s *Site) serves(c peer.Caller) *user {
+	for _, u := range s.uses {
+		if peer.Allowed(u.allow, c) {
+			return u.user
+		}
+	}
+	return nil
+}
+
+// lets reports whether a caller may have a user's session by any use.
+func (s *Site) lets(c peer.Caller, who *user) bool {
+	return slices.ContainsFunc(s.uses, func(u use) bool { return u.user == who && peer.Allowed(u.allow, c) })
 }
 
 // Credential is one [credential.NAME] of the configuration: a principal with its
@@ -73,6 +111,7 @@ type Credential struct {
 	Username string // "" with a principal
 
 	export []peer.Rule // who may have the principal's TGT
+	setup  string      // changes with anything that a login needs of it
 }
 
 // byPassword reports whether the credential has a password.
@@ -124,7 +163,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}
-	c := &Config{}
+	c := &Config{loaded: time.Now()}
 	d := newDecoder()
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -153,6 +192,9 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 				return nil, configError(d.where["credential."+name], "credential."+name+": "+api.AsError(err).Detail)
 			}
 		}
+		t := d.credentials[name]
+		t.Export = nil
+		cred.setup = digest(name, cred.account(), t)
 		credentials[name] = cred
 		c.credentials = append(c.credentials, cred)
 	}
@@ -167,65 +209,24 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("proxy %s: insecure_basic lets its password go over the network in clear", name))
 		}
 	}
+	r := resolver{c, d, credentials, proxies, environment}
+	idps := map[string]*Site{}
+	for _, name := range slices.Sorted(maps.Keys(d.idps)) {
+		if err := r.idp(d.idps[name]); err != nil {
+			return nil, err
+		}
+		idps[name] = d.idps[name].Site
+		c.idps = append(c.idps, idps[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.sites)) {
-		s, t := d.sites[name], d.tables[name]
-		wrong := func(format string, args ...any) error {
-			return configError(d.where["site."+name], "site."+name+": "+fmt.Sprintf(format, args...))
+		if err := r.site(d.sites[name], idps); err != nil {
+			return nil, err
 		}
-		if s.Credential = credentials[t.Credential]; s.Credential == nil {
-			return nil, wrong("there is no [credential.%s]", t.Credential)
-		}
-		takes := s.driver.Takes()
-		if !slices.Contains(takes, s.Credential.means()) {
-			return nil, wrong("the kind %s does not log in with %s, as credential.%s has it; it wants %s",
-				s.Kind, s.Credential.means(), s.Credential.Name, joinMeans(takes))
-		}
-		if option := t.forTickets(); option != "" && s.Credential.means() == login.Secret {
-			return nil, wrong("%s is for tickets, and credential.%s is %s", option, s.Credential.Name, login.Secret)
-		}
-		if t.NoPAC && s.Credential.Cache != "" {
-			return nil, wrong(noPACOfCache)
-		}
-		if t.Fallback != "" {
-			s.fallback = credentials[t.Fallback]
-			switch {
-			case s.fallback == nil:
-				return nil, wrong("fallback: there is no [credential.%s]", t.Fallback)
-			case s.Credential.Username != "" || s.fallback.Username == "":
-				return nil, wrong("fallback is a username with a password, for a site whose credential is a principal")
-			case s.Credential.byPassword():
-				return nil, wrong("fallback: credential.%s has a password already, its principal having neither keytab nor ccache", s.Credential.Name)
-			case !login.FallsBack(s.driver):
-				return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", s.Kind, login.Secret)
-			}
-		}
-		if s.fallback != nil && s.URL.Scheme == "http" {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: its fallback sends a password over the network in clear", name))
-		}
-		if s.proxy, err = siteProxy(s.URL, t.Proxy, proxies, environment); err != nil {
-			e := configError(d.where["site."+name], "site."+name+": "+api.AsError(err).Detail)
-			e.Remedy = cmp.Or(api.AsError(err).Remedy, e.Remedy) // the environment is not mended in the file
-			return nil, e
-		}
-		if s.proxy != nil && t.Proxy == "" {
-			c.Notes = append(c.Notes, fmt.Sprintf("site %s: proxy %s from the environment", name, web.OriginOf(s.proxy.url)))
-		}
-		if s.proxy != nil && s.proxy.inURL != nil && web.InClear(s.proxy.url) {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: the environment's proxy URL holds a password, which goes over the network in clear", name))
-		}
-		s.fingerprint += "/" + s.Credential.account()
-		if s.fallback != nil {
-			s.fingerprint += "/" + s.fallback.account()
-		}
-		if s.expect.Names == nil && !s.expect.Unproven {
-			s.expect.Names = s.Credential.names()
-			if s.fallback != nil {
-				s.expect.Names = append(s.expect.Names, s.fallback.Username)
-			}
-		}
-		c.Sites = append(c.Sites, s)
-		if s.insecureHTTP {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("site %s: insecure_http lets its session go over the network in clear", s.Name))
+		c.Sites = append(c.Sites, d.sites[name].Site)
+	}
+	for _, p := range c.idps {
+		if !slices.ContainsFunc(c.Sites, func(s *Site) bool { return s.idp == p }) {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("idp %s: no site has idp = %q, so it is never used", p.Name, p.Name))
 		}
 	}
 	if c.kerberos != nil {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -81,14 +82,14 @@ recheck = "90s"
 		t.Errorf("%v %v", names, files)
 	}
 	alpha, app, beta := c.Sites[0], c.Sites[1], c.Sites[2]
-	if p := app.Credential.Principal.String(); p != "svc-build@CORP.EXAMPLE" {
+	if p := app.users[0].credential.Principal.String(); p != "svc-build@CORP.EXAMPLE" {
 		t.Errorf("principal %s", p)
 	}
-	if !slices.Equal(app.expect.Names, []string{"svc-build", "svc-build@CORP.EXAMPLE"}) || !slices.Equal(beta.expect.Names, []string{"Build Account"}) ||
-		!alpha.expect.Unproven || alpha.expect.Names != nil {
-		t.Errorf("expectations %+v %+v %+v", app.expect, beta.expect, alpha.expect)
+	if !slices.Equal(app.users[0].expect.Names, []string{"svc-build", "svc-build@CORP.EXAMPLE"}) || !slices.Equal(beta.users[0].expect.Names, []string{"Build Account"}) ||
+		!alpha.users[0].expect.Unproven || alpha.users[0].expect.Names != nil {
+		t.Errorf("expectations %+v %+v %+v", app.users[0].expect, beta.users[0].expect, alpha.users[0].expect)
 	}
-	if app.recheck != 90*time.Second || beta.recheck != defaultRecheck || app.userAgent != "curl/8" || len(app.allow) != 2 || len(beta.allow) != 1 || len(app.loginHosts) != 1 {
+	if app.recheck != 90*time.Second || !app.recheckSet || beta.recheck != 0 || beta.recheckSet || app.userAgent != "curl/8" || len(app.uses[0].allow) != 2 || len(beta.uses[0].allow) != 1 || len(app.loginHosts) != 1 {
 		t.Errorf("%+v", app)
 	}
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "alpha") {
@@ -97,7 +98,7 @@ recheck = "90s"
 	if problems := c.Problems(t.Context()); len(problems) != 1 || api.CodeOf(problems[0]) != api.KeytabUnreadable {
 		t.Errorf("problems: %v", problems)
 	}
-	if app.fingerprint == beta.fingerprint {
+	if app.users[0].fingerprint == beta.users[0].fingerprint {
 		t.Error("two sites have one fingerprint")
 	}
 }
@@ -106,12 +107,12 @@ recheck = "90s"
 // what it was.
 func TestFingerprint(t *testing.T) {
 	base := credentialText + siteText
-	load := func(text string) *Site {
+	load := func(text string) *user {
 		c, err := configure(t, map[string]string{"sessiond.toml": text})
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, text)
 		}
-		return c.Sites[0]
+		return c.Sites[0].users[0]
 	}
 	was := load(base).fingerprint
 	for _, add := range []string{"recheck = \"1m\"\n", "allow = [\"uid:5\"]\n", "user_agent = \"x\"\n", "# a comment\n"} {
@@ -335,9 +336,9 @@ proxy = "none"
 		t.Errorf("site a: %+v", a)
 	case a.proxy == nil || a.proxy.credential != cred["typed"] || a.proxy.spn != "HTTP/squid.corp.example" || a.proxy.mutual != web.MutualRequired:
 		t.Errorf("its proxy: %+v", a.proxy)
-	case a.fallback != cred["person"] || !slices.Equal(a.expect.Names, []string{"svc", "svc@CORP.EXAMPLE", "person"}):
-		t.Errorf("its fallback: %+v, %v", a.fallback, a.expect.Names)
-	case b.proxy != nil || b.fallback != nil || !b.noPAC:
+	case a.users[0].fallback != cred["person"] || !slices.Equal(a.users[0].expect.Names, []string{"svc", "svc@CORP.EXAMPLE", "person"}):
+		t.Errorf("its fallback: %+v, %v", a.users[0].fallback, a.users[0].expect.Names)
+	case b.proxy != nil || b.users[0].fallback != nil || !b.noPAC:
 		t.Errorf("site b: %+v", b)
 	}
 	for _, what := range []string{"credential typed: rc4", "proxy open: insecure_basic"} {
@@ -498,7 +499,7 @@ func TestOptions(t *testing.T) {
 		if u := d.sites["app"].URL.String(); u != "https://app.corp.example/app" {
 			t.Errorf("the site's url is %s", u)
 		}
-		return d.sites["app"].driver.(*testDriver), d.sites["app"].fingerprint
+		return d.newDriver(d.sites["app"]).(*testDriver), d.sites["app"].fingerprint("")
 	}
 	got, was := load("")
 	if got.URL != "login" || !slices.Equal(got.Identity, []string{"a", "b"}) || got.Depth != 3 || got.private == nil || got.Scratch == nil {
@@ -527,12 +528,12 @@ func TestKindsOptions(t *testing.T) {
 				t.Errorf("kind %s: %q stands twice, or is no name", kind, name)
 			}
 			seen[name] = true
-			if ok := slices.Contains([]reflect.Kind{reflect.String, reflect.Bool, reflect.Int}, k.Type.Kind()) || k.Type == reflect.TypeFor[[]string](); !ok {
+			if ok := slices.Contains([]reflect.Kind{reflect.String, reflect.Bool, reflect.Int}, k.Type.Kind()) || k.Type == reflect.TypeFor[[]string]() || k.Type == reflect.TypeFor[[]useTable](); !ok {
 				t.Errorf("kind %s: option %s is a %s", kind, name, k.Type)
 			}
 		}
-		if fingerprint(common, driver) == "" {
-			t.Errorf("kind %s has no fingerprint", kind)
+		if e := newDecoder(); e.newDriver(&entry{Site: &Site{Kind: kind}, driver: driver}) == nil {
+			t.Errorf("kind %s cannot be made for several users", kind)
 		}
 	}
 }
@@ -540,6 +541,8 @@ func TestKindsOptions(t *testing.T) {
 func FuzzLoadConfig(f *testing.F) {
 	f.Add([]byte(credentialText + siteText))
 	f.Add([]byte("[site.app]\nkind = \"spnego\"\nurl = [1]\n"))
+	f.Add([]byte(almText + "credential = \"build\"\n[[site.alm.use]]\ncredential = \"anna\"\nallow = [\"uid:1\"]\n"))
+	f.Add([]byte(idpText + memberText))
 	f.Add([]byte("site.a.kind = \"spnego\"\n[credential]\n"))
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		d := newDecoder()
@@ -550,7 +553,9 @@ func FuzzLoadConfig(f *testing.F) {
 		if err != nil && api.CodeOf(err) != api.ConfigInvalid {
 			t.Errorf("%v", err)
 		}
-		for name, s := range d.sites {
+		entries := maps.Clone(d.sites)
+		maps.Copy(entries, d.idps)
+		for name, s := range entries {
 			if !api.ValidSite(name) || s.URL.Host == "" || s.URL.Scheme == "http" && !s.insecureHTTP || login.New(s.Kind) == nil {
 				t.Errorf("site %q passed: %+v", name, s)
 			}

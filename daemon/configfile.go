@@ -26,8 +26,9 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-// credentialTable, proxyTable and siteTable are the schema of the TOML tables. A
-// site's table also has the options of its kind.
+// credentialTable, proxyTable, entryTable and siteTable are the schema of the TOML
+// tables. The table of a site or an identity provider also has the options of its
+// kind.
 type credentialTable struct {
 	Principal string   `toml:"principal"`
 	Keytab    string   `toml:"keytab"`
@@ -46,16 +47,18 @@ type proxyTable struct {
 	InsecureBasic bool   `toml:"insecure_basic"`
 }
 
-type siteTable struct {
+// entryTable is the table of an identity provider, and what that of a site has in
+// common with it.
+type entryTable struct {
 	URL          string   `toml:"url"`
 	Kind         string   `toml:"kind"`
 	Credential   string   `toml:"credential"`
-	Allow        []string `toml:"allow"`
 	Identity     string   `toml:"identity"`
 	LoginHosts   []string `toml:"login_hosts"`
 	UserAgent    string   `toml:"user_agent"`
 	InsecureHTTP bool     `toml:"insecure_http"`
 	Recheck      string   `toml:"recheck"`
+	KeepAlive    bool     `toml:"keep_alive"`
 
 	SPN             string `toml:"spn"`
 	NoPAC           bool   `toml:"no_pac"`
@@ -65,9 +68,24 @@ type siteTable struct {
 	Fallback        string `toml:"fallback"`
 }
 
+type siteTable struct {
+	entryTable
+	Allow []string   `toml:"allow"`
+	IdP   string     `toml:"idp"`
+	Use   []useTable `toml:"use"`
+}
+
+// useTable is one user of a site that has several.
+type useTable struct {
+	Allow      []string `toml:"allow"`
+	Credential string   `toml:"credential"`
+	Identity   string   `toml:"identity"`
+	Fallback   string   `toml:"fallback"`
+}
+
 // forTickets returns the first option that counts for Kerberos alone, "" if none
 // is set.
-func (t siteTable) forTickets() string {
+func (t entryTable) forTickets() string {
 	switch {
 	case t.SPN != "":
 		return "spn"
@@ -85,15 +103,77 @@ type decoder struct {
 	kind        func(string) login.Driver // login.New
 	credentials map[string]credentialTable
 	proxies     map[string]proxyTable
-	sites       map[string]*Site
-	tables      map[string]siteTable
+	sites       map[string]*entry
+	idps        map[string]*entry
 	where       map[string]string // table → file
 	variables   map[string]string // environment variable → site
 }
 
+// entry is the table of a site or an identity provider, read.
+type entry struct {
+	*Site
+	table    siteTable // an identity provider leaves fields of it empty
+	driver   login.Driver
+	options  map[string]any // of the driver
+	ownRules []peer.Rule    // of the site's own allow
+	useRules [][]peer.Rule  // of each use
+	file     string
+}
+
 func newDecoder() *decoder {
-	return &decoder{kind: login.New, credentials: map[string]credentialTable{}, proxies: map[string]proxyTable{}, sites: map[string]*Site{},
-		tables: map[string]siteTable{}, where: map[string]string{}, variables: map[string]string{}}
+	return &decoder{kind: login.New, credentials: map[string]credentialTable{}, proxies: map[string]proxyTable{}, sites: map[string]*entry{},
+		idps: map[string]*entry{}, where: map[string]string{}, variables: map[string]string{}}
+}
+
+// pending is the table of a site or an identity provider on its way through the
+// decoder.
+type pending struct {
+	name    string
+	common  siteTable
+	driver  login.Driver
+	targets []reflect.Value
+}
+
+// group makes the type of all tables of one kind of heading, site or idp, and
+// what their values are for.
+func (d *decoder) group(file, heading string, kinds map[string]kindOf) (reflect.Type, []*pending, error) {
+	var tables []*pending
+	var fields []reflect.StructField
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		kind := kinds[name].Kind
+		if !api.ValidSite(name) {
+			what := "a site"
+			if heading == "idp" {
+				what = "an identity provider"
+			}
+			return nil, nil, configError(file, fmt.Sprintf("%q cannot name %s: letters, digits, dot, dash and underscore, at most %d", name, what, api.MaxSiteName))
+		}
+		t := &pending{name: name, driver: d.kind(kind)}
+		switch {
+		case kind == "":
+			return nil, nil, configError(file, fmt.Sprintf("%s.%s: kind is missing; it is one of: %s", heading, name, strings.Join(login.Kinds(), ", ")))
+		case t.driver == nil:
+			return nil, nil, configError(file, fmt.Sprintf("%s.%s: kind %q is not one of: %s", heading, name, kind, strings.Join(login.Kinds(), ", ")))
+		}
+		var keys []reflect.StructField
+		if heading == "idp" {
+			keys, t.targets = options(&t.common.entryTable, t.driver)
+		} else {
+			keys, t.targets = options(&t.common, t.driver)
+		}
+		tables = append(tables, t)
+		fields = append(fields, reflect.StructField{
+			Name: fmt.Sprintf("Table%d", len(fields)),
+			Type: reflect.StructOf(keys),
+			Tag:  reflect.StructTag(fmt.Sprintf(`toml:%q`, name)),
+		})
+	}
+	return reflect.StructOf(fields), tables, nil
+}
+
+// kindOf is what of a table has to be known before the rest can be read.
+type kindOf struct {
+	Kind string `toml:"kind"`
 }
 
 // file decodes one file. The kinds are read first, because each site's table
@@ -101,53 +181,37 @@ func newDecoder() *decoder {
 // and so the decoder itself finds, and quotes, whatever is not in it.
 func (d *decoder) file(name string, doc []byte) error {
 	var kinds struct {
-		Site map[string]struct {
-			Kind string `toml:"kind"`
-		} `toml:"site"`
+		Site map[string]kindOf `toml:"site"`
+		IdP  map[string]kindOf `toml:"idp"`
 	}
 	if err := toml.Unmarshal(doc, &kinds); err != nil {
 		return tomlError(name, doc, err)
 	}
-	type table struct {
-		site    string
-		common  siteTable
-		driver  login.Driver
-		targets []reflect.Value
+	siteType, sites, err := d.group(name, "site", kinds.Site)
+	if err != nil {
+		return err
 	}
-	var tables []*table
-	var fields []reflect.StructField
-	for _, site := range slices.Sorted(maps.Keys(kinds.Site)) {
-		kind := kinds.Site[site].Kind
-		if !api.ValidSite(site) {
-			return configError(name, fmt.Sprintf("%q cannot name a site: letters, digits, dot, dash and underscore, at most %d", site, api.MaxSiteName))
-		}
-		t := &table{site: site, driver: d.kind(kind)}
-		switch {
-		case kind == "":
-			return configError(name, fmt.Sprintf("site.%s: kind is missing; it is one of: %s", site, strings.Join(login.Kinds(), ", ")))
-		case t.driver == nil:
-			return configError(name, fmt.Sprintf("site.%s: kind %q is not one of: %s", site, kind, strings.Join(login.Kinds(), ", ")))
-		}
-		var keys []reflect.StructField
-		keys, t.targets = options(&t.common, t.driver)
-		tables = append(tables, t)
-		fields = append(fields, reflect.StructField{
-			Name: fmt.Sprintf("Site%d", len(fields)),
-			Type: reflect.StructOf(keys),
-			Tag:  reflect.StructTag(fmt.Sprintf(`toml:%q`, site)),
-		})
+	idpType, idps, err := d.group(name, "idp", kinds.IdP)
+	if err != nil {
+		return err
 	}
 	document := reflect.New(reflect.StructOf([]reflect.StructField{
 		{Name: "Credential", Type: reflect.TypeFor[map[string]credentialTable](), Tag: `toml:"credential"`},
 		{Name: "Proxy", Type: reflect.TypeFor[map[string]proxyTable](), Tag: `toml:"proxy"`},
-		{Name: "Site", Type: reflect.StructOf(fields), Tag: `toml:"site"`},
+		{Name: "Site", Type: siteType, Tag: `toml:"site"`},
+		{Name: "IdP", Type: idpType, Tag: `toml:"idp"`},
 	}))
-	sites := document.Elem().Field(2)
-	for i, t := range tables {
-		for j, target := range t.targets { // the kind's defaults
-			sites.Field(i).Field(j).Set(target)
+	// each calls a function for every key of the tables of a field.
+	each := func(field int, tables []*pending, do func(value, target reflect.Value)) {
+		for i, t := range tables {
+			for j, target := range t.targets {
+				do(document.Elem().Field(field).Field(i).Field(j), target)
+			}
 		}
 	}
+	defaults := func(value, target reflect.Value) { value.Set(target) }
+	each(2, sites, defaults)
+	each(3, idps, defaults)
 	if err := toml.NewDecoder(bytes.NewReader(doc)).DisallowUnknownFields().Decode(document.Interface()); err != nil {
 		return tomlError(name, doc, err)
 	}
@@ -167,11 +231,16 @@ func (d *decoder) file(name string, doc []byte) error {
 		}
 		d.proxies[proxy] = proxies[proxy]
 	}
-	for i, t := range tables {
-		for j, target := range t.targets {
-			target.Set(sites.Field(i).Field(j))
+	fill := func(value, target reflect.Value) { target.Set(value) }
+	each(2, sites, fill)
+	each(3, idps, fill)
+	for _, t := range idps {
+		if err := d.idp(name, t); err != nil {
+			return err
 		}
-		if err := d.site(name, t.site, t.common, t.driver); err != nil {
+	}
+	for _, t := range sites {
+		if err := d.site(name, t); err != nil {
 			return err
 		}
 	}
@@ -202,6 +271,13 @@ func lowerCase(file string, doc []byte) error {
 			table, _ := tables[name].(map[string]any)
 			if err := check(kind+"."+name+".", table); err != nil {
 				return err
+			}
+			uses, _ := table["use"].([]any)
+			for _, use := range uses {
+				table, _ := use.(map[string]any)
+				if err := check(kind+"."+name+".use.", table); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -296,18 +372,102 @@ func validPort(o web.Origin) bool {
 
 const noSuchPort = "has a port that is not one of 1 to 65535"
 
-func (d *decoder) site(file, name string, t siteTable, driver login.Driver) error {
-	if err := d.once("site."+name, file); err != nil {
+// idp reads an [idp.NAME].
+func (d *decoder) idp(file string, t *pending) error {
+	heading := "idp." + t.name
+	if err := d.once(heading, file); err != nil {
+		return err
+	}
+	if t.common.Credential == "" {
+		return configError(file, heading+": credential is missing")
+	}
+	e, err := d.entry(file, heading, t)
+	if err == nil {
+		d.idps[t.name] = e
+	}
+	return err
+}
+
+// site reads a [site.NAME].
+func (d *decoder) site(file string, t *pending) error {
+	name, c := t.name, t.common
+	heading := "site." + name
+	if err := d.once(heading, file); err != nil {
 		return err
 	}
 	wrong := func(format string, args ...any) error {
-		return configError(file, "site."+name+": "+fmt.Sprintf(format, args...))
+		return configError(file, heading+": "+fmt.Sprintf(format, args...))
 	}
 	if v := api.CookieVariable(name); v != "" {
 		if other, ok := d.variables[v]; ok {
 			return wrong("its variable would be $%s, as that of site.%s in %s: let the names differ in more than case and . _ -", v, other, d.where["site."+other])
 		}
 		d.variables[v] = name
+	}
+	e, err := d.entry(file, heading, t)
+	if err != nil {
+		return err
+	}
+	switch option := c.forLogin(); {
+	case c.IdP != "" && len(c.Use) > 0:
+		return wrong("it has use entries and an idp, which logs in with its one credential")
+	case c.IdP != "" && option != "":
+		return wrong("%s is for the login, which is that of idp.%s: set it there", option, c.IdP)
+	case c.IdP != "":
+	case c.Credential == "" && len(c.Use) == 0:
+		return wrong("credential is missing")
+	case c.Credential == "":
+		if option := c.forUser(); option != "" {
+			return wrong("%s beside use entries is for a credential of the site's own, and there is none: set it in each use", option)
+		}
+	}
+	if e.ownRules, err = allowRules(c.Allow); err != nil {
+		return wrong("allow: %v", err)
+	}
+	for i, u := range c.Use {
+		if u.Credential == "" {
+			return wrong("use: entry %d has no credential", i+1)
+		}
+		rules, err := allowRules(u.Allow)
+		if err != nil {
+			return wrong("use: entry %d: allow: %v", i+1, err)
+		}
+		e.useRules = append(e.useRules, rules)
+	}
+	d.sites[name] = e
+	return nil
+}
+
+// forLogin returns the first option that counts for a login of the site's own,
+// "" if none is set.
+func (t siteTable) forLogin() string {
+	switch {
+	case t.Credential != "":
+		return "credential"
+	case t.Fallback != "":
+		return "fallback"
+	}
+	return t.forTickets()
+}
+
+// forUser returns the first option of the site's own user, "" if none is set.
+func (t siteTable) forUser() string {
+	switch {
+	case t.Allow != nil:
+		return "allow"
+	case t.Identity != "":
+		return "identity"
+	case t.Fallback != "":
+		return "fallback"
+	}
+	return ""
+}
+
+// entry reads what sites and identity providers have in common.
+func (d *decoder) entry(file, heading string, p *pending) (*entry, error) {
+	t := p.common
+	wrong := func(format string, args ...any) (*entry, error) {
+		return nil, configError(file, heading+": "+fmt.Sprintf(format, args...))
 	}
 	u, err := url.Parse(t.URL)
 	switch {
@@ -323,8 +483,6 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 		return wrong("url is http: anybody on the way could take the session; if there is no https, set insecure_http = true")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return wrong("url is neither https nor http, but %q", u.Scheme)
-	case t.Credential == "":
-		return wrong("credential is missing")
 	case !web.MutualPolicy(t.MutualAuth).Valid():
 		return wrong("mutual_auth is %q, not off, if-offered or required", t.MutualAuth)
 	case !web.BindingPolicy(t.ChannelBindings).Valid():
@@ -338,14 +496,14 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 	case !validPort(o):
 		return wrong("url %s", noSuchPort)
 	}
-	s := &Site{Name: name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, driver: driver, recheck: defaultRecheck,
+	s := &Site{Name: p.name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, keepAlive: t.KeepAlive,
 		spn: t.SPN, noPAC: t.NoPAC, mutual: web.MutualPolicy(t.MutualAuth), bindings: web.BindingPolicy(t.ChannelBindings)}
 	if t.SPN != "" {
 		if err := krb.CheckSPN(t.SPN); err != nil {
 			return wrong("spn: %s", api.AsError(err).Detail)
 		}
 	}
-	if t.Recheck != "" {
+	if s.recheckSet = t.Recheck != ""; s.recheckSet {
 		if s.recheck, err = time.ParseDuration(t.Recheck); err != nil || s.recheck < 0 {
 			return wrong(`recheck %q is not a duration such as "90s" or "5m"`, t.Recheck)
 		}
@@ -360,29 +518,31 @@ func (d *decoder) site(file, name string, t siteTable, driver login.Driver) erro
 		}
 		s.loginHosts = append(s.loginHosts, o)
 	}
-	if s.allow = []peer.Rule{peer.User(uint32(os.Geteuid()))}; t.Allow != nil {
-		s.allow = nil
+	e := &entry{Site: s, table: t, driver: p.driver, options: map[string]any{}, file: file}
+	keys, targets := options(p.driver)
+	for i, k := range keys {
+		e.options[k.Tag.Get("toml")] = targets[i].Interface()
 	}
-	rules, err := parseRules(t.Allow)
-	if err != nil {
-		return wrong("allow: %v", err)
+	return e, nil
+}
+
+// newDriver returns a driver of the entry's kind with its options, for one user.
+func (d *decoder) newDriver(e *entry) login.Driver {
+	driver := d.kind(e.Kind)
+	_, from := options(e.driver)
+	_, to := options(driver)
+	for i, target := range to {
+		target.Set(from[i])
 	}
-	s.allow = append(s.allow, rules...)
-	if c, ok := driver.(login.Checker); ok {
-		if err := c.Check(web.Options{Base: u, LoginHosts: s.loginHosts, InsecureHTTP: t.InsecureHTTP}, t.Identity); err != nil {
-			return wrong("%v", err)
-		}
+	return driver
+}
+
+// allowRules reads an allow list; without one it is the agent's own user's.
+func allowRules(texts []string) ([]peer.Rule, error) {
+	if texts == nil {
+		return []peer.Rule{peer.User(uint32(os.Geteuid()))}, nil
 	}
-	switch t.Identity {
-	case "":
-	case login.Unproven:
-		s.expect.Unproven = true
-	default:
-		s.expect.Names = []string{t.Identity}
-	}
-	s.fingerprint = fingerprint(t, driver)
-	d.sites[name], d.tables[name] = s, t
-	return nil
+	return parseRules(texts)
 }
 
 func parseRules(texts []string) (rules []peer.Rule, err error) {
@@ -396,15 +556,15 @@ func parseRules(texts []string) (rules []peer.Rule, err error) {
 	return rules, nil
 }
 
-// fingerprint changes with whatever a stored session depends on: url, kind,
-// login_hosts, identity and the kind's options.
-func fingerprint(t siteTable, driver login.Driver) string {
-	chosen := map[string]any{}
-	keys, targets := options(driver)
-	for i, k := range keys {
-		chosen[k.Tag.Get("toml")] = targets[i].Interface()
-	}
-	b, err := json.Marshal([]any{t.URL, t.Kind, t.LoginHosts, t.Identity, t.InsecureHTTP, chosen})
+// fingerprint changes with whatever a stored session of a user depends on: url,
+// kind, login_hosts, identity and the kind's options.
+func (e *entry) fingerprint(identity string) string {
+	return digest(e.table.URL, e.table.Kind, e.table.LoginHosts, identity, e.table.InsecureHTTP, e.options)
+}
+
+// digest is a short hash of values that JSON can hold.
+func digest(values ...any) string {
+	b, err := json.Marshal(values)
 	if err != nil {
 		panic(err) // login.Driver says what options can be
 	}

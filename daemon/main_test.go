@@ -3,6 +3,8 @@ package daemon
 import (
 	"os"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // TestMain: what a developer's own environment says of proxies is not meant for
@@ -11,5 +13,5 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
 		os.Unsetenv(name)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
@@ -20,6 +21,7 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
 	"github.com/sessionctl/sessionctl/store"
 )
 
@@ -30,6 +32,10 @@ const drainTime = 10 * time.Second
 // Options say where an agent keeps its things.
 type Options struct {
 	Config *Config
+	// Load reads the configuration again; nil: a reload is refused.
+	Load func() (*Config, error)
+	// Reload asks for a reload with each value, as the RPC does.
+	Reload <-chan struct{}
 	// Store is the path of the store. Beside it, as PATH with ".key" for its
 	// extension, lies the master key, unless systemd hands one over as the
 	// credential "master".
@@ -52,27 +58,24 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	defer st.Close()
 
 	latches := keeper.NewLatches(st.Bucket("latches"), func(data ...[]byte) []byte { return st.MAC("latch", data...) })
-	var engine *krb.Engine
-	if o.Config.kerberos != nil {
-		engine = krb.New(krb.Options{Config: o.Config.kerberos, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
-		defer engine.Close()
+	clock := keeper.NewClock()
+	secrets := &secrets{
+		latches: latches, records: st.Bucket("passwords"), clock: clock,
+		passwords: map[passwordKey]*keeper.Password{}, inURLs: map[string]web.ProxyPassword{},
+		newEngine: func(c *krb.Config) *krb.Engine {
+			return krb.New(krb.Options{Config: c, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
+		},
 	}
-	secrets := &secrets{engine: engine, passwords: map[*Credential]*keeper.Password{}}
-	for _, c := range o.Config.credentials {
-		if c.byPassword() {
-			secrets.passwords[c] = keeper.NewPassword(c.Name, c.account(), passwordFile(c.Name), st.Bucket("passwords"), latches)
-		}
-	}
-	var sites []keeper.Site
-	for _, s := range o.Config.Sites {
-		sites = append(sites, s.forKeeper(secrets))
-	}
-	k := keeper.New(keeper.Options{Sites: sites, Records: st.Bucket("sessions"), Latches: latches, Log: o.Log})
+	defer secrets.close()
+	secrets.configure(o.Config)
+	sites, idps := o.Config.keeperSites(secrets)
+	k := keeper.New(keeper.Options{Sites: sites, IdPs: idps, Records: st.Bucket("sessions"), Lives: st.Bucket("lives"), Latches: latches, Log: o.Log, Clock: clock})
 	defer k.Close()
 
 	srv := &service{
-		config: o.Config, keeper: k, secrets: secrets, store: st, socket: l.Addr().String(),
+		config: o.Config, keeper: k, secrets: secrets, store: st, socket: l.Addr().String(), now: clock.Now,
 		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log, ending: make(chan struct{}),
+		load: o.Load, turn: make(chan struct{}, 1), replaced: make(chan struct{}),
 	}
 	server := grpc.NewServer(
 		grpc.Creds(peer.Credentials()),
@@ -99,10 +102,15 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	for _, w := range append(warnings, o.Config.Warnings...) {
 		o.Log.Warn(w)
 	}
-	o.Log.Info("the agent serves", "version", api.Version, "socket", srv.socket, "sites", len(sites), "store", o.Store)
+	o.Log.Info("the agent serves", "version", api.Version, "socket", srv.socket, "sites", len(o.Config.Sites), "store", o.Store)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	notify(o.Log, sdnotify.SdNotifyReady)
+	reloads, stop := context.WithCancel(ctx)
+	var reloading sync.WaitGroup
+	reloading.Go(func() { srv.reloads(reloads, o.Reload) })
+	defer reloading.Wait()
+	defer stop()
 
 	select {
 	case err := <-served:

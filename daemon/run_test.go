@@ -44,7 +44,7 @@ func TestNoCookieForTheURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	site := c.Sites[0]
-	site.driver, site.Credential.Keytab = elsewhere{}, filepath.Join(filepath.Dir(c.Files[0]), "build.keytab")
+	site.users[0].driver, site.users[0].credential.Keytab = elsewhere{}, filepath.Join(filepath.Dir(c.Files[0]), "build.keytab")
 	dir := shortDir(t)
 	l, err := Listen(filepath.Join(dir, "agent.sock"))
 	if err != nil {

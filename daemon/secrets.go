@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -12,16 +13,86 @@ import (
 )
 
 // secrets turn credentials into what sites and proxies take: tickets and
-// passwords.
+// passwords. They outlive a configuration: what is known of a secret, and whose
+// turn it is to try it, holds for sites of the old one and of the new one.
 type secrets struct {
-	engine    *krb.Engine // nil without principals
-	passwords map[*Credential]*keeper.Password
+	latches *keeper.Latches
+	records keeper.Records // of passwords
+	clock   *keeper.Clock
+	// newEngine makes the engine, of the first configuration that has principals.
+	newEngine func(*krb.Config) *krb.Engine
+
+	mu        sync.Mutex
+	engine    *krb.Engine
+	passwords map[passwordKey]*keeper.Password
+	inURLs    map[string]web.ProxyPassword // by the text of a proxy's URL
+}
+
+// passwordKey is what makes a password the same one.
+type passwordKey struct{ credential, account, file string }
+
+// configure makes ready for a configuration. It cannot fail.
+func (s *secrets) configure(c *Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case c.kerberos == nil:
+	case s.engine == nil:
+		s.engine = s.newEngine(c.kerberos)
+	default:
+		s.engine.Reconfigure(c.kerberos)
+	}
+}
+
+// kerberos returns the engine, nil if there never were principals.
+func (s *secrets) kerberos() *krb.Engine {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.engine
+}
+
+// close ends the engine.
+func (s *secrets) close() {
+	if e := s.kerberos(); e != nil {
+		e.Close()
+	}
+}
+
+// password returns the password of a credential, nil if it has none.
+func (s *secrets) password(c *Credential) *keeper.Password {
+	if !c.byPassword() {
+		return nil
+	}
+	key := passwordKey{c.Name, c.account(), passwordFile(c.Name)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.passwords[key]
+	if p == nil {
+		p = keeper.NewPassword(key.credential, key.account, key.file, s.records, s.latches)
+		s.passwords[key] = p
+	}
+	return p
+}
+
+// inURL returns the password in the URL of the environment's proxy, nil if it has
+// none.
+func (s *secrets) inURL(p *proxy) web.ProxyPassword {
+	if p.inURL == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := p.url.String()
+	if s.inURLs[text] == nil {
+		s.inURLs[text] = p.inURL
+	}
+	return s.inURLs[text]
 }
 
 // ticket returns a credential as the engine takes it.
 func (s *secrets) ticket(c *Credential) krb.Credential {
 	k := c.Credential
-	if p := s.passwords[c]; p != nil {
+	if p := s.password(c); p != nil {
 		k.Password = func() (string, error) {
 			pw, err := p.Load()
 			return pw.Reveal(), err
@@ -34,30 +105,50 @@ func (s *secrets) ticket(c *Credential) krb.Credential {
 // this machine (KCM).
 const readyTime = 5 * time.Second
 
-// forKeeper puts a site together with what it logs in with.
-func (s *Site) forKeeper(have *secrets) keeper.Site {
-	options := web.Options{Base: s.URL, LoginHosts: s.loginHosts, InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent,
+// keeperSites are the sites and the identity providers as the keeper takes them.
+func (c *Config) keeperSites(have *secrets) (sites, idps []keeper.Site) {
+	for _, s := range c.Sites {
+		for _, u := range s.users {
+			sites = append(sites, s.forKeeper(u, have))
+		}
+	}
+	for _, s := range c.idps {
+		idps = append(idps, s.forKeeper(s.users[0], have))
+	}
+	return sites, idps
+}
+
+// forKeeper puts a site together with what a user of it logs in with.
+func (s *Site) forKeeper(who *user, have *secrets) keeper.Site {
+	options := web.Options{Base: s.URL, LoginHosts: s.hosts(), InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent,
 		SPN: s.spn, Mutual: s.mutual, Bindings: s.bindings}
 	k := keeper.Site{
-		Name: s.Name, Kind: s.Kind, URL: s.URL, Account: s.Credential.account(),
-		Fingerprint: s.fingerprint, Expect: s.expect, Recheck: s.recheck, RecheckSet: true, Driver: s.driver,
+		ID: who.id, Name: s.Name, Kind: s.Kind, URL: s.URL, Credential: who.credential.Name, Account: who.credential.account(),
+		Fingerprint: who.fingerprint, Setup: who.setup, Expect: who.expect,
+		Recheck: s.recheck, RecheckSet: s.recheckSet, KeepAlive: s.keepAlive, Driver: who.driver,
 	}
-	if s.fallback != nil {
-		k.Fallback = have.passwords[s.fallback]
+	if who.fallback != nil {
+		k.Fallback = have.password(who.fallback)
 	}
-	if s.Credential.Username != "" {
-		k.Password = have.passwords[s.Credential]
-	} else {
-		cred := have.ticket(s.Credential)
+	switch {
+	case s.idp != nil: // which logs in
+		k.IdP, k.IdPOrigins = s.idp.users[0].id, s.idp.origins()
+		k.Ready = func() error { return nil }
+		k.Forgive = func(context.Context) error { return nil }
+	case who.credential.Username != "":
+		k.Password = have.password(who.credential)
+	default:
+		engine, cred := have.kerberos(), have.ticket(who.credential)
+		k.Realm = cred.Principal.Realm
 		cred.NoPAC = cred.NoPAC || s.noPAC
-		options.Negotiate = negotiator{have.engine, cred}
+		options.Negotiate = negotiator{engine, cred}
 		k.Ready = func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), readyTime)
 			defer cancel()
-			return have.engine.Ready(ctx, cred)
+			return engine.Ready(ctx, cred)
 		}
-		k.Forgive = func(ctx context.Context) error { return have.engine.Forgive(ctx, cred) }
-		if p := have.passwords[s.Credential]; p != nil {
+		k.Forgive = func(ctx context.Context) error { return engine.Forgive(ctx, cred) }
+		if p := have.password(who.credential); p != nil {
 			k.Brought = p
 			k.Bring = func(ctx context.Context, password []byte, retry bool) error {
 				return have.bring(ctx, p, cred, password, retry)
@@ -66,10 +157,11 @@ func (s *Site) forKeeper(have *secrets) keeper.Site {
 	}
 	if s.proxy != nil && s.proxy.credential != nil {
 		k.ForgiveProxy = func(ctx context.Context) error { return have.forgiveProxy(ctx, s.proxy) }
-		k.ProxyPassword = have.passwords[s.proxy.credential]
+		k.ProxyPassword = have.password(s.proxy.credential)
 	}
 	k.Exchange = func(jar *web.Jar, tickets bool) *web.Exchange {
 		o := options
+		o.Now = have.clock.Steady()
 		if !tickets {
 			o.Negotiate = nil
 		}
@@ -88,11 +180,11 @@ func (s *secrets) bring(ctx context.Context, p *keeper.Password, cred krb.Creden
 	}
 	cred.Password = func() (string, error) { return string(password), nil }
 	if retry {
-		if err := s.engine.Forgive(ctx, cred); err != nil {
+		if err := s.kerberos().Forgive(ctx, cred); err != nil {
 			return err
 		}
 	}
-	if err := s.engine.Authenticate(ctx, cred); err != nil {
+	if err := s.kerberos().Authenticate(ctx, cred); err != nil {
 		return err
 	}
 	return p.Store(ctx, secret.New(string(password)))
@@ -101,19 +193,20 @@ func (s *secrets) bring(ctx context.Context, p *keeper.Password, cred krb.Creden
 // forgiveProxy lifts what stands against a proxy's credential.
 func (s *secrets) forgiveProxy(ctx context.Context, p *proxy) error {
 	if p.credential.Username == "" {
-		return s.engine.Forgive(ctx, s.ticket(p.credential))
+		return s.kerberos().Forgive(ctx, s.ticket(p.credential))
 	}
-	return s.passwords[p.credential].AtProxy(p.address()).Forgive(ctx)
+	return s.password(p.credential).AtProxy(p.address()).Forgive(ctx)
 }
 
 // bringToProxy proves a password to the proxy that a site is reached through, or
-// to its realm, and keeps it.
-func (s *secrets) bringToProxy(ctx context.Context, site *Site, password []byte, retry bool) error {
+// to its realm, and keeps it. The name is that of the site which somebody logs in
+// to; the site may be its identity provider.
+func (s *secrets) bringToProxy(ctx context.Context, site *Site, name string, password []byte, retry bool) error {
 	remedy := "sessionctl check-config; the password is that of the credential of a [proxy.NAME]"
 	if site.proxy == nil || site.proxy.credential == nil {
 		return &api.Error{Code: api.InvalidRequest, Detail: "the site is not reached through a proxy that has a credential", Remedy: remedy}
 	}
-	p := s.passwords[site.proxy.credential]
+	p := s.password(site.proxy.credential)
 	if p == nil {
 		return &api.Error{Code: api.InvalidRequest, Detail: "the proxy's credential is no password", Remedy: remedy}
 	}
@@ -128,7 +221,7 @@ func (s *secrets) bringToProxy(ctx context.Context, site *Site, password []byte,
 	}
 	if e := api.AsError(err); err != nil && (e.Code == api.ProxyAuthFailed || e.Code == api.Latched || e.Code.Refusal()) {
 		refused := *e
-		again := "sessionctl login " + site.Name + " --proxy --password-stdin"
+		again := "sessionctl login " + name + " --proxy --password-stdin"
 		refused.Remedy += ", or: " + again + ", or: " + again + " --retry"
 		return &refused
 	}
@@ -152,7 +245,7 @@ func (s *secrets) offerToProxy(ctx context.Context, site *Site, p *keeper.Passwo
 	}
 	w := site.proxy.forExchange(s)
 	w.Password = offer
-	x := web.NewExchange(web.Options{Base: site.URL, InsecureHTTP: site.insecureHTTP, Proxy: w}, new(web.Jar))
+	x := web.NewExchange(web.Options{Base: site.URL, InsecureHTTP: site.insecureHTTP, Proxy: w, Now: s.clock.Steady()}, new(web.Jar))
 	defer x.Close()
 	limited, cancel := context.WithTimeout(ctx, offerTime)
 	defer cancel()
@@ -165,13 +258,13 @@ func (p *proxy) address() string { return web.OriginOf(p.url).String() }
 
 // forExchange returns a proxy as an exchange takes it.
 func (p *proxy) forExchange(have *secrets) *web.Proxy {
-	w := &web.Proxy{URL: p.url, SPN: p.spn, Mutual: p.mutual, Password: p.inURL, InsecureBasic: p.insecureBasic}
+	w := &web.Proxy{URL: p.url, SPN: p.spn, Mutual: p.mutual, Password: have.inURL(p), InsecureBasic: p.insecureBasic}
 	switch c := p.credential; {
 	case c == nil:
 	case c.Username != "":
-		w.Password = have.passwords[c].AtProxy(p.address())
+		w.Password = have.password(c).AtProxy(p.address())
 	default:
-		w.Negotiate = negotiator{have.engine, have.ticket(c)}
+		w.Negotiate = negotiator{have.kerberos(), have.ticket(c)}
 	}
 	return w
 }

@@ -3,12 +3,14 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -41,11 +44,11 @@ type service struct {
 	pb.UnimplementedTicketServiceServer
 	pb.UnimplementedAgentServiceServer
 
-	config  *Config
 	keeper  *keeper.Keeper
 	secrets *secrets
 	store   *store.Store
 	socket  string
+	now     func() time.Time // the agent's time
 	// warnings of the start, for a person to look at
 	warnings []string
 	started  time.Time
@@ -53,6 +56,23 @@ type service struct {
 	log      *slog.Logger
 	// ending is closed when the agent is about to stop.
 	ending chan struct{}
+
+	load func() (*Config, error) // nil: it cannot be loaded again
+	turn chan struct{}           // one reload at a time
+	// mu is held while a configuration is applied, so that whoever has seen the
+	// same one before and after a question to the keeper knows that the answer is of
+	// that one.
+	mu       sync.RWMutex
+	config   *Config
+	replaced chan struct{} // closed when config is replaced
+	refused  *api.Error    // why the last reload has changed nothing; nil: it went well
+}
+
+// current returns the configuration in use.
+func (s *service) current() *Config {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.config
 }
 
 // operator reports whether the caller may run the agent: its own user, and
@@ -150,7 +170,7 @@ func unknownSite(what string) error {
 
 // find returns the site that a request names, among those a test lets through.
 // The URL that counts for cookies is the one given, else the site's own.
-func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.URL, error) {
+func (config *Config) find(name, rawURL string, may func(*Site) bool) (*Site, *url.URL, error) {
 	var u *url.URL
 	if rawURL != "" {
 		var err error
@@ -161,7 +181,7 @@ func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.U
 	}
 	switch {
 	case name != "":
-		for _, site := range s.config.Sites {
+		for _, site := range config.Sites {
 			if site.Name != name || !may(site) {
 				continue
 			}
@@ -178,7 +198,7 @@ func (s *service) find(name, rawURL string, may func(*Site) bool) (*Site, *url.U
 		return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "neither a site nor a URL is named", Remedy: "sessionctl help"}
 	}
 	var best []*Site
-	for _, site := range s.config.Sites {
+	for _, site := range config.Sites {
 		if !may(site) || web.OriginOf(site.URL) != web.OriginOf(u) || !below(u, site.URL) {
 			continue
 		}
@@ -210,30 +230,19 @@ func below(u, base *url.URL) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// allowed is the find test for handing out a session.
-func allowed(c peer.Caller) func(*Site) bool {
-	return func(s *Site) bool { return peer.Allowed(s.allow, c) }
+// question is a call about one session, by one configuration.
+type question struct {
+	config *Config
+	caller peer.Caller
+	site   *Site
+	user   *user
+	to     target
 }
 
-// operate finds a site for a verb that only the operator may use. Somebody
-// who may use the site learns that the verb is denied; others learn nothing.
-func (s *service) operate(ctx context.Context, name string) (*Site, error) {
-	c, err := caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	may := allowed(c)
-	if s.operator(c) {
-		may = func(*Site) bool { return true }
-	}
-	site, _, err := s.find(name, "", may)
-	if err != nil {
-		return nil, err
-	}
-	if !s.operator(c) {
-		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may do that", Remedy: "ask whoever runs the agent"}
-	}
-	return site, nil
+// target is a request that a session is for.
+type target struct {
+	url    *url.URL
+	method string // "": any
 }
 
 // request is what GetSession, WatchSession and RefreshSession have in common.
@@ -243,43 +252,114 @@ type request interface {
 	GetMethod() string
 }
 
-// wanted returns the site that a request for a session names, and the URL and
-// method that the session is for.
-func (s *service) wanted(ctx context.Context, r request) (*Site, target, error) {
-	c, err := caller(ctx)
-	if err != nil {
-		return nil, target{}, err
+// wanted returns the session that a request names, which is the caller's.
+func (s *service) wanted(ctx context.Context, r request) (q question, err error) {
+	q.config = s.current()
+	if q.caller, err = caller(ctx); err != nil {
+		return q, err
 	}
-	site, u, err := s.find(r.GetSite(), r.GetUrl(), allowed(c))
-	if err != nil {
-		return nil, target{}, err
+	if err := q.find(r, func(site *Site) bool { return site.serves(q.caller) != nil }); err != nil {
+		return q, err
 	}
-	if m := r.GetMethod(); m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
-		return nil, target{}, &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method", Remedy: "sessionctl help"}
-	}
-	return site, target{u, r.GetMethod()}, nil
+	q.user = q.site.serves(q.caller)
+	return q, nil
 }
 
-// target is a request that a session is for.
-type target struct {
-	url    *url.URL
-	method string // "": any
+// find finds the site of a request, among those a test lets through.
+func (q *question) find(r request, may func(*Site) bool) (err error) {
+	q.to.method = r.GetMethod()
+	if q.site, q.to.url, err = q.config.find(r.GetSite(), r.GetUrl(), may); err != nil {
+		return err
+	}
+	if m := q.to.method; m != "" && !httpguts.ValidHeaderFieldName(m) { // both are tokens
+		return &api.Error{Code: api.InvalidRequest, Detail: "method is not an HTTP method", Remedy: "sessionctl help"}
+	}
+	return nil
+}
+
+// operated returns the site that a request for a verb names which only the operator
+// may use. Somebody who may use the site learns that the verb is denied; others
+// learn nothing.
+func (s *service) operated(ctx context.Context, r request) (q question, err error) {
+	q.config = s.current()
+	if q.caller, err = caller(ctx); err != nil {
+		return q, err
+	}
+	if err := q.find(r, func(site *Site) bool { return s.operator(q.caller) || site.serves(q.caller) != nil }); err != nil {
+		return q, err
+	}
+	if !s.operator(q.caller) {
+		return q, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may do that", Remedy: "ask whoever runs the agent"}
+	}
+	return q, nil
+}
+
+// operate is operated with the session of a credential.
+func (s *service) operate(ctx context.Context, r request, credential string) (question, error) {
+	q, err := s.operated(ctx, r)
+	if err == nil {
+		q.user, err = q.site.meant(q.caller, credential)
+	}
+	return q, err
+}
+
+// named is a request that names a site and nothing else.
+func named(site string) request { return &pb.GetSessionRequest{Site: site} }
+
+// meant returns the user whom an operator means: that of a credential, else the
+// one who serves the caller, else the only one.
+func (s *Site) meant(c peer.Caller, credential string) (*user, error) {
+	var names []string
+	for _, u := range s.users {
+		if u.credential.Name == credential {
+			return u, nil
+		}
+		names = append(names, u.credential.Name)
+	}
+	all := strings.Join(names, ", ")
+	if credential != "" {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: fmt.Sprintf("no user of the site %s has the credential %s: it has %s", s.Name, printable(credential), all), Remedy: "name one of those: --credential NAME"}
+	}
+	if u := s.serves(c); u != nil {
+		return u, nil
+	}
+	if len(s.users) == 1 {
+		return s.users[0], nil
+	}
+	return nil, &api.Error{Code: api.InvalidRequest, Detail: fmt.Sprintf("the site %s has several users, of the credentials %s", s.Name, all), Remedy: "say which one is meant: --credential NAME"}
+}
+
+// serve answers a request for a session by what the keeper has. An answer counts
+// only if it and the caller's right to it are of one configuration.
+func (s *service) serve(find func() (question, error), ask func(id string) (keeper.Served, error)) (question, keeper.Served, error) {
+	for {
+		q, err := find()
+		if err != nil {
+			return q, keeper.Served{}, err
+		}
+		served, err := ask(q.user.id)
+		if s.current() == q.config {
+			return q, served, err
+		}
+	}
 }
 
 // GetSession implements SessionService.
 func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.GetSessionResponse, error) {
-	site, to, err := s.wanted(ctx, r)
+	find := func() (question, error) {
+		q, err := s.wanted(ctx, r)
+		if d := r.GetMinValidity(); err == nil && d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
+			err = &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration", Remedy: "sessionctl help"}
+		}
+		return q, err
+	}
+	q, served, err := s.serve(find, func(id string) (keeper.Served, error) {
+		return s.keeper.Get(ctx, id, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
+	})
 	if err != nil {
 		return nil, err
 	}
-	if d := r.GetMinValidity(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
-		return nil, &api.Error{Code: api.InvalidRequest, Detail: "min_validity is not a duration", Remedy: "sessionctl help"}
-	}
-	served, err := s.keeper.Get(ctx, site.Name, keeper.GetOptions{MinValidity: r.GetMinValidity().AsDuration(), CachedOnly: r.GetCachedOnly()})
-	if err != nil {
-		return nil, err
-	}
-	m, err := site.message(served, to)
+	m, err := q.message(served, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -288,35 +368,64 @@ func (s *service) GetSession(ctx context.Context, r *pb.GetSessionRequest) (*pb.
 
 // WatchSession implements SessionService.
 func (s *service) WatchSession(r *pb.WatchSessionRequest, stream grpc.ServerStreamingServer[pb.WatchSessionResponse]) error {
-	site, to, err := s.wanted(stream.Context(), r)
+	q, err := s.wanted(stream.Context(), r)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	// The watcher is to come back, to what is another session by now.
+	moved := status.Error(codes.Unavailable, "the site is set up in another way now")
+	again := func() (question, error) {
+		now, err := s.wanted(ctx, r)
+		if err == nil && (now.user.id != q.user.id || now.user.fingerprint != q.user.fingerprint) {
+			err = moved
+		}
+		return now, err
+	}
 	go func() {
-		select {
-		case <-s.ending:
-			cancel()
-		case <-ctx.Done():
+		for {
+			s.mu.RLock()
+			replaced := s.replaced
+			s.mu.RUnlock()
+			if _, err := again(); err != nil { // whoever was allowed may not be any more
+				cancel(err)
+				return
+			}
+			select {
+			case <-replaced:
+			case <-s.ending:
+				// Not a failure of the session: the watcher is to come back.
+				cancel(status.Error(codes.Unavailable, "the agent is stopping"))
+				return
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	var last *pb.Session
-	err = s.keeper.Watch(ctx, site.Name, func(served keeper.Served) error {
-		m, err := site.message(served, to)
+	err = s.keeper.Watch(ctx, q.user.id, func(served keeper.Served) error {
+		now, err := again() // what is served is of the configuration in use
+		if err != nil {
+			return err
+		}
+		m, err := now.message(served, s.now())
 		if err != nil || last != nil && unchanged(m, last) {
 			return err
 		}
 		last = m
 		return stream.Send(&pb.WatchSessionResponse{Session: m})
 	})
-	select {
-	case <-s.ending:
-		// Not a failure of the session: the watcher is to come back.
-		return status.Error(codes.Unavailable, "the agent is stopping")
-	default:
-		return err
+	if ctx.Err() != nil && stream.Context().Err() == nil {
+		return context.Cause(ctx)
 	}
+	if _, changed := again(); changed != nil { // the keeper was faster to say that it is gone
+		return changed
+	}
+	if api.CodeOf(err) == api.UnknownSite {
+		return moved // it was gone, and is back
+	}
+	return err
 }
 
 // unchanged reports whether a client could see nothing new in a session but
@@ -329,21 +438,32 @@ func unchanged(a, b *pb.Session) bool {
 
 // RefreshSession implements SessionService.
 func (s *service) RefreshSession(ctx context.Context, r *pb.RefreshSessionRequest) (*pb.RefreshSessionResponse, error) {
-	site, to, err := s.wanted(ctx, r)
+	c, err := caller(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// To force a login is for a person who may; from others it is a report, or
 	// any caller could make any number of logins.
-	c, err := caller(ctx)
+	force := r.GetForce() && s.operator(c)
+	operates := force || r.GetCredential() != ""
+	find := func() (question, error) {
+		if operates {
+			return s.operate(ctx, r, r.GetCredential())
+		}
+		return s.wanted(ctx, r)
+	}
+	q, served, err := s.serve(find, func(id string) (keeper.Served, error) {
+		forced := force
+		force = false // once is enough, also if a reload has come between
+		return s.keeper.Refresh(ctx, id, r.GetGeneration(), forced)
+	})
 	if err != nil {
 		return nil, err
 	}
-	served, err := s.keeper.Refresh(ctx, site.Name, r.GetGeneration(), r.GetForce() && s.operator(c))
-	if err != nil {
-		return nil, err
+	if operates && !q.site.lets(c, q.user) {
+		return &pb.RefreshSessionResponse{Session: q.withheld(served, s.now())}, nil
 	}
-	m, err := site.message(served, to)
+	m, err := q.message(served, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +472,7 @@ func (s *service) RefreshSession(ctx context.Context, r *pb.RefreshSessionReques
 
 // Login implements SessionService.
 func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginResponse, error) {
-	site, err := s.operate(ctx, r.GetSite())
+	q, err := s.operate(ctx, named(r.GetSite()), r.GetCredential())
 	if err != nil {
 		return nil, err
 	}
@@ -361,49 +481,72 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 		if o.Password != nil || o.Retry {
 			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a cookie is adopted without a login", Remedy: "give either a cookie or a password"}
 		}
-		if o.Adopt, err = web.Adopt(site.URL, r.GetCookie(), time.Now()); err != nil {
+		if o.Adopt, err = web.Adopt(q.site.URL, r.GetCookie(), s.now()); err != nil {
 			return nil, err
 		}
 	}
-	served, err := s.keeper.Login(ctx, site.Name, o)
+	served, err := s.keeper.Login(ctx, q.user.id, o)
 	if err != nil {
-		return nil, err
+		return nil, usual(err, q)
 	}
-	m := site.describe(served, target{url: site.URL})
-	if c, err := caller(ctx); err != nil || !peer.Allowed(site.allow, c) {
-		m.Headers, m.Cookies = nil, nil // the operator may log in; being served is another right
+	if s.current() == q.config && q.site.lets(q.caller, q.user) {
+		return &pb.LoginResponse{Session: q.describe(served, s.now())}, nil
 	}
-	return &pb.LoginResponse{Session: m}, nil
+	return &pb.LoginResponse{Session: q.withheld(served, s.now())}, nil
+}
+
+// usual gives the words to the keeper's error about a site that a reload has just
+// taken away.
+func usual(err error, q question) error {
+	if api.CodeOf(err) == api.UnknownSite {
+		return unknownSite(q.site.Name)
+	}
+	return err
 }
 
 // LoginProxy implements SessionService.
 func (s *service) LoginProxy(ctx context.Context, r *pb.LoginProxyRequest) (*pb.LoginProxyResponse, error) {
-	site, err := s.operate(ctx, r.GetSite())
+	q, err := s.operated(ctx, named(r.GetSite()))
 	if err != nil {
 		return nil, err
 	}
-	if err := s.secrets.bringToProxy(ctx, site, r.GetPassword(), r.GetRetry()); err != nil {
+	at := q.site.asksProxy()
+	if err := s.secrets.bringToProxy(ctx, at, q.site.Name, r.GetPassword(), r.GetRetry()); err != nil {
 		return nil, err
 	}
-	for _, other := range s.config.Sites {
-		if other.proxy != nil && other.proxy.credential == site.proxy.credential {
-			s.keeper.Resume(other.Name)
+	for _, other := range slices.Concat(q.config.Sites, q.config.idps) {
+		if other.proxy != nil && other.proxy.credential == at.proxy.credential {
+			for _, u := range other.users {
+				s.keeper.Resume(u.id)
+			}
 		}
 	}
 	return &pb.LoginProxyResponse{}, nil
 }
 
+// asksProxy returns the site, or its identity provider if only that has to prove to
+// a proxy who it is.
+func (site *Site) asksProxy() *Site {
+	if site.idp != nil && (site.proxy == nil || site.proxy.credential == nil) {
+		return site.idp
+	}
+	return site
+}
+
 // DeleteSession implements SessionService.
 func (s *service) DeleteSession(ctx context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
-	site, err := s.operate(ctx, r.GetSite())
+	q, err := s.operate(ctx, named(r.GetSite()), r.GetCredential())
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.keeper.Delete(ctx, site.Name, keeper.DeleteOptions{})
-	if err != nil {
-		return nil, err
+	if r.GetIdp() && q.site.idp == nil {
+		return nil, &api.Error{Code: api.InvalidRequest, Detail: "the site " + q.site.Name + " has no identity provider", Remedy: "leave out --idp"}
 	}
-	resp := &pb.DeleteSessionResponse{HadSession: d.Had, Ended: d.Ended}
+	d, err := s.keeper.Delete(ctx, q.user.id, keeper.DeleteOptions{IdP: r.GetIdp()})
+	if err != nil {
+		return nil, usual(err, q)
+	}
+	resp := &pb.DeleteSessionResponse{HadSession: d.Had, Ended: d.Ended, Idp: d.IdP}
 	if d.Refusal != nil {
 		resp.Code, resp.Detail = string(d.Refusal.Code), bounded(d.Refusal.Detail, maxDetail)
 	}
@@ -416,13 +559,35 @@ func (s *service) ListSessions(ctx context.Context, _ *pb.ListSessionsRequest) (
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.ListSessionsResponse{}
-	for i, sum := range s.keeper.List() {
-		if s.operator(c) || peer.Allowed(s.config.Sites[i].allow, c) {
-			resp.Sessions = append(resp.Sessions, summary(sum))
+	for {
+		config, resp := s.current(), &pb.ListSessionsResponse{}
+		sites, idps := byID(s.keeper.List()), byID(s.keeper.IdPs())
+		if s.current() != config {
+			continue // as in serve
 		}
+		for _, site := range config.Sites {
+			for _, u := range site.users {
+				if s.operator(c) || site.serves(c) == u {
+					resp.Sessions = append(resp.Sessions, site.summary(sites[u.id]))
+				}
+			}
+		}
+		for _, idp := range config.idps {
+			if s.operator(c) {
+				resp.Idps = append(resp.Idps, idp.summary(idps[idp.users[0].id]))
+			}
+		}
+		return resp, nil
 	}
-	return resp, nil
+}
+
+// byID finds summaries by the names of their sessions.
+func byID(all []keeper.Summary) map[string]keeper.Summary {
+	found := make(map[string]keeper.Summary, len(all))
+	for _, s := range all {
+		found[s.Site.ID] = s
+	}
+	return found
 }
 
 // ListTickets implements TicketService.
@@ -435,10 +600,11 @@ func (s *service) ListTickets(ctx context.Context, _ *pb.ListTicketsRequest) (*p
 		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may list tickets", Remedy: "ask whoever runs the agent"}
 	}
 	resp := &pb.ListTicketsResponse{}
-	if s.secrets.engine == nil {
+	engine := s.secrets.kerberos()
+	if engine == nil {
 		return resp, nil
 	}
-	for _, t := range s.secrets.engine.Tickets() {
+	for _, t := range engine.Tickets() {
 		resp.Tickets = append(resp.Tickets, &pb.Ticket{
 			Client: t.Client, Server: t.Server, Enctype: t.Enctype,
 			AuthTime: stamp(t.AuthTime), EndTime: stamp(t.EndTime), RenewTime: stamp(t.RenewTime),
@@ -457,21 +623,24 @@ func (s *service) ExportCache(ctx context.Context, r *pb.ExportCacheRequest) (*p
 	// guessed.
 	denied := &api.Error{Code: api.Denied, Detail: "no tickets of that principal are exported to this user",
 		Remedy: "ask whoever runs the agent to name this user in the export list of its credential"}
-	if s.secrets.engine == nil {
+	config, engine := s.current(), s.secrets.kerberos()
+	if config.kerberos == nil {
 		return nil, denied
 	}
-	p, err := s.config.kerberos.Principal(r.GetPrincipal())
+	p, err := config.kerberos.Principal(r.GetPrincipal())
 	if err != nil {
 		return nil, &api.Error{Code: api.InvalidRequest, Detail: api.AsError(err).Detail, Remedy: api.AsError(err).Remedy}
 	}
-	cred := s.exported(p, c)
+	cred := config.exported(p, c)
 	if cred == nil {
 		return nil, denied
 	}
-	x, err := s.secrets.engine.Export(ctx, s.secrets.ticket(cred))
+	x, err := engine.Export(ctx, s.secrets.ticket(cred))
 	if e := api.AsError(err); err != nil && e.Code == api.NoSecret && e.Remedy == "" {
 		missing := *e
-		missing.Remedy = s.bringBy(cred, c)
+		if missing.Remedy = "ask whoever runs the agent to bring it: sessionctl login SITE --password-stdin"; s.operator(c) {
+			missing.Remedy = config.bringBy(cred)
+		}
 		return nil, &missing
 	}
 	if err != nil {
@@ -485,10 +654,10 @@ func (s *service) ExportCache(ctx context.Context, r *pb.ExportCacheRequest) (*p
 // exported returns the credential whose TGT a caller may have as the principal's,
 // or nil: the one of that very name, else of the only name that fits it but for
 // the case of letters. What the caller may not have plays no part.
-func (s *service) exported(p krb.Principal, c peer.Caller) *Credential {
+func (config *Config) exported(p krb.Principal, c peer.Caller) *Credential {
 	var alike *Credential
 	ambiguous := false
-	for _, cred := range s.config.credentials {
+	for _, cred := range config.credentials {
 		switch {
 		case cred.Username != "" || !cred.Principal.EqualFold(p) || !peer.Allowed(cred.export, c):
 		case cred.Principal.String() == p.String():
@@ -507,15 +676,17 @@ func (s *service) exported(p krb.Principal, c peer.Caller) *Credential {
 
 // bringBy says how a credential gets the password that it lacks: by a login, which
 // takes a site. Its name is only for who may log in there.
-func (s *service) bringBy(cred *Credential, c peer.Caller) string {
-	if !s.operator(c) {
-		return "ask whoever runs the agent to bring it: sessionctl login SITE --password-stdin"
-	}
-	for _, site := range s.config.Sites {
-		switch {
-		case site.Credential == cred:
-			return "sessionctl login " + site.Name + " --password-stdin"
-		case site.proxy != nil && site.proxy.credential == cred:
+func (config *Config) bringBy(cred *Credential) string {
+	for _, site := range config.Sites {
+		for _, u := range site.users {
+			switch {
+			case u.credential == cred && len(site.users) > 1:
+				return "sessionctl login " + site.Name + " --credential " + cred.Name + " --password-stdin"
+			case u.credential == cred:
+				return "sessionctl login " + site.Name + " --password-stdin"
+			}
+		}
+		if p := site.asksProxy().proxy; p != nil && p.credential == cred {
 			return "sessionctl login " + site.Name + " --proxy --password-stdin"
 		}
 	}
@@ -532,14 +703,20 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	if !s.operator(c) {
 		return resp, nil
 	}
+	s.mu.RLock()
+	config, refused := s.config, s.refused
+	s.mu.RUnlock()
 	st := s.store.Status()
-	resp.Pid, resp.Socket, resp.ConfigFiles = int32(os.Getpid()), s.socket, s.config.Files
+	resp.Pid, resp.Socket, resp.ConfigFiles, resp.LoadTime = int32(os.Getpid()), s.socket, config.Files, stamp(config.loaded)
+	if refused != nil {
+		resp.ReloadCode, resp.ReloadDetail = string(refused.Code), bounded(refused.Detail, maxDetail)
+	}
 	resp.Store = &pb.StoreStatus{Path: st.Path, KeySource: st.KeySource, Format: int32(st.Format), SizeBytes: st.SizeBytes, Records: int64(st.Records)}
-	resp.Warnings = slices.Concat(s.warnings, s.config.Warnings)
+	resp.Warnings = slices.Concat(s.warnings, config.Warnings)
 	if st.Err != nil {
 		resp.Warnings = append(resp.Warnings, "the store cannot be read: "+st.Err.Error())
 	}
-	resp.Sites = int32(len(s.config.Sites))
+	resp.Sites = int32(len(config.Sites))
 	for _, sum := range s.keeper.List() {
 		if sum.Session != nil {
 			resp.Sessions++
@@ -551,23 +728,31 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 
 // message is a session as a caller gets it, for a request. An answer without a
 // cookie would be used, and be an anonymous request, so there is none.
-func (site *Site) message(served keeper.Served, to target) (*pb.Session, error) {
-	m := site.describe(served, to)
+func (q question) message(served keeper.Served, now time.Time) (*pb.Session, error) {
+	m := q.describe(served, now)
 	if len(m.GetCookies()) == 0 {
-		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(to.url).String() + to.url.EscapedPath(),
+		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(q.to.url).String() + q.to.url.EscapedPath(),
 			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
 	}
 	return m, nil
 }
 
+// withheld is a session for an operator who may log in; being served is another
+// right.
+func (q question) withheld(served keeper.Served, now time.Time) *pb.Session {
+	m := q.describe(served, now)
+	m.Headers, m.Cookies = nil, nil
+	return m
+}
+
 // describe is message for whoever may get none.
-func (site *Site) describe(served keeper.Served, to target) *pb.Session {
+func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 	m := &pb.Session{
-		Site: site.Name, User: served.Identity, Generation: served.Generation, Url: to.url.String(),
+		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: q.to.url.String(),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
 		Stale: served.Stale, NotDurable: served.NotDurable, IdentityUnproven: served.Unproven,
 	}
-	cookies := served.Cookies(to.url, time.Now())
+	cookies := served.Cookies(q.to.url, now)
 	for _, c := range cookies {
 		m.Cookies = append(m.Cookies, &pb.Cookie{
 			Name: []byte(c.Name), Value: []byte(c.Value.Reveal()), Domain: c.Domain, Path: c.Path,
@@ -577,13 +762,13 @@ func (site *Site) describe(served keeper.Served, to target) *pb.Session {
 	if len(cookies) > 0 {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
 	}
-	if c, ok := site.driver.(login.Companion); ok {
-		for _, h := range c.Headers(to.method) {
+	if c, ok := q.user.driver.(login.Companion); ok {
+		for _, h := range c.Headers(q.to.method) {
 			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value)})
 		}
 	}
-	if site.userAgent != "" {
-		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(site.userAgent)})
+	if q.site.userAgent != "" {
+		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(q.site.userAgent)})
 	}
 	return m
 }
@@ -596,10 +781,21 @@ var states = map[keeper.State]pb.SessionState{
 	keeper.Latched:   pb.SessionState_SESSION_STATE_LATCHED,
 }
 
-func summary(s keeper.Summary) *pb.SessionSummary {
+// summary is the state of a session of the site.
+func (site *Site) summary(s keeper.Summary) *pb.SessionSummary {
 	m := &pb.SessionSummary{
-		Site: s.Site.Name, Kind: s.Site.Kind, Url: s.Site.URL.String(), User: s.Site.Account,
-		State: states[s.State], RetryTime: stamp(s.RetryTime), NotDurable: s.NotDurable,
+		Site: site.Name, Kind: site.Kind, Url: site.URL.String(), User: s.Site.Account, Credential: s.Site.Credential,
+		State: states[s.State], RetryTime: stamp(s.RetryTime), CheckTime: stamp(s.CheckTime), NotDurable: s.NotDurable,
+		LifeLearned: s.LifeLearned, IdleLearned: s.IdleLearned,
+	}
+	if site.idp != nil {
+		m.Idp = site.idp.Name
+	}
+	if s.Life > 0 {
+		m.Life = durationpb.New(s.Life)
+	}
+	if s.Idle > 0 {
+		m.Idle = durationpb.New(s.Idle)
 	}
 	if s.Session != nil {
 		m.User, m.Generation, m.IdentityUnproven = cmp.Or(s.Session.Identity, m.User), s.Session.Generation, s.Session.Unproven

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ import (
 )
 
 func TestFind(t *testing.T) {
-	s := &service{config: &Config{}}
+	config := &Config{}
 	for name, raw := range map[string]string{
 		"root": "https://app.corp.example", "jira": "https://app.corp.example/jira", "deep": "https://app.corp.example/jira/deep/",
 		"port": "https://app.corp.example:8443/", "one": "https://twin.corp.example/x", "two": "https://twin.corp.example/x/", "secret": "https://secret.corp.example/",
@@ -27,7 +28,7 @@ func TestFind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.config.Sites = append(s.config.Sites, &Site{Name: name, URL: u})
+		config.Sites = append(config.Sites, &Site{Name: name, URL: u})
 	}
 	may := func(site *Site) bool { return site.Name != "secret" }
 	for _, c := range []struct {
@@ -57,7 +58,7 @@ func TestFind(t *testing.T) {
 		{"", "ftp://app.corp.example/", "", api.InvalidRequest},
 		{"", "://", "", api.InvalidRequest},
 	} {
-		site, u, err := s.find(c.name, c.url, may)
+		site, u, err := config.find(c.name, c.url, may)
 		got := ""
 		if site != nil {
 			got = site.Name
@@ -76,11 +77,11 @@ func FuzzFind(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := &service{config: &Config{Sites: []*Site{{Name: "jira", URL: base}}}}
+	config := &Config{Sites: []*Site{{Name: "jira", URL: base}}}
 	f.Add("https://app.corp.example/jira/x")
 	f.Add("https://app.corp.example/jira%2f..")
 	f.Fuzz(func(t *testing.T, raw string) {
-		site, u, err := s.find("", raw, func(*Site) bool { return true })
+		site, u, err := config.find("", raw, func(*Site) bool { return true })
 		if (site == nil) != (err != nil) {
 			t.Errorf("%v %v", site, err)
 		}
@@ -121,7 +122,7 @@ func TestBounded(t *testing.T) {
 			e := &api.Error{Code: api.CCacheUnusable, Detail: long, Remedy: long}
 			st, _ := status.FromError(toStatus(e))
 			remedy := st.Details()[0].(*errdetails.ErrorInfo).GetMetadata()["remedy"]
-			sum := summary(keeper.Summary{Site: keeper.Site{Name: "app", URL: site}, Failure: e})
+			sum := (&Site{Name: "app", URL: site}).summary(keeper.Summary{Failure: e})
 			for _, c := range []struct {
 				text  string
 				limit int
@@ -141,7 +142,7 @@ func TestBounded(t *testing.T) {
 // TestExported: a principal is found in any spelling, if that can mean but one that
 // the caller may have.
 func TestExported(t *testing.T) {
-	s := &service{config: &Config{}, self: 1000}
+	config := &Config{}
 	add := func(name, principal string, export ...string) {
 		t.Helper()
 		c := &Credential{Name: name}
@@ -152,7 +153,7 @@ func TestExported(t *testing.T) {
 		if c.Principal, err = krb.ParsePrincipal(principal, ""); err != nil {
 			t.Fatal(err)
 		}
-		s.config.credentials = append(s.config.credentials, c)
+		config.credentials = append(config.credentials, c)
 	}
 	add("big", "svc-BIG@ad.example", "uid:1")
 	add("big2", "svc-BIG@ad.example", "uid:1")
@@ -161,7 +162,7 @@ func TestExported(t *testing.T) {
 	add("mine", "Mine@R", "uid:2")
 	add("theirs", "mine@R", "uid:3")
 	add("upper", "TWO@R", "uid:1")
-	s.config.credentials = append(s.config.credentials, &Credential{Name: "user", Username: "two@R"})
+	config.credentials = append(config.credentials, &Credential{Name: "user", Username: "two@R"})
 	for _, c := range []struct {
 		principal string
 		uid       uint32
@@ -178,7 +179,7 @@ func TestExported(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := ""
-		if cred := s.exported(p, peer.Caller{UID: c.uid}); cred != nil {
+		if cred := config.exported(p, peer.Caller{UID: c.uid}); cred != nil {
 			got = cred.Name
 		}
 		if got != c.want {
@@ -187,20 +188,58 @@ func TestExported(t *testing.T) {
 	}
 }
 
-// TestBringBy: the site is named to whoever may log in there, and to nobody else.
+// TestBringBy: a login that brings the password, wherever the credential is used.
 func TestBringBy(t *testing.T) {
-	direct, behind, alone := &Credential{Name: "direct"}, &Credential{Name: "behind"}, &Credential{Name: "alone"}
-	s := &service{self: 1000, config: &Config{Sites: []*Site{
-		{Name: "other", Credential: new(Credential)}, {Name: "gated", Credential: new(Credential), proxy: &proxy{credential: behind}}, {Name: "app", Credential: direct},
-	}}}
+	afar := &Credential{Name: "afar"}
+	direct, behind, alone, one, two := &Credential{Name: "direct"}, &Credential{Name: "behind"}, &Credential{Name: "alone"}, &Credential{Name: "one"}, &Credential{Name: "two"}
+	users := func(credentials ...*Credential) (all []*user) {
+		for _, c := range credentials {
+			all = append(all, &user{credential: c})
+		}
+		return all
+	}
+	config := &Config{Sites: []*Site{
+		{Name: "other", users: users(new(Credential))}, {Name: "gated", users: users(new(Credential)), proxy: &proxy{credential: behind}}, {Name: "app", users: users(direct)},
+		{Name: "alm", users: users(one, two)},
+		{Name: "wiki", users: users(new(Credential)), idp: &Site{Name: "sso", proxy: &proxy{credential: afar}}},
+	}}
 	for cred, want := range map[*Credential]string{
 		direct: "sessionctl login app --password-stdin", behind: "sessionctl login gated --proxy --password-stdin",
+		afar:  "sessionctl login wiki --proxy --password-stdin",
+		two:   "sessionctl login alm --credential two --password-stdin",
 		alone: `it comes by a login, so set up a site with credential = "alone", then: sessionctl login SITE --password-stdin`,
 	} {
-		for _, uid := range []uint32{0, 1000, 1001} {
-			if got := s.bringBy(cred, peer.Caller{UID: uid}); (got == want) != (uid != 1001) || uid == 1001 && !strings.HasPrefix(got, "ask whoever runs the agent") {
-				t.Errorf("%s for %d: %s", cred.Name, uid, got)
+		if got := config.bringBy(cred); got != want {
+			t.Errorf("%s: %s", cred.Name, got)
+		}
+	}
+}
+
+// TestServe: what the keeper has said of another configuration than the one by
+// which the caller was allowed is not handed out, be it a session or an error.
+func TestServe(t *testing.T) {
+	for _, first := range []error{nil, &api.Error{Code: api.UnknownSite}} {
+		s := &service{config: &Config{Sites: []*Site{{Name: "app", users: []*user{{id: "old"}}}}}}
+		asked := []string{}
+		q, served, err := s.serve(func() (question, error) {
+			c := s.current()
+			return question{config: c, site: c.Sites[0], user: c.Sites[0].users[0]}, nil
+		}, func(id string) (keeper.Served, error) {
+			asked = append(asked, id)
+			if len(asked) > 1 {
+				return keeper.Served{Stale: true}, nil
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.config = &Config{Sites: []*Site{{Name: "app", users: []*user{{id: "new"}}}}}
+			return keeper.Served{}, first
+		})
+		if err != nil || !served.Stale || q.user.id != "new" || strings.Join(asked, " ") != "old new" {
+			t.Errorf("asked for %q: %+v %+v %v", asked, q.user, served, err)
+		}
+		denied := errors.New("denied")
+		if _, _, err := s.serve(func() (question, error) { return question{}, denied }, nil); !errors.Is(err, denied) {
+			t.Errorf("%v", err)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func tomlError(file string, doc []byte, err error) *api.Error {
 			switch kinds := kindsWith(key[len(key)-1]); {
 			case key[0] == "credential" && strings.HasPrefix(key[len(key)-1], "passw"):
 				what += ": a password comes in by sessionctl login SITE, not by a file"
-			case key[0] == "site" && len(kinds) > 0:
+			case (key[0] == "site" || key[0] == "idp") && len(key) == 3 && len(kinds) > 0:
 				what += ": it is an option of kind " + strings.Join(kinds, ", ")
 			}
 			if strings.HasPrefix(strings.TrimSpace(lines[row-1]), "[") {
@@ -58,7 +58,7 @@ var (
 	// opening is how a line of a configuration begins: with a key, or with the
 	// head of a table. It is narrow, so that the last line of a value in base64
 	// ("…=") does not pass for one.
-	opening = regexp.MustCompile(`^\s*(?:([a-z_]+)\s*=|(\[(?:site|credential)[\w.-]*))`)
+	opening = regexp.MustCompile(`^\s*(?:([a-z_]+)\s*=|(\[\[?(?:site|idp|credential)[\w.-]*))`)
 	// mismatch is go-toml's text for a value of the wrong type, which ends in
 	// the wanted type of Go.
 	mismatch = regexp.MustCompile(`^cannot (?:decode TOML|store an?) (.+?) (?:into|in) (?:.* of type |a )?(.+)$`)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net"
@@ -254,6 +255,45 @@ func TestUserUnits(t *testing.T) {
 		logins(1)
 	})
 
+	t.Run("reload", func(t *testing.T) {
+		before := m.agent(t)
+		configured := func(sites int, failure string) {
+			t.Helper()
+			r := m.as(t, alice, "/usr/bin/sessionctl", "status", "-o", "json")
+			var got struct {
+				Sites      int
+				ReloadCode string `json:"reload_code"`
+			}
+			if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || got.Sites != sites || got.ReloadCode != failure {
+				t.Errorf("want %d sites and the code %q: %v", sites, failure, r)
+			}
+			m.wantUnit(t, "sessiond.service", "ActiveState=active", "SubState=running", "MainPID="+before)
+		}
+		must(t, m.WriteFile(configFile, append(config, w.site("again", "/spnego/")...), 0o600, alice))
+		m.manage(t, "reload", "sessiond.service")
+		configured(2, "")
+		// What is wrong, whoever reloads learns.
+		must(t, m.WriteFile(configFile, []byte("[site.app\n"), 0o600, alice))
+		if r := m.systemctl(t, "reload", "sessiond.service"); r.status == 0 {
+			t.Errorf("with a broken configuration: %v", r)
+		}
+		configured(2, "config_invalid")
+		must(t, m.WriteFile(configFile, config, 0o600, alice))
+		m.manage(t, "reload", "sessiond.service")
+		configured(1, "")
+		if again := m.raw(t, "after reload"); again != first {
+			t.Error("the session is lost")
+		}
+		logins(1)
+		journal, err := m.Journal(m.ctx)
+		must(t, err)
+		for _, said := range []string{"added: again", "removed: again", "/" + configFile + ":1: ", "; the old configuration stays in use (config_invalid)"} {
+			if !strings.Contains(journal, said) {
+				t.Errorf("the journal lacks %q", said)
+			}
+		}
+	})
+
 	// A Go program that panics ends as it does with SIGQUIT: status 2.
 	for restarts, signal := range []string{"KILL", "QUIT"} {
 		t.Run("crash by "+signal, func(t *testing.T) {
@@ -311,7 +351,7 @@ func TestUserUnits(t *testing.T) {
 		m.wantUnit(t, "sessiond.socket", "ActiveState=failed") // nothing starts the service any more
 		journal, err := m.Journal(m.ctx)
 		must(t, err)
-		starts := strings.Count(journal, "/"+configFile+":1: ")
+		starts := strings.Count(journal, "]: sessiond: /"+configFile+":1: ")
 		t.Logf("%d starts with the broken configuration", starts)
 		if starts < 1 || starts > 5 {
 			t.Errorf("%d starts, want 1 to 5", starts)
@@ -351,7 +391,7 @@ func TestUnitsAreSound(t *testing.T) {
 	for _, name := range unitFiles {
 		b, err := os.ReadFile(filepath.Join(unitDir, name))
 		must(t, err)
-		files = append(files, write(t, filepath.Join(dir, name), strings.ReplaceAll(string(b), "/usr/bin/sessiond", filepath.Join(bin, "sessiond"))))
+		files = append(files, write(t, filepath.Join(dir, name), strings.ReplaceAll(string(b), "/usr/bin/", bin+"/")))
 	}
 	analyze := func(args ...string) result {
 		cmd := exec.CommandContext(t.Context(), "systemd-analyze", append([]string{"--user", "--no-pager"}, args...)...)

@@ -37,6 +37,7 @@ type entry struct {
 	recent     []time.Time   // automatic logins that succeeded, the last maxLogins
 	changed    chan struct{} // closed at the end of each flight
 	retired    bool          // a reload has put another in its place, or none
+	shifted    int64         // what Clock.shifted was for its times
 
 	asked   time.Time // when it was last handed out
 	endAt   time.Time // when it ends, as far as known; zero: it is not
@@ -558,7 +559,7 @@ func (e *entry) summary() Summary {
 		s.RetryTime = now.Add(h.wait)
 		s.Failure = cmp.Or(s.Failure, h.why)
 	}
-	if e.used(now) || e.site.KeepAlive {
+	if e.lately(now) || e.site.KeepAlive {
 		if s.CheckTime = e.k.agenda.at(e); e.flight != nil {
 			s.CheckTime = now
 		}

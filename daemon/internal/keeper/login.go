@@ -47,16 +47,24 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 	if f.force {
 		return e.renew(nil)
 	}
-	now := e.k.clock.Now()
-	if len(e.recent) == maxLogins && now.Sub(e.recent[0]) < loginWindow {
+	if e.dyingAtOnce() {
 		return &api.Error{Code: api.Quota, Detail: fmt.Sprintf("%d sessions have died within %v of their login", maxLogins, loginWindow),
 			Remedy: "find out who ends them: the site, or a caller that logs out there"}
 	}
 	if err := e.renew(nil); err != nil {
 		return err
 	}
-	e.recent = append(e.recent[max(0, len(e.recent)-maxLogins+1):], now)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.recent = append(e.recent[max(0, len(e.recent)-maxLogins+1):], e.k.clock.Now())
 	return nil
+}
+
+// dyingAtOnce reports whether there were too many automatic logins of late.
+func (e *entry) dyingAtOnce() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.recent) == maxLogins && e.k.clock.Now().Sub(e.recent[0]) < loginWindow
 }
 
 // renewAhead makes a session anew that was just proven, if it is near its end. If

@@ -29,7 +29,7 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 		e := old[s.ID]
 		if e == nil || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
 			before := e
-			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{})}
+			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load()}
 			e.takeOver(before)
 		}
 		next[s.ID] = e
@@ -82,8 +82,8 @@ func (e *entry) inherit(old *entry) {
 	if old.loaded && e.key() == old.key() {
 		e.loaded, e.revision = true, old.revision
 		if e.site.Fingerprint == old.site.Fingerprint {
-			if s := old.session; s != nil && s.shifted != e.k.clock.shifted.Load() { // the clock was set meanwhile
-				old.shift(time.Duration(e.k.clock.shifted.Load() - s.shifted))
+			if d := time.Duration(e.k.clock.shifted.Load() - old.shifted); d != 0 { // the clock was set meanwhile
+				old.shift(d)
 			}
 			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
 			e.life, e.asked, e.recent = old.life, old.asked, old.recent
@@ -111,6 +111,11 @@ func (e *entry) retire(purge bool) {
 	e.k.flights.Go(func() {
 		if under != nil {
 			<-under.done
+		}
+		e.k.mu.RLock() // nobody takes its place meanwhile
+		defer e.k.mu.RUnlock()
+		if slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() }) {
+			return
 		}
 		e.mu.Lock()
 		e.load()

@@ -17,6 +17,9 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 		return &f // the ways out are at its sites
 	}
 	login := "sessionctl login " + e.site.Name
+	if e.site.ID != e.site.Name && e.site.ID != "" { // one of several users
+		login += " --credential " + e.site.Credential
+	}
 	judge := &e.site
 	if idp := e.idp(); idp != nil {
 		judge = &idp.site
@@ -28,7 +31,7 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	bring := p != nil && p.file == ""
 	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
-	ways := e.waysAtProxy(&f)
+	ways := e.waysAtProxy(&f, login)
 	if bring && f.Code == api.NoSecret {
 		ways = append(ways, login+" --password-stdin", login+" --cookie-stdin")
 	}
@@ -72,14 +75,14 @@ func (s *Site) loginPage() string {
 
 // waysAtProxy are the ways out of a failure to prove to the site's proxy who one
 // is.
-func (e *entry) waysAtProxy(f *api.Error) (ways []string) {
+func (e *entry) waysAtProxy(f *api.Error, login string) (ways []string) {
 	if e.site.ForgiveProxy == nil || f.Code != api.ProxyAuthFailed && f.Code != api.ProxyAuthRequired {
 		return nil
 	}
-	login, p := "sessionctl login "+e.site.Name, e.site.ProxyPassword
+	p := e.site.ProxyPassword
 	why := api.CodeOf(f.Err) // of a credential that was not used
 	if p != nil && p.file == "" && (f.Code == api.ProxyAuthFailed || why == api.NoSecret) {
-		ways = append(ways, login+" --proxy --password-stdin")
+		ways = append(ways, "sessionctl login "+e.site.Name+" --proxy --password-stdin")
 	}
 	if f.Code == api.ProxyAuthFailed && (p != nil || why == api.Latched || why.Refusal()) {
 		ways = append(ways, login+" --retry")

@@ -219,6 +219,7 @@ func (a *agenda) shift(d time.Duration) {
 // shift moves what the entry remembers to a clock that shows d more. The caller
 // holds the lock.
 func (e *entry) shift(d time.Duration) {
+	e.shifted += int64(d)
 	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.formerAt, &e.notAheadUntil} {
 		if !t.IsZero() {
 			*t = t.Add(d)
@@ -238,8 +239,12 @@ func (e *entry) shift(d time.Duration) {
 // used reports whether a session is in use: somebody has asked for it since its
 // last proof, and not long ago. The caller holds the lock.
 func (e *entry) used(now time.Time) bool {
-	return e.session != nil && e.asked.After(e.session.ProveTime) && now.Sub(e.asked) < max(minUse, 2*e.interval())
+	return e.session != nil && e.asked.After(e.session.ProveTime) && e.lately(now)
 }
+
+// lately reports whether somebody has asked for the session not long ago. The
+// caller holds the lock.
+func (e *entry) lately(now time.Time) bool { return now.Sub(e.asked) < max(minUse, 2*e.interval()) }
 
 // interval is how often a session in use is proven. The caller holds the lock.
 func (e *entry) interval() time.Duration { return max(e.recheck(), minInterval) }

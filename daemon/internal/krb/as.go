@@ -26,7 +26,7 @@ import (
 // its long-term key, in two messages at most unless the clocks differ. At most
 // one key is tried.
 func (e *Engine) authenticate(ctx context.Context, src source) (*ticket, error) {
-	kdcs, err := e.kdcsOf(src.client.Realm)
+	kdcs, err := e.kdcsOf(src.config, src.client.Realm)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (x *asExchange) ask(ctx context.Context, preauth types.PADataSequence) (rep
 		PVNO:    iana.PVNO,
 		MsgType: msgtype.KRB_AS_REQ,
 		PAData:  slices.Clone(preauth),
-		ReqBody: x.e.body(x.src.client, tgs, nametype.KRB_NT_SRV_INST, x.src.etypes, x.offset),
+		ReqBody: x.e.body(x.src, tgs, nametype.KRB_NT_SRV_INST, x.src.etypes, x.offset),
 	}}
 	x.req.ReqBody.CName = x.src.client.name(nametype.KRB_NT_PRINCIPAL)
 	if x.src.noPAC {
@@ -126,7 +126,7 @@ func (x *asExchange) learn(k *messages.KRBError) bool {
 	default:
 		return false
 	}
-	if k.STime.Unix() <= 0 || !x.e.config.KDCTimeSync() {
+	if k.STime.Unix() <= 0 || !x.src.config.KDCTimeSync() {
 		return false
 	}
 	offset := clockOffset(k.STime, x.e.now())
@@ -196,7 +196,7 @@ func (x *asExchange) granted(r reply, attempt bool) (*ticket, error) {
 	}
 	t.offset = clockOffset(t.auth, x.e.now())
 	switch off := t.offset.Abs() > maxSkew; {
-	case off && !x.e.config.KDCTimeSync():
+	case off && !src.config.KDCTimeSync():
 		return nil, skewed("the KDC", t.offset)
 	case off:
 		x.e.log.Warn("this machine's clock is not the KDC's; the agent makes allowance", "realm", src.client.Realm, "offset", t.offset)
@@ -294,8 +294,8 @@ func (s source) keyFor(etype int32, pas types.PADataSequence) (types.EncryptionK
 
 // body is a KDC-REQ-BODY: no addresses, names as they are, and the options that
 // krb5.conf has for the client's realm. offset is that of the KDC's clock.
-func (e *Engine) body(client, server Principal, nameType int32, etypes []int32, offset time.Duration) messages.KDCReqBody {
-	now, config := e.now().Add(offset).UTC(), e.config.ForRealm(client.Realm)
+func (e *Engine) body(src source, server Principal, nameType int32, etypes []int32, offset time.Duration) messages.KDCReqBody {
+	now, config := e.now().Add(offset).UTC(), src.config.ForRealm(src.client.Realm)
 	b := messages.KDCReqBody{
 		KDCOptions: types.NewKrbFlags(),
 		Realm:      server.Realm,

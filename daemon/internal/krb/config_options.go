@@ -255,6 +255,13 @@ func (c *Config) KDCs(realm string) []string {
 	return kdcs
 }
 
+// sameKDCs says whether another configuration leads to the same KDCs of a realm,
+// and in the same way.
+func (c *Config) sameKDCs(other *Config, realm string) bool {
+	kdcs := c.KDCs(realm)
+	return slices.Equal(kdcs, other.KDCs(realm)) && (len(kdcs) > 0 || c.DNSLookupKDC() == other.DNSLookupKDC())
+}
+
 // kdcAddress reads "host", "host:port", "[2001:db8::1]:port" or the URL of a
 // KDC proxy (MS-KKDCP). What follows a blank is not part of the host.
 func kdcAddress(value string) (address string, proxy, ok bool) {

@@ -41,6 +41,7 @@ type Credential struct {
 // source is where TGTs of a principal come from, as it is at the moment: the
 // keys of a keytab, a password, or the TGT of a ticket cache.
 type source struct {
+	config   *Config // by which its tickets are asked for, as it was then
 	cred     Credential
 	client   Principal
 	keys     []types.EncryptionKey // in the order of enctypes
@@ -52,8 +53,8 @@ type source struct {
 	etypes   []int32 // to ask for a TGT with, the best first
 }
 
-// source reads a credential.
-func (e *Engine) source(ctx context.Context, cred Credential) (source, error) {
+// source reads a credential, for exchanges by a configuration.
+func (e *Engine) source(ctx context.Context, config *Config, cred Credential) (source, error) {
 	s := source{cred: cred, client: cred.Principal}
 	var err error
 	if cred.Keytab != "" {
@@ -61,7 +62,7 @@ func (e *Engine) source(ctx context.Context, cred Credential) (source, error) {
 			return source{}, err
 		}
 	}
-	s.cred, s.noPAC, s.rc4, s.etypes = cred, cred.NoPAC, cred.RC4, e.etypes("tkt", cred.RC4)
+	s.config, s.cred, s.noPAC, s.rc4, s.etypes = config, cred, cred.NoPAC, cred.RC4, etypes(config, "tkt", cred.RC4)
 	switch {
 	case cred.Keytab != "":
 		offered := make([]int32, len(s.keys))
@@ -97,14 +98,14 @@ func (e *Engine) source(ctx context.Context, cred Credential) (source, error) {
 
 // etypes returns the encryption types to ask for in a request of that kind, "tkt"
 // or "tgs": those of ours that krb5.conf has, in its order.
-func (e *Engine) etypes(request string, rc4 bool) []int32 {
+func etypes(config *Config, request string, rc4 bool) []int32 {
 	ours := make([]int32, 0, len(enctypes))
 	for _, et := range enctypes {
 		if !et.weak || rc4 {
 			ours = append(ours, et.id)
 		}
 	}
-	configured := e.config.Enctypes(request)
+	configured := config.Enctypes(request)
 	if configured == nil {
 		return ours
 	}

@@ -173,8 +173,8 @@ func FuzzParseReply(f *testing.F) {
 	for _, r := range replies {
 		f.Add(r)
 	}
-	src := source{keys: []types.EncryptionKey{{KeyType: 18, KeyValue: make([]byte, 32)}}, etypes: []int32{18}}
-	typed := source{password: "CANARY-password", etypes: []int32{17, 18, 19, 20}}
+	src := source{config: config, keys: []types.EncryptionKey{{KeyType: 18, KeyValue: make([]byte, 32)}}, etypes: []int32{18}}
+	typed := source{config: config, password: "CANARY-password", etypes: []int32{17, 18, 19, 20}}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseReply(b)
 		if err != nil {
@@ -228,7 +228,7 @@ func FuzzKRBError(f *testing.F) {
 		f.Fatal(err)
 	}
 	e := New(Options{Config: config, Records: none{}, Latch: none{}, Log: slog.New(slog.DiscardHandler)})
-	src := source{client: Principal{[]string{"svc"}, "R"}, password: "CANARY-password", etypes: []int32{17, 18, 19, 20}}
+	src := source{config: config, client: Principal{[]string{"svc"}, "R"}, password: "CANARY-password", etypes: []int32{17, 18, 19, 20}}
 	f.Fuzz(func(t *testing.T, code int32, stime int64, text string, data []byte) {
 		k := messages.NewKRBError(types.PrincipalName{NameString: []string{"krbtgt", "R"}}, "R", code, text)
 		k.STime, k.EData = time.Unix(stime%(1<<34), 0).UTC(), data

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/types"
@@ -90,7 +91,7 @@ const (
 
 // Engine obtains, keeps and uses tickets. It is safe for concurrent use.
 type Engine struct {
-	config  *Config
+	config  atomic.Pointer[Config] // see Reconfigure
 	records Records
 	latch   Latch
 	now     func() time.Time
@@ -147,7 +148,7 @@ func New(o Options) *Engine {
 		o.Log = slog.Default()
 	}
 	e := &Engine{
-		config: o.Config, records: o.Records, latch: o.Latch, now: o.Now, boot: o.Boot, dial: o.Dial, dns: o.Resolver, log: o.Log,
+		records: o.Records, latch: o.Latch, now: o.Now, boot: o.Boot, dial: o.Dial, dns: o.Resolver, log: o.Log,
 		tickets: make(map[ticketKey]*ticket),
 		realms:  make(map[string]*realmKDCs),
 		turns:   make(map[string]chan struct{}),
@@ -155,6 +156,7 @@ func New(o Options) *Engine {
 		refused: make(map[ticketKey]refusedTGT),
 		timers:  make(map[ticketKey]*time.Timer),
 	}
+	e.config.Store(o.Config)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -169,6 +171,21 @@ func (e *Engine) Close() {
 	}
 	e.mu.Unlock()
 	e.flying.Wait()
+}
+
+// Reconfigure replaces krb5.conf. An exchange that is under way goes on by the one
+// that it began with. What was learnt of a realm's KDCs is forgotten if the realm
+// has others now, or finds them in another way; tickets stay.
+func (e *Engine) Reconfigure(c *Config) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.config.Store(c)
+	for realm, k := range e.realms {
+		if !c.sameKDCs(k.config, realm) {
+			delete(e.realms, realm)
+			clear(e.refused) // by the KDCs of whatever realm
+		}
+	}
 }
 
 // Verifier names who judges a principal's keys: its realm.
@@ -197,17 +214,18 @@ type InitiateOptions struct {
 //
 // Errors are *api.Error, or the context's when that ends first.
 func (e *Engine) Initiate(ctx context.Context, cred Credential, spn string, o InitiateOptions) (*Context, error) {
-	server, err := e.service(spn)
+	config := e.config.Load()
+	server, err := service(config, spn)
 	if err != nil {
 		return nil, err
 	}
-	src, err := e.source(ctx, cred)
+	src, err := e.source(ctx, config, cred)
 	if err != nil {
 		return nil, err
 	}
 	t, err := e.serviceTicket(ctx, src, server, o.Fresh)
 	if api.CodeOf(err) == api.SPNUnknown && !o.Exact {
-		if canonical, cerr := e.canonical(ctx, server); cerr == nil {
+		if canonical, cerr := e.canonical(ctx, config, server); cerr == nil {
 			if t, cerr = e.serviceTicket(ctx, src, canonical, o.Fresh); cerr == nil {
 				return e.newContext(t, o)
 			}
@@ -220,7 +238,7 @@ func (e *Engine) Initiate(ctx context.Context, cred Credential, spn string, o In
 }
 
 // service reads an SPN. Its realm stays empty if nothing is known of it.
-func (e *Engine) service(spn string) (Principal, error) {
+func service(config *Config, spn string) (Principal, error) {
 	const unknown = "?"
 	p, err := ParsePrincipal(spn, unknown)
 	if err != nil {
@@ -230,7 +248,7 @@ func (e *Engine) service(spn string) (Principal, error) {
 		return Principal{}, &api.Error{Code: api.ConfigInvalid, Detail: "SPN " + quote(spn) + " is not of the form service/host", Remedy: "write it as HTTP/host or HTTP/host@REALM"}
 	}
 	if p.Realm == unknown {
-		p.Realm = e.config.RealmOf(p.Components[1])
+		p.Realm = config.RealmOf(p.Components[1])
 	}
 	return p, nil
 }
@@ -242,8 +260,8 @@ const maxAliases = 8
 // is asked only when no KDC knows the name as it was typed: who answers instead
 // of the DNS can then have a token made for a service that the KDC does know,
 // under TLS to the host as it was typed.
-func (e *Engine) canonical(ctx context.Context, server Principal) (Principal, error) {
-	if !e.config.CanonicalizeHostname() {
+func (e *Engine) canonical(ctx context.Context, config *Config, server Principal) (Principal, error) {
+	if !config.CanonicalizeHostname() {
 		return Principal{}, errors.New("krb5.conf forbids to ask the DNS")
 	}
 	name := server.Components[1]
@@ -257,7 +275,7 @@ func (e *Engine) canonical(ctx context.Context, server Principal) (Principal, er
 	if name == server.Components[1] {
 		return Principal{}, errors.New("the name is canonical")
 	}
-	c := Principal{Components: slices.Clone(server.Components), Realm: e.config.RealmOf(name)}
+	c := Principal{Components: slices.Clone(server.Components), Realm: config.RealmOf(name)}
 	c.Components[1] = name
 	return c, nil
 }
@@ -270,7 +288,7 @@ func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal
 		unwanted = []*ticket{e.cached(key)}
 	}
 	obtain := func(ctx context.Context) (*ticket, error) { return e.obtain(ctx, src, server) }
-	t, err := e.ticket(ctx, key, unwanted, serviceTime, obtain)
+	t, err := e.ticket(ctx, src.config, key, unwanted, serviceTime, obtain)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +301,7 @@ func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal
 	if tgt != nil {
 		e.lookAfter(src, tgt)
 		if e.isDue(t) && tgt.end.After(t.end) && tgt.usable(e.now()) {
-			e.ahead(key, t, obtain)
+			e.ahead(src, key, t, obtain)
 		}
 	}
 	return t, nil
@@ -293,7 +311,7 @@ func (e *Engine) serviceTicket(ctx context.Context, src source, server Principal
 // is near its end is replaced ahead of it, while it still serves.
 func (e *Engine) tgt(ctx context.Context, src source, unwanted ...*ticket) (*ticket, error) {
 	key := src.tgtKey()
-	t, err := e.ticket(ctx, key, unwanted, tgtTime, e.login(src))
+	t, err := e.ticket(ctx, src.config, key, unwanted, tgtTime, e.login(src))
 	if err == nil {
 		e.lookAfter(src, t)
 	}
@@ -309,7 +327,7 @@ func (e *Engine) isDue(t *ticket) bool { return !t.due().After(e.now()) }
 func (e *Engine) lookAfter(src source, t *ticket) {
 	key := src.tgtKey()
 	if e.isDue(t) {
-		e.ahead(key, t, e.login(src))
+		e.ahead(src, key, t, e.login(src))
 	}
 	if src.cached == nil || !t.renewable() {
 		return
@@ -330,14 +348,16 @@ func (e *Engine) lookAfter(src source, t *ticket) {
 		e.flying.Go(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, tgtTime)
 			defer cancel()
-			now, err := e.source(ctx, src.cred)
+			now, err := e.source(ctx, e.config.Load(), src.cred)
 			if err == nil {
 				_, err = e.tgt(ctx, now)
 			}
 			if err != nil && e.ctx.Err() == nil {
 				e.log.Warn("a TGT could not be renewed in time", "client", key.client, "error", err)
 				if t.left(e.now()) > 0 {
-					e.lookAfter(src, t) // the cache may be back in a minute
+					later := src // the cache may be back in a minute
+					later.config = e.config.Load()
+					e.lookAfter(later, t)
 				}
 			}
 		})
@@ -420,12 +440,12 @@ func (e *Engine) renewal(ctx context.Context, src source) (*ticket, error) {
 const earlyPause = time.Minute
 
 // ahead replaces a TGT that still serves, without anybody waiting for it.
-func (e *Engine) ahead(key ticketKey, old *ticket, get func(context.Context) (*ticket, error)) {
+func (e *Engine) ahead(src source, key ticketKey, old *ticket, get func(context.Context) (*ticket, error)) {
 	if !e.mayTry(key) {
 		return
 	}
 	e.flying.Go(func() {
-		if _, err := e.ticket(e.ctx, key, []*ticket{old}, tgtTime, get); err != nil {
+		if _, err := e.ticket(e.ctx, src.config, key, []*ticket{old}, tgtTime, get); err != nil {
 			e.log.Warn("a TGT could not be replaced ahead of its end", "client", key.client, "end", old.end, "error", err)
 		}
 	})
@@ -456,7 +476,7 @@ type Export struct {
 // Export returns a TGT of the credential's principal, made anew if it is near
 // its end and a KDC answers.
 func (e *Engine) Export(ctx context.Context, cred Credential) (Export, error) {
-	src, err := e.source(ctx, cred)
+	src, err := e.source(ctx, e.config.Load(), cred)
 	if err != nil {
 		return Export{}, err
 	}
@@ -468,7 +488,7 @@ func (e *Engine) Export(ctx context.Context, cred Credential) (Export, error) {
 			limit = min(limit, time.Until(end)/2)
 		}
 		limited, cancel := context.WithTimeout(ctx, limit)
-		if _, err := e.ticket(limited, key, []*ticket{old}, tgtTime, e.login(src)); err != nil {
+		if _, err := e.ticket(limited, src.config, key, []*ticket{old}, tgtTime, e.login(src)); err != nil {
 			e.log.Warn("a TGT could not be replaced ahead of its end", "client", key.client, "end", old.end, "error", err)
 		}
 		cancel()
@@ -521,7 +541,7 @@ func (e *Engine) verdict(ctx context.Context, src source, key types.EncryptionKe
 // asked: a keytab that cannot be read, a ticket cache without a TGT that lives, a
 // password that is not at hand, or a refusal that stands.
 func (e *Engine) Ready(ctx context.Context, cred Credential) error {
-	src, err := e.source(ctx, cred)
+	src, err := e.source(ctx, e.config.Load(), cred)
 	if err != nil {
 		return err
 	}
@@ -530,7 +550,7 @@ func (e *Engine) Ready(ctx context.Context, cred Credential) error {
 
 // Forgive lifts a refusal that stands against the secrets of a credential.
 func (e *Engine) Forgive(ctx context.Context, cred Credential) error {
-	src, err := e.source(ctx, cred)
+	src, err := e.source(ctx, e.config.Load(), cred)
 	if err != nil {
 		return err
 	}
@@ -544,7 +564,7 @@ func (e *Engine) Forgive(ctx context.Context, cred Credential) error {
 // Authenticate proves the credential to its realm's KDC, with a new TGT unless
 // there is one from the same secret.
 func (e *Engine) Authenticate(ctx context.Context, cred Credential) error {
-	src, err := e.source(ctx, cred)
+	src, err := e.source(ctx, e.config.Load(), cred)
 	if err == nil {
 		_, err = e.tgt(ctx, src)
 	}
@@ -553,8 +573,9 @@ func (e *Engine) Authenticate(ctx context.Context, cred Credential) error {
 
 // ticket returns the ticket of a key, if it is usable and not an unwanted
 // one; else it gets one in a flight that all callers share and that takes no
-// longer than the limit.
-func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, limit time.Duration, get func(context.Context) (*ticket, error)) (*ticket, error) {
+// longer than the limit. What goes wrong in a flight by a krb5.conf that was
+// replaced since does not count.
+func (e *Engine) ticket(ctx context.Context, config *Config, key ticketKey, unwanted []*ticket, limit time.Duration, get func(context.Context) (*ticket, error)) (*ticket, error) {
 	for {
 		mine := false // safe to read when the flight has landed
 		if t := e.cached(key); t != nil && !slices.Contains(unwanted, t) && t.usable(e.now()) {
@@ -565,21 +586,18 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, 
 			mine = true
 			// An earlier flight may have landed since.
 			if t := e.cached(key); t != nil && !slices.Contains(unwanted, t) && t.usable(e.now()) {
-				return t, nil
+				return landing{t, config}, nil
 			}
 			ctx, cancel := context.WithTimeout(e.ctx, limit)
 			defer cancel()
 			t, err := e.landed(ctx, get)
-			if err != nil {
-				return nil, err
-			}
-			if t == e.cached(key) {
-				return t, nil // there is no better one
+			if err != nil || t == e.cached(key) { // there is no better one
+				return landing{t, config}, err
 			}
 			t.place, t.placed = e.place(), true
 			e.keep(ctx, key, t)
 			e.log.Info("ticket", "client", key.client, "server", key.server, "end", t.end)
-			return t, nil
+			return landing{t, config}, nil
 		})
 		select {
 		case <-ctx.Done():
@@ -588,17 +606,24 @@ func (e *Engine) ticket(ctx context.Context, key ticketKey, unwanted []*ticket, 
 				<-flight
 			}()
 			return nil, fmt.Errorf("waiting for a ticket for %s: %w", key.server, context.Cause(ctx))
-		case landed := <-flight:
+		case result := <-flight:
 			e.flying.Done()
-			if landed.Err != nil {
-				return nil, landed.Err
-			}
+			l := result.Val.(landing)
+			switch {
+			case result.Err != nil && (mine || l.config == config || config != e.config.Load()):
+				return nil, result.Err
 			// A flight that began for others may bring what is unwanted here.
-			if t := landed.Val.(*ticket); mine || !slices.Contains(unwanted, t) {
-				return t, nil
+			case result.Err == nil && (mine || !slices.Contains(unwanted, l.ticket)):
+				return l.ticket, nil
 			}
 		}
 	}
+}
+
+// landing is what a flight brings.
+type landing struct {
+	ticket *ticket // nil: nothing but an error
+	config *Config // it flew by
 }
 
 // landed gets a ticket. What gokrb5 does with a KDC's bytes may panic: that is
@@ -708,18 +733,24 @@ func (e *Engine) replace(old, t *ticket) {
 	}
 }
 
-// kdcsOf returns the KDCs of a realm.
-func (e *Engine) kdcsOf(realm string) (*realmKDCs, error) {
+// kdcsOf returns the KDCs of a realm, as a configuration has them.
+func (e *Engine) kdcsOf(config *Config, realm string) (*realmKDCs, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if k, ok := e.realms[realm]; ok {
-		return k, nil
+	known, ok := e.realms[realm]
+	if ok && known.config == config {
+		return known, nil
 	}
-	if err := e.config.CheckRealm(realm); err != nil {
+	if err := config.CheckRealm(realm); err != nil {
 		return nil, err
 	}
-	k := newRealmKDCs(realm, e.config, e.dns, e.dial, e.now)
-	e.realms[realm] = k
+	k := newRealmKDCs(realm, config, e.dns, e.dial, e.now)
+	if ok && config.sameKDCs(known.config, realm) {
+		k.kdcMemory = known.kdcMemory
+	}
+	if config == e.config.Load() {
+		e.realms[realm] = k
+	}
 	return k, nil
 }
 
@@ -745,7 +776,7 @@ func Check(ctx context.Context, c *Config, cred Credential) error {
 	if err := c.CheckRealm(cred.Principal.Realm); err != nil || cred.Keytab == "" && cred.Cache == "" {
 		return err
 	}
-	_, err := e.source(ctx, cred)
+	_, err := e.source(ctx, c, cred)
 	return err
 }
 

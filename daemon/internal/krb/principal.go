@@ -134,6 +134,6 @@ func (c *Config) Principal(s string) (Principal, error) {
 // CheckSPN returns what keeps a text from naming a service: service/host, with or
 // without @REALM. The error is an *api.Error of code ConfigInvalid.
 func CheckSPN(spn string) error {
-	_, err := (&Engine{config: new(Config)}).service(spn)
+	_, err := service(new(Config), spn)
 	return err
 }

@@ -158,7 +158,7 @@ func (w *walk) cross(ctx context.Context, tgt *ticket, realm string) (*ticket, e
 // ahead lists the realms on the way that may be asked for next, the farthest
 // first: from [capaths], else only the end.
 func (w *walk) ahead(from, to string) []string {
-	way := w.e.config.CAPath(w.src.client.Realm, to)
+	way := w.src.config.CAPath(w.src.client.Realm, to)
 	if i := slices.Index(way, from); i >= 0 {
 		way = way[i+1:]
 	} else if from != w.src.client.Realm {
@@ -177,7 +177,7 @@ func (w *walk) ahead(from, to string) []string {
 func (w *walk) crossed(ctx context.Context, tgt *ticket, to string) (*ticket, error) {
 	server := ticketGrantingAt(to, tgt.grants())
 	key := ticketKey{w.src.client.String(), w.src.fingerprint(), server.String()}
-	return w.e.ticket(ctx, key, w.unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
+	return w.e.ticket(ctx, w.src.config, key, w.unwanted, serviceTime, func(ctx context.Context) (*ticket, error) {
 		return w.e.tgsExchange(ctx, w.src, tgt, server)
 	})
 }
@@ -194,7 +194,7 @@ func (w *walk) step(ctx context.Context, tgt *ticket, asked Principal) (*ticket,
 	case len(w.used) == maxRealms:
 		return nil, lost("and so on without end")
 	}
-	if _, err := w.e.kdcsOf(tgt.grants()); err != nil {
+	if _, err := w.e.kdcsOf(w.src.config, tgt.grants()); err != nil {
 		e := *api.AsError(err)
 		e.Detail = fmt.Sprintf("the KDC of %s refers %s to %s: %s", tgt.server.Realm, asked, tgt.grants(), e.Detail)
 		return nil, &e
@@ -219,20 +219,20 @@ func (t *ticket) grants() string { return t.server.Components[1] }
 // TGT of its realm. The KDC may answer with a TGT of another realm instead. A KDC
 // whose clock differs from what is known of it is asked twice.
 func (e *Engine) tgsExchange(ctx context.Context, src source, tgt *ticket, server Principal) (*ticket, error) {
-	body := e.body(src.client, server, nametype.KRB_NT_SRV_HST, e.etypes("tgs", src.rc4), tgt.offset)
+	body := e.body(src, server, nametype.KRB_NT_SRV_HST, etypes(src.config, "tgs", src.rc4), tgt.offset)
 	if len(server.Components) == 2 && server.Components[0] == "krbtgt" {
 		body.SName.NameType = nametype.KRB_NT_SRV_INST
 	}
 	types.SetFlag(&body.KDCOptions, flags.Canonicalize)
-	t, r, err := e.tgsAsk(ctx, tgt, body)
-	if err == nil && r != nil && r.ErrorCode == errorcode.KRB_AP_ERR_SKEW && e.config.KDCTimeSync() && r.STime.Unix() > 0 {
+	t, r, err := e.tgsAsk(ctx, src, tgt, body)
+	if err == nil && r != nil && r.ErrorCode == errorcode.KRB_AP_ERR_SKEW && src.config.KDCTimeSync() && r.STime.Unix() > 0 {
 		// The time is not proven. A wrong one makes the next authenticator useless
 		// to everybody, and this exchange fail.
 		known := *tgt
 		known.offset = clockOffset(r.STime, e.now())
 		e.log.Warn("a KDC's clock has changed; the agent makes allowance", "realm", tgt.grants(), "offset", known.offset)
 		body.Nonce = nonce()
-		if t, r, err = e.tgsAsk(ctx, &known, body); t != nil {
+		if t, r, err = e.tgsAsk(ctx, src, &known, body); t != nil {
 			e.replace(tgt, &known)
 		}
 	}
@@ -252,10 +252,10 @@ func (e *Engine) tgsExchange(ctx context.Context, src source, tgt *ticket, serve
 
 // renewed renews a TGT (RFC 4120, 3.3.3.1).
 func (e *Engine) renewed(ctx context.Context, src source, tgt *ticket) (*ticket, error) {
-	body := e.body(src.client, tgt.server, nametype.KRB_NT_SRV_INST, e.etypes("tgs", src.rc4), tgt.offset)
+	body := e.body(src, tgt.server, nametype.KRB_NT_SRV_INST, etypes(src.config, "tgs", src.rc4), tgt.offset)
 	types.SetFlag(&body.KDCOptions, flags.Renew)
 	body.RTime = time.Time{} // as the ticket has it
-	t, r, err := e.tgsAsk(ctx, tgt, body)
+	t, r, err := e.tgsAsk(ctx, src, tgt, body)
 	switch {
 	case err != nil:
 		return nil, err
@@ -268,8 +268,8 @@ func (e *Engine) renewed(ctx context.Context, src source, tgt *ticket) (*ticket,
 }
 
 // tgsAsk sends a TGS-REQ and returns the KDC's ticket, or its KRB-ERROR.
-func (e *Engine) tgsAsk(ctx context.Context, tgt *ticket, body messages.KDCReqBody) (*ticket, *messages.KRBError, error) {
-	kdcs, err := e.kdcsOf(tgt.grants())
+func (e *Engine) tgsAsk(ctx context.Context, src source, tgt *ticket, body messages.KDCReqBody) (*ticket, *messages.KRBError, error) {
+	kdcs, err := e.kdcsOf(src.config, tgt.grants())
 	if err != nil {
 		return nil, nil, err
 	}

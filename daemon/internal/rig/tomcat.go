@@ -51,6 +51,9 @@ type TomcatOptions struct {
 	// Krb5ConfFile and KeytabFile are paths. Every service in the keytab is good,
 	// such as HTTP/localhost, whatever its realm. Both are read at every start.
 	Krb5ConfFile, KeytabFile string
+	// KeepSessions has the sessions survive Stop, as those of Tomcat's standard
+	// Manager do, and with persistAuthentication also whose they are.
+	KeepSessions bool
 }
 
 // StartTomcat starts Tomcat with all its files below dir, and returns when it
@@ -135,8 +138,8 @@ func (t *Tomcat) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends Tomcat and all its sessions: connections are refused until Start.
-// Without a running Tomcat it does nothing.
+// Stop ends Tomcat, and without KeepSessions all its sessions: connections are
+// refused until Start. Without a running Tomcat it does nothing.
 func (t *Tomcat) Stop() {
 	if t.process != nil {
 		t.process.stop()
@@ -211,9 +214,10 @@ func (t *Tomcat) writeFiles() error {
 		}
 	}
 	data := struct {
-		Dir  string
-		Port int
-	}{t.dir, t.port}
+		Dir          string
+		Port         int
+		KeepSessions bool
+	}{t.dir, t.port, t.options.KeepSessions}
 	for _, f := range []struct{ name, template string }{
 		{"conf/server.xml", "tomcat-server.xml"},
 		{"conf/web.xml", "tomcat-web.xml"},
