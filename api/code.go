@@ -39,27 +39,26 @@ const (
 
 // Challenge, Kerberos and local set-up.
 const (
-	NoChallenge            Code = "no_challenge"             // the login URL did not ask for Negotiate
-	ChallengeUnsupported   Code = "challenge_unsupported"    // only schemes the agent does not speak
-	NTLMOnly               Code = "ntlm_only"                // only NTLM is offered
-	UntrustedChallengeHost Code = "untrusted_challenge_host" // Negotiate from a host that is not on the list
-	ProxyAuthRequired      Code = "proxy_auth_required"      // 407, and nothing to answer it with
-	ProxyAuthFailed        Code = "proxy_auth_failed"        // 407 again after a token or a password
-	ProxyError             Code = "proxy_error"              // the proxy is out of reach, or cannot reach the site
-	NoTicket               Code = "no_ticket"                // the ticket cache holds no TGT that lives
-	KDCUnreachable         Code = "kdc_unreachable"          // no KDC answers
-	SPNUnknown             Code = "spn_unknown"              // the KDC does not know the service
-	ClockSkew              Code = "clock_skew"               // KRB-ERROR 37
-	ServiceKeyMismatch     Code = "service_key_mismatch"     // KRB-ERROR 41, 44, 45 from the service
-	Replay                 Code = "replay"                   // KRB-ERROR 34 from the service
-	MutualAuthFailed       Code = "mutual_auth_failed"       // the service's AP-REP is wrong, or missing where it must not be
-	BadChannelBinding      Code = "bad_channel_binding"      // the token cannot be bound to the TLS connection, or not to this one
-	NegotiateRejected      Code = "negotiate_rejected"       // refused without a reason
-	EtypeUnsupported       Code = "etype_unsupported"        // keytab and KDC share no enctype
-	KDCError               Code = "kdc_error"                // any other KRB-ERROR of the KDC
-	KeytabUnreadable       Code = "keytab_unreadable"        // missing, not ours to read, malformed
-	CCacheUnusable         Code = "ccache_unusable"          // missing, not ours to read, malformed, of a type nobody reads
-	Krb5ConfInvalid        Code = "krb5conf_invalid"         // malformed, or nothing about the realm
+	NoChallenge          Code = "no_challenge"          // the login URL did not ask for Negotiate
+	ChallengeUnsupported Code = "challenge_unsupported" // only schemes the agent does not speak
+	NTLMOnly             Code = "ntlm_only"             // only NTLM is offered
+	ProxyAuthRequired    Code = "proxy_auth_required"   // 407, and nothing to answer it with
+	ProxyAuthFailed      Code = "proxy_auth_failed"     // 407 again after a token or a password
+	ProxyError           Code = "proxy_error"           // the proxy is out of reach, or cannot reach the site
+	NoTicket             Code = "no_ticket"             // the ticket cache holds no TGT that lives
+	KDCUnreachable       Code = "kdc_unreachable"       // no KDC answers
+	SPNUnknown           Code = "spn_unknown"           // the KDC does not know the service
+	ClockSkew            Code = "clock_skew"            // KRB-ERROR 37
+	ServiceKeyMismatch   Code = "service_key_mismatch"  // KRB-ERROR 41, 44, 45 from the service
+	Replay               Code = "replay"                // KRB-ERROR 34 from the service
+	MutualAuthFailed     Code = "mutual_auth_failed"    // the service's AP-REP is wrong, or missing where it must not be
+	BadChannelBinding    Code = "bad_channel_binding"   // the token cannot be bound to the TLS connection, or not to this one
+	NegotiateRejected    Code = "negotiate_rejected"    // refused without a reason
+	EtypeUnsupported     Code = "etype_unsupported"     // keytab and KDC share no enctype
+	KDCError             Code = "kdc_error"             // any other KRB-ERROR of the KDC
+	KeytabUnreadable     Code = "keytab_unreadable"     // missing, not ours to read, malformed
+	CCacheUnusable       Code = "ccache_unusable"       // missing, not ours to read, malformed, of a type nobody reads
+	Krb5ConfInvalid      Code = "krb5conf_invalid"      // malformed, or nothing about the realm
 )
 
 // The login chain and what follows it.
@@ -145,7 +144,7 @@ var classes = map[Code]class{
 	PrincipalDisabled: person, PrincipalExpired: person, PasswordExpired: person,
 	Captcha: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
 	Forbidden: person, NoChallenge: person, ChallengeUnsupported: person,
-	NTLMOnly: person, UntrustedChallengeHost: person, SPNUnknown: person,
+	NTLMOnly: person, SPNUnknown: person,
 	ClockSkew: person, ServiceKeyMismatch: person, Replay: person,
 	MutualAuthFailed: person, NegotiateRejected: person, EtypeUnsupported: person,
 	KDCError: person, KeytabUnreadable: person, Krb5ConfInvalid: person,

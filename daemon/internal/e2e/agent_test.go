@@ -88,19 +88,6 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// TestHangup: SIGHUP is no end.
-func TestHangup(t *testing.T) {
-	w := inProcess(t)
-	h := newHome(t, w)
-	a := h.start(t)
-	must(t, a.cmd.Process.Signal(syscall.SIGHUP))
-	h.ok(t, "raw", "app")
-	if !strings.Contains(a.log.String(), "restart the agent") {
-		t.Error("it is not said that nothing was read again")
-	}
-	a.stop(t)
-}
-
 // TestFlags of sessiond.
 func TestFlags(t *testing.T) {
 	sessiond := func(args ...string) result {

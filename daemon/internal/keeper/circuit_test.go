@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
-	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -47,7 +46,7 @@ func (f *fleet) callers(t *testing.T, d, every time.Duration, judge func(i int, 
 	wg.Wait()
 }
 
-// requests are when servers were asked since a time.
+// requests is how often servers were asked since a time.
 func (f *fleet) requests(since time.Time) (n int) {
 	for _, b := range f.all {
 		logins, probes := b.since(since)
@@ -191,7 +190,6 @@ func TestOwnFailure(t *testing.T) {
 				}
 				pass(time.Minute)
 			}
-			f.useQuickly(t, 0, 0, 1)
 			f.serve(t, 1)
 		})
 	}
@@ -332,7 +330,7 @@ func TestForcedInAnOutage(t *testing.T) {
 // TestResume: a person has mended it.
 func TestResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := sharing(t, 2, func(_ int, b *backend, _ *Site) { b.documented = login.Life{} })
+		f := sharing(t, 2, nil)
 		f.out(shared, true)
 		for range 10 {
 			f.ask(t, 0)

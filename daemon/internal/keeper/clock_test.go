@@ -118,7 +118,7 @@ func (b *backend) Login(ctx context.Context, x *web.Exchange, p login.Password) 
 	done, err := b.request(true)
 	defer done()
 	if err != nil {
-		return err
+		return cmp.Or(b.site.wait(ctx), err)
 	}
 	return b.site.Login(ctx, x, p)
 }
@@ -127,7 +127,7 @@ func (b *backend) Probe(ctx context.Context, x *web.Exchange) (login.Identity, e
 	done, err := b.request(false)
 	defer done()
 	if err != nil {
-		return login.Identity{}, err
+		return login.Identity{}, cmp.Or(b.site.wait(ctx), err)
 	}
 	b.site.set(b.age)
 	return b.site.Probe(ctx, x)
@@ -280,7 +280,7 @@ func (f *fleet) use(t *testing.T, d, every time.Duration, sites ...int) {
 	}
 }
 
-// all asks for the sessions of some sites at once, twice, so that they are in use.
+// together asks for the sessions of some sites at once, twice, so that they are in use.
 func (f *fleet) together(t *testing.T, sites ...int) (generations map[int]string) {
 	t.Helper()
 	var mu sync.Mutex

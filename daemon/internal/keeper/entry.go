@@ -533,7 +533,8 @@ func (e *entry) forget() *api.Error {
 	e.mu.Unlock()
 	if err := e.swap(nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
-		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err, Remedy: api.AsError(err).Remedy}
+		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err,
+			Remedy: cmp.Or(api.AsError(err).Remedy, "see that the store can be written: sessionctl status")}
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 )
 
-// death is one way of a session to its end: it is used for a while, then not, then it is
+// lifeAndDeath is one way of a session to its end: it is used for a while, then not, then it is
 // found dead and made anew.
 func (f *fleet) lifeAndDeath(t *testing.T, i int, used, unused time.Duration) {
 	t.Helper()
@@ -61,6 +61,8 @@ func TestDeathsTeach(t *testing.T) {
 		"the first and last do": {[]lived{{h, 0}, {4 * h, 0}, {h, 0}}, 0, 0},
 		"unused":                {[]lived{{20 * m, h}, {20 * m, h}}, 0, h},
 		"unused, twice as long": {[]lived{{20 * m, h}, {20 * m, 2 * h}}, 0, 0},
+		"unused, far longer":    {[]lived{{20 * m, h}, {20 * m, h}, {20 * m, 9 * h}, {20 * m, 9 * h}}, 0, h},
+		"never proven again":    {[]lived{{0, 4 * m}, {0, 4 * m}}, 0, 270 * time.Second},
 		"of both kinds":         {[]lived{{2 * h, 0}, {20 * m, 9 * h}, {2 * h, 0}, {20 * m, 9 * h}}, 2 * h, 0}, // unused, it was too old anyway
 	} {
 		t.Run(name, func(t *testing.T) {

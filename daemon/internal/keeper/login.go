@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
@@ -384,6 +385,6 @@ func (e *entry) wrongIdentity(id login.Identity) error {
 
 // printable shortens what a server sent to what may stand in a message.
 func printable(s string) string {
-	r := []rune(api.Clean(s))
+	r := []rune(api.Clean(s[:min(len(s), 80*utf8.UTFMax)]))
 	return strings.ReplaceAll(string(r[:min(len(r), 80)]), `"`, "'")
 }

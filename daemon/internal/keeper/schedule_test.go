@@ -223,6 +223,11 @@ func TestShortLives(t *testing.T) {
 				if logins, probes := f.all[0].tally(); logins > 20 || probes > 40 {
 					t.Errorf("%d logins, %d probes for ten calls", logins, probes)
 				}
+				since := f.now()
+				f.use(t, 10*time.Minute, time.Second, 0)
+				if logins, probes := f.all[0].since(since); logins > 21 || probes > 150 {
+					t.Errorf("%d logins, %d probes in ten minutes", logins, probes)
+				}
 			})
 		})
 	}

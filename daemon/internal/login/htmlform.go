@@ -2,6 +2,7 @@ package login
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"strings"
 
@@ -174,9 +175,16 @@ func asksForPassword(page *web.Response) bool {
 	})
 }
 
-// maxControls is the most controls of a page. One with more shows no forms: some
-// could be incomplete.
-const maxControls = 1000
+// Limits of a page, whose elements take many times the memory of their text. A
+// page that goes beyond shows no forms: some could be incomplete.
+const (
+	maxControls = 1000
+	maxChoices  = 5000 // forms, and options of selects
+	// maxAttributes is the most attributes of an element that are looked at.
+	maxAttributes = 100
+	// maxToken is the longest tag, comment or script, in bytes.
+	maxToken = 256 << 10
+)
 
 // readForms returns the forms of a page and what its base element says. It reads
 // tokens, not a tree: which form owns a control is a matter of the tags' order
@@ -188,9 +196,13 @@ func readForms(page *web.Response) (forms []*htmlForm, base string) {
 		return nil, ""
 	}
 	r := formReader{html: html.NewTokenizer(bytes.NewReader(text)), byID: map[string]*htmlForm{}}
-	for len(r.controls) <= maxControls {
+	r.html.SetMaxBuf(maxToken)
+	for len(r.controls) <= maxControls && r.choices <= maxChoices {
 		switch r.html.Next() {
-		case html.ErrorToken: // the end
+		case html.ErrorToken:
+			if r.html.Err() != io.EOF { // the end
+				return nil, ""
+			}
 			for _, c := range r.controls {
 				if id, ok := c.attr["form"]; ok {
 					c.owner = r.byID[id]
@@ -204,8 +216,10 @@ func readForms(page *web.Response) (forms []*htmlForm, base string) {
 			if r.text != nil {
 				r.text.Write(r.html.Text())
 			}
-		case html.StartTagToken, html.SelfClosingTagToken:
-			r.start()
+		case html.StartTagToken:
+			r.start(false)
+		case html.SelfClosingTagToken:
+			r.start(true)
 		case html.EndTagToken:
 			r.end()
 		}
@@ -220,6 +234,7 @@ type formReader struct {
 	forms     []*htmlForm
 	byID      map[string]*htmlForm
 	controls  []owned
+	choices   int // forms and options
 	svg       bool
 	templates int // open ones, whose contents are no part of the page
 	fieldsets []bool
@@ -235,27 +250,30 @@ type owned struct {
 	owner *htmlForm
 }
 
-func (r *formReader) start() {
-	token := r.html.Token()
-	if token.Data == "noscript" {
+func (r *formReader) start(selfClosing bool) {
+	name, more := r.html.TagName()
+	tag := string(name)
+	if tag == "noscript" {
 		r.html.NextIsNotRawText() // scripts do not run here
 	}
 	switch {
-	case token.Data == "svg":
+	case tag == "svg":
 		r.svg = true
-	case r.svg && token.Type == html.SelfClosingTagToken:
+	case r.svg && selfClosing:
 		r.html.NextIsNotRawText() // a <title/> or <style/> there has no end tag
 	}
-	if token.Data == "template" {
+	if tag == "template" {
 		r.templates++
 	}
 	if r.templates > 0 {
 		return
 	}
-	attr := make(map[string]string, len(token.Attr))
-	for _, a := range token.Attr {
-		if _, ok := attr[a.Key]; !ok {
-			attr[a.Key] = a.Val
+	attr := make(map[string]string)
+	for more && len(attr) < maxAttributes {
+		var key, value []byte
+		key, value, more = r.html.TagAttr()
+		if _, ok := attr[string(key)]; !ok {
+			attr[string(key)] = string(value)
 		}
 	}
 	for _, key := range []string{"class", "id", "name", "src"} {
@@ -264,13 +282,14 @@ func (r *formReader) start() {
 			break
 		}
 	}
-	switch token.Data {
+	switch tag {
 	case "base":
 		if href, ok := attr["href"]; ok && r.base == "" {
 			r.base = href
 		}
 	case "form":
 		if r.form == nil {
+			r.choices++
 			r.form = &htmlForm{attr: attr}
 			r.forms = append(r.forms, r.form)
 			if id := attr["id"]; id != "" && r.byID[id] == nil {
@@ -300,6 +319,7 @@ func (r *formReader) start() {
 		r.text = nil
 	case "option":
 		if r.choice != nil {
+			r.choices++
 			_, disabled := attr["disabled"]
 			o := &option{attr: attr, disabled: disabled || r.group}
 			r.choice.options, r.text = append(r.choice.options, o), &o.text

@@ -213,9 +213,9 @@ func (j *jira) there(ctx context.Context, x *web.Exchange, u *url.URL) error {
 // where a front keeps those to itself, by its collection of errors (Jira REST
 // API, "Error responses"). A gate's 401 is another.
 func unauthenticated(r *web.Response) bool {
-	var errors struct{ ErrorMessages []string }
+	var errors struct{ ErrorMessages json.RawMessage } // as it is: there may be many
 	return r.Status == http.StatusUnauthorized &&
-		(seraph(r).jira || json.Unmarshal(r.Body, &errors) == nil && errors.ErrorMessages != nil)
+		(seraph(r).jira || json.Unmarshal(r.Body, &errors) == nil && bytes.HasPrefix(errors.ErrorMessages, []byte("[")))
 }
 
 // page is for a page with status 200 where Jira would answer in another way: of

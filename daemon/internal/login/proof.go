@@ -91,14 +91,18 @@ func (p *proof) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 	if err := web.StatusError(r); err != nil {
 		return Identity{}, err
 	}
+	to, _ := x.Follows(r) // wherever to
 	switch {
 	case r.Status == http.StatusForbidden:
 		return Identity{}, &api.Error{Code: api.Forbidden, Detail: r.Shown() + " answers 403 to the session",
 			Remedy: "point probe_url at a page that this user may read"}
-	case r.Status == http.StatusUnauthorized, 300 <= r.Status && r.Status < 400:
+	case r.Status == http.StatusUnauthorized, to != nil:
 		return Identity{}, &api.Error{Code: api.Expired, Detail: fmt.Sprintf("%s answers %d to the session's cookies", r.Shown(), r.Status)}
 	case r.Status != http.StatusOK:
 		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
+			Remedy: "check probe_url"}
+	case r.Cut, r.Header.Get("Content-Encoding") != "": // no answer that can be read, and so no refusal
+		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 200 with more than is read, or packed, which nobody asked for",
 			Remedy: "check probe_url"}
 	}
 	if p.IdentityJSON == "" && p.IdentityHeader == "" && p.IdentityRegexp == "" {

@@ -118,8 +118,13 @@ func (p *challengeParser) credentials(c *Challenge) {
 	p.param(c, name)
 }
 
+// maxParams is the most auth-params of a field that are kept. A map for each of
+// thousands of challenges would take many times the memory of the text.
+const maxParams = 1000
+
 type challengeParser struct {
-	s string
+	s      string
+	params int // so far
 	// open says that a quote was found which nothing closes. No later quote is
 	// closed either: looking for its end each time would take for ever.
 	open bool
@@ -179,11 +184,13 @@ func (p *challengeParser) param(c *Challenge, name string) {
 		p.skip(`"`)
 		value = p.token()
 	}
-	if c.Params == nil {
-		c.Params = map[string]string{}
-	}
-	if name = strings.ToLower(name); c.Params[name] == "" {
-		c.Params[name] = value
+	if p.params++; p.params <= maxParams {
+		if c.Params == nil {
+			c.Params = map[string]string{}
+		}
+		if name = strings.ToLower(name); c.Params[name] == "" {
+			c.Params[name] = value
+		}
 	}
 	p.skip(" \t")
 	if n := p.peek(); n != 0 && n != ',' {

@@ -162,6 +162,7 @@ type Response struct {
 	Status     int
 	Header     http.Header
 	Body       []byte
+	Cut        bool // there was more of the body
 	Challenges []Challenge
 	// Negotiated says that a Negotiate token was accepted somewhere in the
 	// chain.
@@ -389,6 +390,10 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 		return nil, failure(ctx, u, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// The body would be the connection itself, which heeds no context.
+		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: Shown(u) + " answers 101: it goes over to another protocol, for which nobody asked", Remedy: askAgain}
+	}
 	if forwarded {
 		if err := a.judge(resp.StatusCode, resp.Header); err != nil {
 			return nil, err
@@ -398,10 +403,13 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 			Remedy: "if there is one, name it as the site's proxy; else ask whoever runs the site"}
 	}
 	var body bytes.Buffer
-	if _, err := io.Copy(&body, io.LimitReader(resp.Body, maxBodyBytes)); err != nil {
+	if _, err := io.Copy(&body, io.LimitReader(resp.Body, maxBodyBytes+1)); err != nil {
 		return nil, failure(ctx, u, err)
 	}
+	cut := body.Len() > maxBodyBytes
+	body.Truncate(min(body.Len(), maxBodyBytes))
 	answer := &Response{
+		Cut: cut,
 		URL: u, Status: resp.StatusCode, Header: resp.Header, Body: body.Bytes(),
 		Challenges: ParseChallenges(resp.Header["Www-Authenticate"]),
 		SetCookies: len(resp.Header["Set-Cookie"]),
