@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -38,6 +39,10 @@ type entry struct {
 	changed    chan struct{} // closed at the end of each flight
 	retired    bool          // a reload has put another in its place, or none
 	shifted    int64         // what Clock.shifted was for its times
+	// Of an identity provider: turn is of the site that has its cookies alone, which
+	// none needs while they are steady, the same after a visit as before.
+	turn   chan struct{}
+	steady atomic.Bool
 
 	asked   time.Time // when it was last handed out
 	endAt   time.Time // when it ends, as far as known; zero: it is not
@@ -520,7 +525,7 @@ func (e *entry) load() {
 		e.log.Info("the stored session is not used", "why", err)
 		return
 	}
-	s.Site, s.shifted = e.site.Name, e.k.clock.shifted.Load()
+	s.Site, s.shifted, s.restored = e.site.Name, e.k.clock.shifted.Load(), true
 	s.ends(e.site.URL)
 	e.session = s
 	e.plan()
@@ -585,7 +590,7 @@ func (e *entry) summary() Summary {
 
 // key is that of the entry's records.
 func (e *entry) key() string {
-	key := e.site.Name + "\x00" + e.site.Account
+	key := e.site.ID + "\x00" + e.site.Account
 	if e.site.provider { // which may have a site's name
 		key = "idp\x00" + key
 	}

@@ -34,29 +34,42 @@ func (k *Keeper) members(p *entry) []*entry {
 // enter logs in to a site by the session of its identity provider: with its
 // cookies lent, the site sends a browser there and back. What the provider has set
 // on the way stays the provider's. If the site does not take that session, it may
-// have ended: it is proven, and a new one is tried once.
+// have ended: it is proven, and another one is tried once.
 func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
-	var w want
-	for {
-		lent, err := p.get(ctx, w)
-		if err != nil {
-			return nil, e.throughIdP(err)
-		}
-		s, err := e.enterWith(ctx, p, lent)
-		if api.CodeOf(err) != api.Expired {
-			return s, err
-		}
-		if w.strict {
-			return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + api.AsError(err).Detail,
-				Remedy: "check the site's url and idp; a site that wants the provider's own cookies with every request cannot be served", Err: err}
-		}
-		w.strict = true
-		p.mu.Lock()
-		if p.session != nil && p.session.Generation == lent.Generation {
-			w.proof = p.proofs + 1
-		}
-		p.mu.Unlock()
+	s, lent, err := e.visit(ctx, p, want{}, !p.steady.Load())
+	if api.CodeOf(err) != api.Expired {
+		return s, err
 	}
+	w := want{strict: true}
+	p.mu.Lock()
+	if p.session != nil && p.session.Generation == lent.Generation {
+		w.proof = p.proofs + 1
+	}
+	p.mu.Unlock()
+	if s, _, err = e.visit(ctx, p, w, true); api.CodeOf(err) == api.Expired {
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + api.AsError(err).Detail,
+			Remedy: "check the site's url and idp; a site that wants the provider's own cookies with every request cannot be served", Err: err}
+	}
+	return s, err
+}
+
+// visit is enter with one session of the provider's. Alone, no other site has its
+// cookies at the same time: a provider may change them at each visit.
+func (e *entry) visit(ctx context.Context, p *entry, w want, alone bool) (*Session, Served, error) {
+	if alone {
+		select {
+		case p.turn <- struct{}{}:
+			defer func() { <-p.turn }()
+		case <-ctx.Done():
+			return nil, Served{}, callerError(ctx.Err())
+		}
+	}
+	lent, err := p.get(ctx, w)
+	if err != nil {
+		return nil, Served{}, e.throughIdP(err)
+	}
+	s, err := e.enterWith(ctx, p, lent)
+	return s, lent, err
 }
 
 // enterWith is enter with one session of the provider's.
@@ -82,7 +95,7 @@ func (e *entry) enterWith(ctx context.Context, p *entry, lent Served) (*Session,
 // absorb takes the cookies that a provider has set anew while its session was
 // lent.
 func (e *entry) absorb(lent *Session, jar *web.Jar) {
-	if jar.Equal(lent.jar) || jar.Len() == 0 {
+	if e.steady.Store(jar.Equal(lent.jar)); e.steady.Load() || jar.Len() == 0 {
 		return
 	}
 	e.mu.Lock()

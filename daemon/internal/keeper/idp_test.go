@@ -373,6 +373,17 @@ func TestRotatedIdPCookies(t *testing.T) {
 	})
 }
 
+// TestRotatedAtOnce: members that enter at once do not take each other's cookie away.
+func TestRotatedAtOnce(t *testing.T) {
+	const k = 50
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, k, "")
+		d.rotates = true
+		d.together(t, d.members()...)
+		d.is(t, 1, k)
+	})
+}
+
 // TestMemberThatIsDeaf: it takes nobody's word, which is its own fault; the
 // identity provider is not logged in to over and over.
 func TestMemberThatIsDeaf(t *testing.T) {
@@ -426,8 +437,10 @@ func TestIdPStorm(t *testing.T) {
 		do(func(ctx context.Context, site string) { d.Watch(ctx, site, func(Served) error { return nil }) })
 		do(func(context.Context, string) { d.List(); d.IdPs() })
 		do(func(context.Context, string) { d.all[rand.N(k)].kill(); d.idp.kill() })
+		do(func(context.Context, string) { d.step(rand.N(48*time.Hour) - 24*time.Hour) })
 		do(func(context.Context, string) { d.Reconfigure(again(fmt.Sprint(rand.N(3)))) })
 		wg.Wait()
+		d.setRight()
 		d.Reconfigure(again("1"))
 		pass(2 * maxBackOff)
 		for i := range k {
@@ -498,4 +511,44 @@ func TestLogoutAtIdP(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestSameNames: an identity provider may be called as a site is, and users of one
+// site as each other; what is stored of one is not another's.
+func TestSameNames(t *testing.T) {
+	for name, first := range map[string]func(*domain){
+		"idp":          func(d *domain) { d.configured[0].Name = "sso" },
+		"users":        func(d *domain) { d.configured[0].Name = "app" },
+		"both of them": func(d *domain) { d.configured[0].Name, d.configured[1].Name = "sso", "sso" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := startDomain(t, 2, "")
+				for i := range d.configured {
+					d.configured[i].ID, d.configured[i].Name = d.configured[i].Name, "app"
+				}
+				first(d)
+				d.start(t)
+				get := func(i int) string {
+					s, err := d.Get(t.Context(), d.configured[i].ID, GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s.Generation
+				}
+				before := []string{get(0), get(1)}
+				d.start(t)
+				if get(0) != before[0] || get(1) != before[1] {
+					t.Error("a session is gone")
+				}
+				d.is(t, 1, 2)
+				for range 2 {
+					pass(time.Hour)
+					get(0)
+					get(1)
+				}
+				d.is(t, 1, 2)
+			})
+		})
+	}
 }

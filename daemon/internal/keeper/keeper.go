@@ -142,7 +142,7 @@ const (
 
 // Keeper keeps the sessions. Its methods are safe for concurrent use.
 //
-// Locks are taken in the order: the keeper's, an entry's, the agenda's or the
+// Locks are taken in the order: reloading, the keeper's, an entry's, the agenda's or the
 // circuits'. A site's flight may wait for that of its identity provider, never the
 // other way round.
 type Keeper struct {
@@ -154,6 +154,10 @@ type Keeper struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	flights  sync.WaitGroup
+
+	// reloading is held while a configuration is applied, or what it has left is
+	// purged.
+	reloading sync.Mutex
 
 	mu      sync.RWMutex
 	entries map[string]*entry // sites, by ID
@@ -327,8 +331,8 @@ func (k *Keeper) Resume(site string) {
 	}
 }
 
-// Watch hands a site's session over, and again whenever it changes, and after a
-// reload, until ctx ends or there is none to be had. While somebody watches, the
+// Watch hands a site's session over, and again whenever it changes or the site is
+// set up anew, until ctx ends or there is none to be had. While somebody watches, the
 // session counts as asked for.
 func (k *Keeper) Watch(ctx context.Context, site string, handOver func(Served) error) error {
 	for {
@@ -398,9 +402,12 @@ func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Dele
 			return Served{}, err
 		}
 		for _, member := range k.members(p) {
-			m, merr := member.delete(ctx, false)
-			d.Had = d.Had || m.Had
-			if merr != nil && !errors.Is(merr, errRetired) {
+			_, merr := k.current(member.site.ID, func(e *entry) (Served, error) {
+				m, err := e.delete(ctx, false)
+				d.Had = d.Had || m.Had
+				return Served{}, err
+			})
+			if merr != nil && api.CodeOf(merr) != api.UnknownSite {
 				err = merr
 			}
 		}

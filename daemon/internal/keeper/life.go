@@ -126,8 +126,12 @@ func (e *entry) goodFor() time.Duration {
 
 // lived takes note of a proof at a time of the session that was there.
 func (e *entry) lived(old *Session, now time.Time) {
+	gap := now.Sub(old.ProveTime)
+	if old.restored {
+		gap = 0
+	}
 	e.mu.Lock()
-	changed := e.life.lived(now.Sub(old.LoginTime), now.Sub(old.ProveTime))
+	changed := e.life.lived(now.Sub(old.LoginTime), gap)
 	e.mu.Unlock()
 	if changed {
 		e.saveLife()
@@ -140,7 +144,7 @@ func (e *entry) lived(old *Session, now time.Time) {
 func (e *entry) died(old *Session, now time.Time) {
 	d := death{e: e, age: old.ProveTime.Sub(old.LoginTime), from: old.ProveTime, to: now}
 	gap := d.to.Sub(d.from)
-	if d.age < 0 || gap <= 0 { // a clock was wrong
+	if old.restored || d.age < 0 || gap <= 0 { // nobody knows, or a clock was wrong
 		return
 	}
 	e.mu.Lock()

@@ -124,6 +124,8 @@ func TestOutlived(t *testing.T) {
 		pass(2 * time.Hour)
 		f.use(t, time.Minute, time.Minute, 0)
 		f.lives(t, 0, 0, 2*time.Hour)
+		f.start(t) // and that is kept
+		f.lives(t, 0, 0, 2*time.Hour)
 		// And nothing shorter than what is known raises it.
 		pass(time.Hour)
 		f.use(t, time.Minute, time.Minute, 0)

@@ -361,6 +361,7 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		return nil, &api.Error{Code: api.Expired, Detail: "the site answered the proof by taking the cookies away"}
 	}
 	p := *s
+	p.restored = false
 	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), x.Jar()
 	if p.ends(e.site.URL); !p.ExpireTime.Equal(s.ExpireTime) {
 		p.life = p.ExpireTime.Sub(p.ProveTime)

@@ -13,6 +13,8 @@ import (
 // under way for them is done. They keep their session if its Fingerprint is the
 // same. What is gone is purged from the store.
 func (k *Keeper) Reconfigure(sites, idps []Site) {
+	k.reloading.Lock()
+	defer k.reloading.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.entries, k.order = k.replace(k.entries, sites, false)
@@ -29,7 +31,7 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 		e := old[s.ID]
 		if e == nil || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
 			before := e
-			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load()}
+			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load(), turn: make(chan struct{}, 1)}
 			e.takeOver(before)
 		}
 		next[s.ID] = e
@@ -86,7 +88,7 @@ func (e *entry) inherit(old *entry) {
 				old.shift(d)
 			}
 			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
-			e.life, e.asked, e.recent = old.life, old.asked, old.recent
+			e.life, e.asked, e.recent, e.shifted = old.life, old.asked, slices.Clone(old.recent), old.shifted
 			e.plan()
 		}
 	}
@@ -112,9 +114,12 @@ func (e *entry) retire(purge bool) {
 		if under != nil {
 			<-under.done
 		}
-		e.k.mu.RLock() // nobody takes its place meanwhile
-		defer e.k.mu.RUnlock()
-		if slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() }) {
+		e.k.reloading.Lock() // nobody takes its place meanwhile
+		defer e.k.reloading.Unlock()
+		e.k.mu.RLock()
+		replaced := slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() })
+		e.k.mu.RUnlock()
+		if replaced {
 			return
 		}
 		e.mu.Lock()

@@ -305,7 +305,11 @@ func (e *entry) lookAfter() bool {
 	case !e.site.KeepAlive:
 		return true
 	case s != nil && !e.stale && now.Sub(s.ProveTime) < e.keptFor() && !e.renewal(now):
-		e.k.agenda.put(e, s.ProveTime.Add(e.keptFor()))
+		at := s.ProveTime.Add(e.keptFor())
+		if !e.renewAt.IsZero() && e.renewAt.Before(at) {
+			at = e.renewAt
+		}
+		e.k.agenda.put(e, at)
 		return true
 	}
 	if e.k.background.Load() >= maxBackground { // only the agenda launches more of them

@@ -329,6 +329,19 @@ func TestKeptAlive(t *testing.T) {
 				t.Errorf("%d logins in a day", logins)
 			}
 		}},
+		"renewal ahead of the rhythm": {5 * time.Hour, func(t *testing.T, f *fleet, b *backend) {
+			b.set(func() { b.life = time.Hour })
+			pass(spread)
+			for range 24 * 60 {
+				pass(time.Minute)
+				if s := f.List()[0]; s.State != Live || s.Session.ended(f.Keeper.clock.Now()) {
+					t.Fatalf("no session after %v", f.boot())
+				}
+			}
+			if logins, _ := b.tally(); logins < 24 || logins > 30 {
+				t.Errorf("%d logins in a day", logins)
+			}
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { f := startFleet(t, 1, kept(c.idle)); c.run(t, f, f.all[0]) })

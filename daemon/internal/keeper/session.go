@@ -23,6 +23,7 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
+	restored   bool          // from the store: there may have been later proofs
 	shifted    int64         // what Clock.shifted was for its times
 	lastExpire time.Time     // when the last of them ends; zero if one does not say
 	lastLife   time.Duration // for how long that was set
