@@ -34,7 +34,7 @@ const (
 	cacheName  = "FILE:/tmp/krb5cc_1000"
 )
 
-var pages = []string{"README.md", "docs/jira.md", "docs/kerberos.md", "docs/clients.md", "docs/cookies.md"}
+var pages = []string{"README.md", "docs/jira.md", "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
 
 // block is a fenced block of a page.
 type block struct{ page, language, file, text string }

@@ -36,8 +36,6 @@ import (
 
 const sessionsPage = "docs/sessions.md"
 
-func init() { pages = append(pages, sessionsPage) } // what holds for all pages holds for this one
-
 // oneLine is a text whose line breaks do not count.
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
