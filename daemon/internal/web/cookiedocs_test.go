@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -115,6 +116,7 @@ func (d dialogue) sayings() []saying {
 // its Set-Cookie fields raw, one saying a request, and notes each Cookie field.
 type stage struct {
 	plain, secure string // ports
+	trusted       *tls.Config
 
 	mu    sync.Mutex
 	said  []saying
@@ -127,7 +129,16 @@ func newStage(t *testing.T) *stage {
 	t.Cleanup(a.Close)
 	t.Cleanup(b.Close)
 	s.plain, s.secure = at(t, a.URL).Port(), at(t, b.URL).Port()
+	s.trusted = trusting(b)
 	return s
+}
+
+// trusting is for a client that knows the certificate of a server and calls it by
+// many names.
+func trusting(s *httptest.Server) *tls.Config {
+	known := x509.NewCertPool()
+	known.AddCert(s.Certificate())
+	return &tls.Config{RootCAs: known, ServerName: "example.com"} // as httptest has it
 }
 
 func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -187,7 +198,7 @@ func cell(cookies string) string {
 func (s *stage) client(jar http.CookieJar) *http.Client {
 	return &http.Client{Jar: jar, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		TLSClientConfig:   s.trusted,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			_, port, _ := net.SplitHostPort(address)
 			if port == "80" {
