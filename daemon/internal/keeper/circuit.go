@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +30,11 @@ type circuit struct {
 type outage interface {
 	error
 	// Outage names what is out of reach: an origin as web.Origin.String has it, or
-	// "realm " and its name.
+	// a realm after realmOutage.
 	Outage() string
 }
+
+const realmOutage = "realm "
 
 // held says what keeps a flight from being started.
 type held struct {
@@ -89,11 +92,8 @@ func (c *circuits) settle(needs []string, f *flight, err *api.Error, now time.Ti
 			}
 			open.fail(err, now)
 			opened = true
-		case open != nil && reached(err):
+		case open != nil && reached(name, tried, err):
 			delete(c.all, name)
-		case tried && err.Code.Temporary(): // nobody knows
-			open.fail(err, now)
-			opened = true
 		}
 	}
 	return opened
@@ -109,9 +109,10 @@ func (c *circuit) fail(err *api.Error, now time.Time) {
 	c.why = err
 }
 
-// reached reports whether a flight that ended so has had an answer from all that
-// it needed.
-func reached(err *api.Error) bool {
+// reached reports whether a flight that ended so, not by an outage of what is
+// named, shows that it is there again. An origin is asked first, whatever fails
+// then; a KDC maybe never.
+func reached(name string, tried bool, err *api.Error) bool {
 	if err == nil {
 		return true
 	}
@@ -119,6 +120,8 @@ func reached(err *api.Error) bool {
 	case api.RateLimited, api.Maintenance, api.Server5xx, api.Expired, api.WrongIdentity, api.BadCredentials, api.Captcha,
 		api.Forbidden, api.LoginOKButProbeFailed, api.NoSessionCookie, api.UnexpectedStatus, api.NegotiateRejected:
 		return true
+	case api.Timeout, api.NetworkError, api.KDCUnreachable:
+		return tried && !strings.HasPrefix(name, realmOutage)
 	}
 	return false
 }
@@ -130,6 +133,13 @@ func (c *circuits) forget(needs []string) {
 	for _, name := range needs {
 		delete(c.all, name)
 	}
+}
+
+// clear closes all.
+func (c *circuits) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.all)
 }
 
 // shift moves the circuits to a clock that shows d more.

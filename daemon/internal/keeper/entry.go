@@ -19,9 +19,10 @@ const patience = 2 * time.Second
 
 // entry is the one session of a site and user, and the work under way for it.
 type entry struct {
-	k    *Keeper
-	site Site
-	log  *slog.Logger
+	k        *Keeper
+	site     Site
+	provider *entry // the identity provider whose session logs in, nil if there is none
+	log      *slog.Logger
 
 	mu         sync.Mutex
 	loaded     bool
@@ -50,10 +51,7 @@ type entry struct {
 	// notAheadUntil is when that is tried again after it has failed.
 	notAheadUntil time.Time
 	life          lifetimes
-	// former is a session that was made anew because of what was learned; formerAt,
-	// when it should be dead by far.
-	former   *Session
-	formerAt time.Time
+	plans         int // sessions made anew, or not, because of what was learned
 
 	// Of the agenda, and under its lock:
 	due  time.Time // zero: it is not listed
@@ -105,7 +103,7 @@ func (e *entry) need(w want, now time.Time) need {
 	switch {
 	case s == nil, s.Generation == w.not, s.ended(now), s.endsWithin(w.minValidity, now):
 		return aLogin
-	case e.proofs < w.proof, e.stale, s.changed(now):
+	case e.proofs < w.proof, e.stale, s.restored, s.changed(now):
 		return aProbe
 	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.goodFor()):
 		return aProbe
@@ -293,7 +291,7 @@ func (e *entry) realm() []string {
 	if e.site.Realm == "" {
 		return nil
 	}
-	return []string{"realm " + e.site.Realm}
+	return []string{realmOutage + e.site.Realm}
 }
 
 // hold returns what stands against work now, nil if nothing does: a failure of its
@@ -419,7 +417,7 @@ func (e *entry) alone(ctx context.Context, do func() *api.Error) (Served, error)
 		f.moot = err != nil
 		if err == nil && e.session != nil { // without one it says nothing about logins
 			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
-			e.k.circuits.forget(e.needs(aLogin))
+			e.k.circuits.forget(e.needs(aProbe))
 		}
 		e.end(f)
 	})
@@ -465,7 +463,7 @@ func (e *entry) guarded(c api.Code) bool {
 // differs from old in nothing but the time of its proof is not written again.
 func (e *entry) publish(s, old *Session) {
 	e.mu.Lock()
-	changed := e.notDurable || old == nil || !old.jar.Equal(s.jar)
+	changed := e.notDurable || old == nil || !old.jar.Equal(s.jar) || s.stored != s.shifted
 	e.mu.Unlock()
 	if changed {
 		e.store(s)
@@ -475,6 +473,9 @@ func (e *entry) publish(s, old *Session) {
 	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load(), e.site.URL), false, e.proofs+1
 	if old == nil {
 		e.notAheadUntil = time.Time{}
+		if _, learned := e.lifetime(); learned {
+			e.plans++
+		}
 	}
 	e.plan()
 }
@@ -482,6 +483,7 @@ func (e *entry) publish(s, old *Session) {
 // store writes a session that is about to be served. If that fails, it is served
 // all the same.
 func (e *entry) store(s *Session) {
+	s.stored = s.shifted
 	err := e.swap(encodeSession(s, e.site.Fingerprint))
 	if err != nil {
 		e.log.Error("the session is not durable", "err", err)
@@ -525,7 +527,9 @@ func (e *entry) load() {
 		e.log.Info("the stored session is not used", "why", err)
 		return
 	}
-	s.Site, s.shifted, s.restored = e.site.Name, e.k.clock.shifted.Load(), true
+	s.Site, s.restored = e.site.Name, true
+	s.shifted = e.k.clock.shifted.Load()
+	s.stored = s.shifted
 	s.ends(e.site.URL)
 	e.session = s
 	e.plan()
@@ -578,7 +582,7 @@ func (e *entry) summary() Summary {
 	case e.flight != nil:
 		s.State = LoggingIn
 	case ready != nil:
-		s.Failure = e.remedied(ready, nil)
+		s.Failure = e.remedied(e.throughIdP(ready), nil)
 		if s.Failure.Code == api.Latched {
 			s.State = Latched
 		}

@@ -2,6 +2,9 @@ package keeper
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -9,14 +12,7 @@ import (
 
 // idp returns the identity provider whose session logs in to the site, nil if it
 // has none.
-func (e *entry) idp() *entry {
-	if e.site.IdP == "" {
-		return nil
-	}
-	e.k.mu.RLock()
-	defer e.k.mu.RUnlock()
-	return e.k.idps[e.site.IdP]
-}
+func (e *entry) idp() *entry { return e.provider }
 
 // members returns the sites that an identity provider logs in to.
 func (k *Keeper) members(p *entry) []*entry {
@@ -46,74 +42,98 @@ func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
 		w.proof = p.proofs + 1
 	}
 	p.mu.Unlock()
-	if s, _, err = e.visit(ctx, p, w, true); api.CodeOf(err) == api.Expired {
+	switch s, _, err = e.visit(ctx, p, w, true); api.CodeOf(err) {
+	case api.Expired:
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + api.AsError(err).Detail,
-			Remedy: "check the site's url and idp; a site that wants the provider's own cookies with every request cannot be served", Err: err}
+			Remedy: "check the site's url and idp, and its probe_url and identity_… if it has them; a site that wants the provider's own cookies with every request cannot be served", Err: err}
+	case api.SSORedirect:
+		f := *api.AsError(err)
+		f.Remedy = "if that host is the site's identity provider, make it an [idp.NAME] and name that as the site's idp; else: " + f.Remedy
+		return nil, &f
 	}
 	return s, err
 }
 
+// visitAlone is how long a site may keep its provider's cookies to itself. It may
+// hang.
+const visitAlone = 5 * time.Second
+
 // visit is enter with one session of the provider's. Alone, no other site has its
 // cookies at the same time: a provider may change them at each visit.
 func (e *entry) visit(ctx context.Context, p *entry, w want, alone bool) (*Session, Served, error) {
+	giveBack := func() {}
 	if alone {
 		select {
 		case p.turn <- struct{}{}:
-			defer func() { <-p.turn }()
 		case <-ctx.Done():
-			return nil, Served{}, callerError(ctx.Err())
+			return nil, Served{}, e.throughIdP(callerError(ctx.Err()))
 		}
+		giveBack = sync.OnceFunc(func() { <-p.turn })
+		defer time.AfterFunc(visitAlone, giveBack).Stop()
 	}
+	defer giveBack()
 	lent, err := p.get(ctx, w)
 	if err != nil {
-		return nil, Served{}, e.throughIdP(err)
+		return nil, lent, e.throughIdP(err)
 	}
-	s, err := e.enterWith(ctx, p, lent)
+	jar, shifted, err := e.walk(ctx, p, lent.Session)
+	giveBack()
+	if err != nil {
+		return nil, lent, err
+	}
+	s, err := e.probe(ctx, e.newborn(jar, shifted))
 	return s, lent, err
 }
 
-// enterWith is enter with one session of the provider's.
-func (e *entry) enterWith(ctx context.Context, p *entry, lent Served) (*Session, error) {
-	began := e.k.clock.shifted.Load()
-	x := e.site.Exchange(lent.jar.Clone(), false)
+// walk returns the cookies that the site sets for who comes with the provider's,
+// and what Clock.shifted was then. Whatever of them is the provider's stays its own.
+func (e *entry) walk(ctx context.Context, p *entry, lent *Session) (*web.Jar, int64, error) {
+	shifted := e.k.clock.shifted.Load()
+	lent = lent.at(shifted, p.site.URL)
+	theirs := lent.jar.Clone()
+	x := e.site.Exchange(new(web.Jar), false)
+	x.Lend(theirs, e.site.IdPOrigins)
 	defer x.Close()
 	r, err := x.Get(ctx, e.site.URL)
+	p.absorb(ctx, lent, theirs)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	own, theirs := x.Jar().Split(e.site.IdPOrigins)
-	p.absorb(lent.Session, theirs)
+	own := x.Jar().Without(lent.jar).Without(theirs)
 	if own.Living(x.Now()) == 0 {
 		if err := web.StatusError(r); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		return nil, &api.Error{Code: api.Expired, Detail: r.Shown() + " sets no cookie of the site's"}
+		return nil, 0, &api.Error{Code: api.Expired, Detail: r.Shown() + " sets no cookie of the site's own"}
 	}
-	return e.probe(ctx, e.newborn(own, began))
+	return own, shifted, nil
 }
 
 // absorb takes the cookies that a provider has set anew while its session was
-// lent.
-func (e *entry) absorb(lent *Session, jar *web.Jar) {
-	if e.steady.Store(jar.Equal(lent.jar)); e.steady.Load() || jar.Len() == 0 {
+// lent, once they are proven: the site that it was lent to chose what was asked
+// there.
+func (e *entry) absorb(ctx context.Context, lent *Session, jar *web.Jar) {
+	if jar.Equal(lent.jar) {
+		e.steady.Store(true)
 		return
 	}
+	e.steady.Store(false)
+	s := *lent
+	s.jar = jar
 	e.mu.Lock()
-	if e.session != lent || e.flight != nil { // newer ones are there, or come
+	if e.retired || e.session == nil || e.session.Generation != lent.Generation || e.flight != nil { // newer ones are there, or come
 		e.mu.Unlock()
 		return
 	}
-	s := *lent
-	s.jar = jar
-	s.ends(e.site.URL)
 	f := &flight{moot: true, done: make(chan struct{})}
 	e.flight = f
 	e.mu.Unlock()
-	e.store(&s)
+	proven, err := e.probe(ctx, &s)
+	if err == nil {
+		e.publish(proven, lent)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session = &s
-	e.plan()
 	e.end(f)
 }
 
@@ -121,6 +141,12 @@ func (e *entry) absorb(lent *Session, jar *web.Jar) {
 // person can do about it at this site.
 func (e *entry) throughIdP(err error) error {
 	f := *api.AsError(err)
+	if errors.Is(err, errRetired) || e.site.IdP == "" {
+		return err
+	}
+	if f.Code == api.Deadline { // the flight's, not that of a caller
+		f = api.Error{Code: api.Timeout, Detail: "no session in time", Remedy: "check the identity provider's url and whether it is up, then ask again", Err: err}
+	}
 	f.Detail = "at the identity provider " + e.site.IdP + ": " + f.Detail
 	return &f
 }

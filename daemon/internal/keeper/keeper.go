@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/url"
 	"slices"
 	"sync"
@@ -261,6 +262,9 @@ func (e *entry) refresh(ctx context.Context, generation string, force bool) (Ser
 
 // LoginOptions say how a person wants a login.
 type LoginOptions struct {
+	// Setup is that of the Site that was asked about, if it is not "": nothing that a
+	// person brings goes to one that was set up in another way meanwhile.
+	Setup string
 	// Retry first lifts a latched refusal, for one attempt.
 	Retry bool
 	// Password, if it is not nil, is used instead of the stored one, and stored
@@ -274,15 +278,40 @@ type LoginOptions struct {
 // Login logs in anew, whatever there is. A session that lives stays if that
 // fails. At a site with an identity provider, a password and a retry are for that.
 func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served, error) {
-	return k.current(site, func(e *entry) (Served, error) {
-		if p := e.idp(); p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
-			if _, err := p.loginAnew(ctx, o); err != nil {
-				return Served{}, e.throughIdP(err)
+	e, err := k.entry(site)
+	if err != nil {
+		return Served{}, err
+	}
+	changed := &api.Error{Code: api.InvalidRequest, Detail: "the site was set up in another way meanwhile", Remedy: "see sessionctl list, then log in once more"}
+	if o.Setup != "" && o.Setup != e.site.Setup {
+		return Served{}, changed
+	}
+	s, err := e.loginOptions(ctx, o)
+	if errors.Is(err, errRetired) {
+		err = changed
+	}
+	return s, err
+}
+
+func (e *entry) loginOptions(ctx context.Context, o LoginOptions) (Served, error) {
+	if p := e.idp(); p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
+		if _, err := p.loginAnew(ctx, o); err != nil {
+			if errors.Is(err, errRetired) {
+				return Served{}, err
 			}
-			o = LoginOptions{}
+			return Served{}, e.remedied(e.throughIdP(err), offeredBy(o))
 		}
-		return e.loginAnew(ctx, o)
-	})
+		o = LoginOptions{}
+	}
+	return e.loginAnew(ctx, o)
+}
+
+// offeredBy is the attempt with the password that a person brings, nil if none is.
+func offeredBy(o LoginOptions) *attempt {
+	if o.Password == nil {
+		return nil
+	}
+	return &attempt{offered: true}
 }
 
 func (e *entry) loginAnew(ctx context.Context, o LoginOptions) (Served, error) {
@@ -323,12 +352,24 @@ func (e *entry) loginAnew(ctx context.Context, o LoginOptions) (Served, error) {
 // Resume ends the back-off of a site, because a person has mended what kept its
 // logins from succeeding.
 func (k *Keeper) Resume(site string) {
-	if e, err := k.entry(site); err == nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.retryAt = time.Time{}
-		k.circuits.forget(e.needs(aLogin))
+	e, err := k.entry(site)
+	if err != nil {
+		return
 	}
+	for ; e != nil; e = e.idp() {
+		k.circuits.forget(e.needs(aLogin))
+		e.resume()
+	}
+}
+
+// resume ends the entry's own back-off.
+func (e *entry) resume() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if held := !e.retryAt.IsZero() || e.stale; held && e.flight == nil && !e.k.agenda.at(e).IsZero() {
+		e.k.agenda.put(e, e.k.clock.Now().Add(rand.N(spread)))
+	}
+	e.retryAt = time.Time{}
 }
 
 // Watch hands a site's session over, and again whenever it changes or the site is
@@ -392,7 +433,7 @@ func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Dele
 		p := e.idp()
 		if !o.IdP || p == nil {
 			var err error
-			if d, err = e.delete(ctx, p == nil); p != nil {
+			if d, err = e.delete(ctx, p == nil); p != nil && p.living() {
 				d.IdP = p.site.Name
 			}
 			return Served{}, err
@@ -417,6 +458,14 @@ func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Dele
 		return Deleted{}, err
 	}
 	return d, nil
+}
+
+// living reports whether there is a session.
+func (e *entry) living() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.load()
+	return e.session != nil && !e.session.ended(e.k.clock.Now())
 }
 
 // delete drops the session, and ends it at the site if it is told to.
@@ -503,7 +552,11 @@ func (k *Keeper) IdPs() []Summary {
 	k.mu.RUnlock()
 	var states []Summary
 	for _, e := range all {
-		states = append(states, e.summary())
+		s := e.summary()
+		if f := s.Failure; f != nil && f.Remedy == "" {
+			s.Failure = &api.Error{Code: f.Code, Detail: f.Detail, Remedy: "see its sites: sessionctl list", Err: f.Err}
+		}
+		states = append(states, s)
 	}
 	return states
 }

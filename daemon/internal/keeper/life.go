@@ -12,7 +12,7 @@ import (
 
 // lifetimes are what is known of how long a site's sessions live. It is learned from
 // those that die: two deaths that agree set a span, and a session that outlives it
-// raises it, or by far, refutes it. Until then what the kind documents counts.
+// raises it. Until then what the kind documents counts.
 type lifetimes struct {
 	// Age is how long sessions live after their login, Idle how long unused.
 	Age, Idle span
@@ -60,12 +60,21 @@ func (l *lifetimes) died(age, gap, recheck time.Duration) bool {
 	used := gap <= 2*recheck
 	switch {
 	case used && age >= gap:
-		return l.Age.died(age, false)
+		return age >= minAge && l.Age.died(age, false)
+	case gap < minGap:
+		return false
 	case l.Age.Learned > 0 && age+gap >= l.Age.Learned: // of its age, however it was used
 		return false
 	}
 	return l.Idle.died(gap, true)
 }
+
+// What dies younger, or after a shorter gap, was ended by somebody: a site is not
+// asked, or logged in to, all the time because of that.
+const (
+	minAge = 15 * time.Minute
+	minGap = 4 * minInterval
+)
 
 // lived takes note of a proof of a session, of that age and so long after the last
 // one.
@@ -110,7 +119,7 @@ func (e *entry) recheck() time.Duration {
 		return e.site.Recheck
 	}
 	if idle, _ := e.idle(); idle > 0 {
-		return min(usualRecheck, idle/4)
+		return min(usualRecheck, max(idle/4, minInterval))
 	}
 	return usualRecheck
 }

@@ -25,9 +25,8 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 			e.lived(old.at(s.shifted, e.site.URL), s.ProveTime)
 			e.publish(s, old)
 			if f.ahead {
-				f.notAhead = e.renewAhead(f, s)
+				f.notAhead = e.renewAhead(f)
 			}
-			e.askFormer()
 			return nil
 		case code != api.Expired && code != api.WrongIdentity:
 			// The site could not say. The session stays.
@@ -65,15 +64,18 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 func (e *entry) dyingAtOnce() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.recent) == maxLogins && e.k.clock.Now().Sub(e.recent[0]) < loginWindow
+	if len(e.recent) < maxLogins {
+		return false
+	}
+	d := e.k.clock.Now().Sub(e.recent[0])
+	return 0 <= d && d < loginWindow
 }
 
 // renewAhead makes a session anew that was just proven, if it is near its end. If
 // that fails, it serves on.
-func (e *entry) renewAhead(f *flight, s *Session) *api.Error {
+func (e *entry) renewAhead(f *flight) *api.Error {
 	e.mu.Lock()
 	due := e.renewal(e.k.clock.Now())
-	life, learned := e.lifetime()
 	e.mu.Unlock()
 	if !due {
 		return nil
@@ -82,42 +84,25 @@ func (e *entry) renewAhead(f *flight, s *Session) *api.Error {
 	if err == nil {
 		err = e.renew(nil)
 	}
+	if err == nil {
+		return nil
+	}
+	wait, _ := web.RetryAfter(err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case err != nil:
-		e.notAheadUntil = e.k.clock.Now().Add(e.interval())
-		e.plan()
-	case learned:
-		e.former, e.formerAt = s, s.LoginTime.Add(time.Duration(agreement*float64(life)))
-	}
-	return err
-}
-
-// askFormer proves a session that was made anew because of what was learned, when
-// it should be dead by far. If it lives, that was wrong.
-func (e *entry) askFormer() {
-	e.mu.Lock()
-	s := e.former
-	if s == nil || e.formerAt.After(e.k.clock.Now()) {
-		e.mu.Unlock()
-		return
-	}
-	e.former = nil
-	e.mu.Unlock()
-	if _, err := e.prove(s); err != nil {
-		return
-	}
-	e.mu.Lock()
-	e.life.Age = span{}
+	e.notAheadUntil = e.k.clock.Now().Add(wait + e.interval())
 	e.plan()
-	e.mu.Unlock()
-	e.saveLife()
+	return err
 }
 
 // renew logs in and publishes the new session. A password that is offered takes
 // the place of the stored one.
 func (e *entry) renew(offered *attempt) *api.Error {
+	if offered == nil {
+		if err := e.ready(e.attempt(nil)); err != nil { // nobody is asked
+			return e.remedied(e.throughIdP(err), nil)
+		}
+	}
 	started := e.k.clock.Now()
 	s, err := e.login(offered)
 	if err != nil {
@@ -362,6 +347,9 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 	}
 	p := *s
 	p.restored = false
+	if now := x.Now(); p.LoginTime.After(now) { // by a clock that was wrong
+		p.LoginTime = now
+	}
 	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), x.Jar()
 	if p.ends(e.site.URL); !p.ExpireTime.Equal(s.ExpireTime) {
 		p.life = p.ExpireTime.Sub(p.ProveTime)

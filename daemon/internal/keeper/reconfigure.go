@@ -17,8 +17,13 @@ func (k *Keeper) Reconfigure(sites, idps []Site) {
 	defer k.reloading.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.entries, k.order = k.replace(k.entries, sites, false)
 	k.idps, _ = k.replace(k.idps, idps, true)
+	k.entries, k.order = k.replace(k.entries, sites, false)
+	// Somebody may have mended what nobody could reach.
+	k.circuits.clear()
+	for _, e := range k.all() {
+		e.resume()
+	}
 }
 
 // replace returns the entries for a configuration in the place of others. The
@@ -28,10 +33,10 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 	keys := map[string]bool{}
 	for _, s := range sites {
 		s.ID, s.provider = cmp.Or(s.ID, s.Name), providers
-		e := old[s.ID]
-		if e == nil || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
+		e, provider := old[s.ID], k.idps[s.IdP]
+		if e == nil || e.provider != provider || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
 			before := e
-			e = &entry{k: k, site: s, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load(), turn: make(chan struct{}, 1)}
+			e = &entry{k: k, site: s, provider: provider, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load(), turn: make(chan struct{}, 1)}
 			e.takeOver(before)
 		}
 		next[s.ID] = e

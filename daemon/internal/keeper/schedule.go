@@ -220,7 +220,7 @@ func (a *agenda) shift(d time.Duration) {
 // holds the lock.
 func (e *entry) shift(d time.Duration) {
 	e.shifted += int64(d)
-	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.formerAt, &e.notAheadUntil} {
+	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.notAheadUntil} {
 		if !t.IsZero() {
 			*t = t.Add(d)
 		}
@@ -230,9 +230,6 @@ func (e *entry) shift(d time.Duration) {
 	}
 	if e.session != nil {
 		e.session = e.session.at(e.k.clock.shifted.Load(), e.site.URL)
-	}
-	if e.former != nil {
-		e.former = e.former.at(e.k.clock.shifted.Load(), e.site.URL)
 	}
 }
 
@@ -351,15 +348,20 @@ func (e *entry) plan() {
 	if s == nil {
 		return
 	}
-	end, span := s.lastExpire, s.lastLife
-	if life, _ := e.lifetime(); life > 0 && (end.IsZero() || s.LoginTime.Add(life).Before(end)) {
-		end, span = s.LoginTime.Add(life), life
+	end, span, learned := s.lastExpire, s.lastLife, false
+	if life, l := e.lifetime(); life > 0 && (end.IsZero() || s.LoginTime.Add(life).Before(end)) {
+		end, span, learned = s.LoginTime.Add(life), life, l
 	}
-	if !end.IsZero() && span >= minRenewable {
+	if e.endAt = end; !end.IsZero() && span >= minRenewable && !(learned && e.leftOut()) {
 		ahead := min(span/4, renewAhead)
-		e.renewAt, e.endAt = end.Add(-ahead+rand.N(ahead/2)), end
+		e.renewAt = end.Add(-ahead + rand.N(ahead/2))
 		if e.notAheadUntil.After(e.renewAt) {
 			e.renewAt = e.notAheadUntil
 		}
 	}
 }
+
+// leftOut reports whether the session is left to its end although that is learned,
+// to see whether it still holds: after one that was made anew, then after three,
+// seven and so on. The caller holds the lock.
+func (e *entry) leftOut() bool { return e.plans > 0 && e.plans&(e.plans+1) == 0 }

@@ -23,8 +23,9 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
-	restored   bool          // from the store: there may have been later proofs
+	restored   bool          // from the store, and not proven since: its times are not ours
 	shifted    int64         // what Clock.shifted was for its times
+	stored     int64         // and when it was stored
 	lastExpire time.Time     // when the last of them ends; zero if one does not say
 	lastLife   time.Duration // for how long that was set
 	life       time.Duration // how long the session had when ExpireTime was set
@@ -78,7 +79,9 @@ func (s *Session) at(shifted int64, u *url.URL) *Session {
 		return s
 	}
 	t := *s
-	t.shifted = shifted
+	if t.shifted = shifted; s.restored {
+		return &t
+	}
 	t.LoginTime, t.ProveTime, t.jar = s.LoginTime.Add(d), s.ProveTime.Add(d), s.jar.Shift(d)
 	t.ends(u)
 	return &t

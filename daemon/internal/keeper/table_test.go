@@ -246,12 +246,12 @@ func TestSessionLife(t *testing.T) {
 			same := l.restarted(t, "f1")
 			same.is(t, Live, 1, 1, g)
 			same.keeps(t, g, false)
-			same.is(t, Live, 1, 1, g)
+			same.is(t, Live, 1, 2, g) // proven by the new process
 
 			other := l.restarted(t, "f2")
-			other.is(t, None, 1, 1, g) // the record is not used
+			other.is(t, None, 1, 2, g) // the record is not used
 			n := other.replaces(t, g)
-			other.is(t, Live, 2, 2, n)
+			other.is(t, Live, 2, 3, n)
 		}},
 
 		{"stale/get", rightPassword, func(t *testing.T, l *life) {
@@ -392,10 +392,10 @@ func TestSessionLife(t *testing.T) {
 			g := l.serves(t, false)
 			same := l.restarted(t, "f1")
 			same.keeps(t, g, false)
-			same.is(t, Live, 1, 1, g)
+			same.is(t, Live, 1, 2, g)
 			other := l.restarted(t, "f2")
 			n := other.replaces(t, g)
-			other.is(t, Live, 2, 2, n)
+			other.is(t, Live, 2, 3, n)
 		}},
 
 		{"latched/get", wrongPassword, func(t *testing.T, l *life) {

@@ -386,7 +386,7 @@ func TestAdopt(t *testing.T) {
 			if now := b.get(t); now.Generation != got.Generation || header(now) != "session=CANARY-browser" {
 				t.Error("another session after a restart")
 			}
-			b.count(t, 0, 1)
+			b.count(t, 0, 2)
 		})
 	})
 	for name, c := range map[string]struct {

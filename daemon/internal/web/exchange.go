@@ -69,7 +69,9 @@ type Exchange struct {
 	jar       *Jar
 	userAgent string
 	tokens    map[string]int // Negotiate tokens spent, by URL
-	connected atomic.Bool    // there was a connection
+	lent      *Jar           // nil: none
+	lenders   []Origin
+	connected atomic.Bool // there was a connection
 }
 
 // NewExchange starts a dialogue with the cookies of jar, which it changes.
@@ -118,8 +120,33 @@ func http1Only() *http.Protocols {
 // Close ends the connections.
 func (x *Exchange) Close() { x.transport.CloseIdleConnections() }
 
-// Jar returns the cookies, all responses so far considered.
+// Jar returns the cookies, all responses so far considered, but for those that are
+// lent.
 func (x *Exchange) Jar() *Jar { return x.jar }
+
+// Lend has the exchange use a second jar of cookies, which it changes: of some
+// origins, which get nothing else, and whose cookies it keeps. The others get those
+// too, as far as the cookies are for them, but cannot replace or delete any.
+func (x *Exchange) Lend(jar *Jar, origins []Origin) { x.lent, x.lenders = jar, origins }
+
+// cookies returns the cookies for a request to u.
+func (x *Exchange) cookies(u *url.URL) string {
+	now := x.o.Now()
+	switch {
+	case x.lent == nil:
+		return x.jar.Header(u, now)
+	case slices.Contains(x.lenders, OriginOf(u)):
+		return x.lent.Header(u, now)
+	}
+	own := x.jar.Cookies(u, now)
+	for _, c := range x.lent.Cookies(u, now) {
+		if !slices.ContainsFunc(own, c.same) {
+			own = append(own, c)
+		}
+	}
+	slices.SortStableFunc(own, func(a, b *Cookie) int { return len(b.Path) - len(a.Path) })
+	return CookieHeader(own)
+}
 
 // Now returns the time on the exchange's clock.
 func (x *Exchange) Now() time.Time { return x.o.Now() }
@@ -316,7 +343,13 @@ func (x *Exchange) send(ctx context.Context, r Request) (*Response, error) {
 }
 
 // keep takes the cookies of a response.
-func (x *Exchange) keep(r *Response) { x.jar.Set(r.URL, r.Header["Set-Cookie"], x.o.Now()) }
+func (x *Exchange) keep(r *Response) {
+	jar := x.jar
+	if x.lent != nil && slices.Contains(x.lenders, OriginOf(r.URL)) {
+		jar = x.lent
+	}
+	jar.Set(r.URL, r.Header["Set-Cookie"], x.o.Now())
+}
 
 // roundTrip makes one request: directly, or as an attempt to get through the
 // proxy. The cookies of its response are not yet kept.
@@ -359,7 +392,7 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 	req.Header.Set("Accept", "text/html,application/json;q=0.9,*/*;q=0.8")
 	// No cache on the way may answer for the site.
 	req.Header.Set("Cache-Control", "no-cache")
-	if c := x.jar.Header(u, x.o.Now()); c != "" {
+	if c := x.cookies(u); c != "" {
 		req.Header.Set("Cookie", c)
 	}
 	maps.Copy(req.Header, r.Header)

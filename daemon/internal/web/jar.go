@@ -39,6 +39,7 @@ const (
 	maxOfDomain  = 180
 	maxJarSize   = 256 << 10 // bytes of lines and URLs
 	maxEntrySize = 16 << 10
+	maxLines     = 1000 // of one response, the last ones
 )
 
 // Set takes the Set-Cookie lines of a response from u. It puts out what has
@@ -50,7 +51,7 @@ func (j *Jar) Set(u *url.URL, lines []string, now time.Time) {
 	j.entries = slices.DeleteFunc(slices.Clone(j.entries), func(e jarEntry) bool { return !e.cookie.alive(now) })
 	// The query may hold secrets of a login, and has no part in a cookie's scope.
 	from := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String() + requestPath(u)
-	for _, line := range lines {
+	for _, line := range lines[max(0, len(lines)-maxLines):] {
 		c := ParseCookie(line, u, now)
 		e := jarEntry{c, SetCookie{URL: from, Line: []byte(line), Time: now}}
 		switch {

@@ -54,17 +54,21 @@ func (j *Jar) Ends(u *url.URL, at time.Time) (first, last time.Time, life time.D
 	return first, last, life
 }
 
-// Split returns the cookies that some origins have set, and all others.
-func (j *Jar) Split(origins []Origin) (others, theirs *Jar) {
-	others, theirs = new(Jar), new(Jar)
+// Without returns the cookies that are none of those in another jar, and do not
+// stand in for one: of the same value, or of the same name for the same domain.
+func (j *Jar) Without(other *Jar) *Jar {
+	k := new(Jar)
 	for _, e := range j.entries {
-		to := others
-		if slices.Contains(origins, e.cookie.origin) {
-			to = theirs
+		c := e.cookie
+		if !slices.ContainsFunc(other.entries, func(o jarEntry) bool {
+			d := o.cookie
+			return c.Value.Reveal() != "" && c.Value.Reveal() == d.Value.Reveal() ||
+				c.Name == d.Name && !c.HostOnly && !d.HostOnly && c.Domain == d.Domain
+		}) {
+			k.entries = append(k.entries, e)
 		}
-		to.entries = append(to.entries, e)
 	}
-	return others, theirs
+	return k
 }
 
 // Shift returns the jar as it would be had the clock shown d more when the
