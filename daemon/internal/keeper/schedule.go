@@ -263,7 +263,7 @@ func (e *entry) schedule() {
 		if h := e.hold(e.next(), now); h != nil {
 			wait = h.wait
 		}
-		at = now.Add(wait + rand.N(time.Second))
+		at = now.Add(wait + someTime(wait))
 	default:
 		often := max(e.goodFor(), minInterval)
 		ahead := min(probeTimeout, often/4) + rand.N(often/20) // nobody is to wait for it, nor all to come in step
@@ -276,6 +276,11 @@ func (e *entry) schedule() {
 		}
 	}
 	e.k.agenda.put(e, at)
+}
+
+// someTime returns how long one of many waits who have all waited for the same.
+func someTime(waited time.Duration) time.Duration {
+	return rand.N(min(max(waited, time.Second), spread))
 }
 
 // next is what a session needs to be looked after. The caller holds the lock.
@@ -313,7 +318,7 @@ func (e *entry) lookAfter() bool {
 		return false
 	}
 	if _, h := e.launch(n, launchOptions{ahead: true, background: true}); h != nil {
-		e.k.agenda.put(e, now.Add(h.wait+rand.N(time.Second)))
+		e.k.agenda.put(e, now.Add(h.wait+someTime(h.wait)))
 	}
 	return true
 }
