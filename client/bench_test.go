@@ -105,9 +105,6 @@ func BenchmarkSource(b *testing.B) {
 // its header. Rounds are so short that the machine's other work falls between
 // them, and take turns, so that it falls on both alike.
 func TestSourceSpeed(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector takes its time")
-	}
 	const (
 		rounds, requests = 2001, 100
 		limit            = 600 * time.Nanosecond
@@ -137,7 +134,9 @@ func TestSourceSpeed(t *testing.T) {
 	}
 	before, after := median(times[0]), median(times[1])
 	t.Logf("a request: %v bare, %v with a session", before, after)
-	if after-before > limit {
+	if raceDetector {
+		t.Log("the race detector takes its time: that is not judged")
+	} else if after-before > limit {
 		t.Errorf("a Source takes %v for a request, more than %v", after-before, limit)
 	}
 	if n := calls.Load(); n != 1 {
