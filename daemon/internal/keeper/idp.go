@@ -33,21 +33,23 @@ func (k *Keeper) members(p *entry) []*entry {
 // have ended: it is proven, and another one is tried once.
 func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
 	s, lent, err := e.visit(ctx, p, want{}, !p.steady.Load())
-	if api.CodeOf(err) != api.Expired {
-		return s, err
+	if lent.Session != nil && api.CodeOf(err) == api.Expired {
+		w := want{strict: true}
+		p.mu.Lock()
+		if p.session != nil && p.session.Generation == lent.Generation {
+			w.proof = p.proofs + 1
+		}
+		p.mu.Unlock()
+		s, _, err = e.visit(ctx, p, w, true)
 	}
-	w := want{strict: true}
-	p.mu.Lock()
-	if p.session != nil && p.session.Generation == lent.Generation {
-		w.proof = p.proofs + 1
+	if err == nil {
+		return s, nil
 	}
-	p.mu.Unlock()
-	switch s, _, err = e.visit(ctx, p, w, true); api.CodeOf(err) {
+	switch f := *api.AsError(err); f.Code {
 	case api.Expired:
-		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + api.AsError(err).Detail,
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + f.Detail,
 			Remedy: "check the site's url and idp, and its probe_url and identity_… if it has them; a site that wants the provider's own cookies with every request cannot be served", Err: err}
 	case api.SSORedirect:
-		f := *api.AsError(err)
 		f.Remedy = "if that host is the site's identity provider, make it an [idp.NAME] and name that as the site's idp; else: " + f.Remedy
 		return nil, &f
 	}

@@ -55,14 +55,16 @@ func (j *Jar) Ends(u *url.URL, at time.Time) (first, last time.Time, life time.D
 }
 
 // Without returns the cookies that are none of those in another jar, and do not
-// stand in for one: of the same value, or of the same name for the same domain.
+// stand in for one: of the same value, unless that is short, and nobody's secret, or
+// of the same name for the same domain.
 func (j *Jar) Without(other *Jar) *Jar {
 	k := new(Jar)
 	for _, e := range j.entries {
 		c := e.cookie
 		if !slices.ContainsFunc(other.entries, func(o jarEntry) bool {
 			d := o.cookie
-			return c.Value.Reveal() != "" && c.Value.Reveal() == d.Value.Reveal() ||
+			v := c.Value.Reveal()
+			return len(v) >= 8 && v == d.Value.Reveal() ||
 				c.Name == d.Name && !c.HostOnly && !d.HostOnly && c.Domain == d.Domain
 		}) {
 			k.entries = append(k.entries, e)
