@@ -830,7 +830,8 @@ func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
 // ListSessionsResponse holds the sites that the caller may use.
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In order of their names; a site with several users has one for each.
+	// In order of their names. A site with several users has one for each: what
+	// tells them apart is site and credential together.
 	Sessions []*SessionSummary `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	// The identity providers' sessions, which are never handed out. Only for the
 	// agent's own user and root.
