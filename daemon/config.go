@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/url"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
@@ -62,7 +65,8 @@ type Site struct {
 	bindings     web.BindingPolicy
 	proxy        *proxy // nil: none
 	// setup changes with anything that the site was made from, who may use it
-	// included.
+	// included. What its identity provider was made from counts as far as a session
+	// ends with it.
 	setup string
 }
 
@@ -149,6 +153,17 @@ const krb5Conf = "/etc/krb5.conf"
 // Errors are *api.Error of code api.ConfigInvalid or api.Krb5ConfInvalid that
 // name file and, where there is one, line.
 func LoadConfig(path string, krb5 ...string) (*Config, error) {
+	c, err := loadConfig(path, krb5)
+	if err == nil {
+		return c, nil
+	}
+	e := *api.AsError(err)
+	// The files beside it mean nothing without it.
+	e.Remedy = cmp.Or(e.Remedy, "mend it, then: sessionctl check-config "+path)
+	return nil, &e
+}
+
+func loadConfig(path string, krb5 []string) (*Config, error) {
 	if len(krb5) == 0 {
 		krb5 = filepath.SplitList(cmp.Or(os.Getenv("KRB5_CONFIG"), krb5Conf))
 	}
@@ -166,7 +181,7 @@ func LoadConfig(path string, krb5 ...string) (*Config, error) {
 	c := &Config{loaded: time.Now()}
 	d := newDecoder()
 	for _, f := range files {
-		b, err := os.ReadFile(f)
+		b, err := readConfigFile(f)
 		if err != nil {
 			e := unreadable(f, err)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -262,8 +277,34 @@ func joinMeans(means []login.Means) string {
 	return strings.Join(all, ", or ")
 }
 
+// maxConfigFile is the largest file of a configuration that is read, in bytes.
+const maxConfigFile = 1 << 20
+
+// readConfigFile reads a regular file. It follows links, and never waits for a pipe
+// or a device.
+func readConfigFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err == nil && len(b) > maxConfigFile {
+		err = fmt.Errorf("larger than %d KiB", maxConfigFile>>10)
+	}
+	return b, err
+}
+
+// configError says what is wrong in a file. What to do about it LoadConfig knows.
 func configError(file, detail string) *api.Error {
-	return &api.Error{Code: api.ConfigInvalid, Detail: file + ": " + detail, Remedy: "mend it, then: sessionctl check-config " + file}
+	return &api.Error{Code: api.ConfigInvalid, Detail: file + ": " + detail}
 }
 
 // unreadable is for a file or directory that cannot be read.

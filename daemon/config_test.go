@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,7 +153,7 @@ func TestConfigMistakes(t *testing.T) {
 		"password, no URL":           {strings.Replace(siteText, "https://", "https://u:CANARY-pass word@", 1), "absolute"},
 		"password, ftp":              {strings.Replace(siteText, "https://", "ftp:u:CANARY-password@", 1), "absolute"},
 		"password, hosts":            {siteText + "login_hosts = [\"ok.example\", \"https://u:CANARY-password@x\"]\n", "entry 2"},
-		"foreign probe_url":          {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
+		"foreign probe_url":          {siteText + "probe_url = \"https://other.example/me\"\n", "probe_url leads to https://other.example, which is not one of the site's hosts; if that host belongs to the login, add \"https://other.example\" to the site's login_hosts"},
 		"http probe_url":             {siteText + "probe_url = \"http://app.corp.example/me\"\n", "insecure_http"},
 		"a table of its own":         {siteText + "[gateway.corp]\nurl = \"x\"\n", "gateway"},
 		"no principal":               {siteText + "[credential.other]\nkeytab = \"/x\"\n", "principal is missing"},
@@ -268,9 +269,6 @@ func TestConfigMistakesQuote(t *testing.T) {
 		err := newDecoder().file(file, []byte(before+text+after))
 		if want := strings.ReplaceAll(want, "FILE", file) + " (config_invalid)"; err == nil || err.Error() != want {
 			t.Errorf("%s\n gives %v\n want  %s", text, err, want)
-		}
-		if e := api.AsError(err); e != nil && !strings.HasSuffix(e.Remedy, "check-config "+file) {
-			t.Errorf("%s: next: %s", text, e.Remedy)
 		}
 	}
 	// Options of integers are for kinds to come.
@@ -561,4 +559,68 @@ func FuzzLoadConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMainFile: the next step names the file that can be checked, whichever is
+// wrong.
+func TestMainFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		at    string // the file that has the mistake
+	}{
+		"itself":      {map[string]string{"sessiond.toml": siteText}, "sessiond.toml"},
+		"TOML":        {map[string]string{"sessiond.toml": credentialText, "conf.d/x.toml": "[site.app"}, "conf.d/x.toml"},
+		"unknown key": {map[string]string{"sessiond.toml": credentialText, "conf.d/x.toml": siteText + "identiy = \"x\"\n"}, "conf.d/x.toml"},
+		"a site":      {map[string]string{"sessiond.toml": credentialText, "conf.d/x.toml": siteText + "spn = \"HTTP\"\n"}, "conf.d/x.toml"},
+		"resolved":    {map[string]string{"sessiond.toml": credentialText, "conf.d/x.toml": siteText + "fallback = \"nobody\"\n"}, "conf.d/x.toml"},
+		"credential":  {map[string]string{"sessiond.toml": "", "conf.d/x.toml": "[credential.x]\nprincipal = \"x@\"\n"}, "conf.d/x.toml"},
+		"proxy":       {map[string]string{"sessiond.toml": "", "conf.d/x.toml": "[proxy.x]\n"}, "conf.d/x.toml"},
+		"no files":    {map[string]string{"sessiond.toml": "", "conf.d": ""}, "conf.d"},
+	} {
+		_, err := configure(t, c.files)
+		dir := filepath.Dir(os.Getenv("KRB5_CONFIG"))
+		if e := api.AsError(err); err == nil || e.Code != api.ConfigInvalid || !strings.HasPrefix(e.Detail, filepath.Join(dir, c.at)+":") || e.Remedy != "mend it, then: sessionctl check-config "+filepath.Join(dir, "sessiond.toml") {
+			t.Errorf("%s: %v, next: %s", name, err, api.AsError(err).Remedy)
+		}
+	}
+}
+
+// TestConfigFiles: whatever lies there under the name of a configuration, it is
+// not waited for.
+func TestConfigFiles(t *testing.T) {
+	large := strings.Repeat("#\n", maxConfigFile/2)
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want string // "": it is read
+	}{
+		"a pipe":      {func(path string) error { return syscall.Mkfifo(path, 0o600) }, "not a regular file"},
+		"a device":    {func(path string) error { return os.Symlink("/dev/zero", path) }, "not a regular file"},
+		"a terminal":  {func(path string) error { return os.Symlink("/dev/ptmx", path) }, "not a regular file"},
+		"a directory": {func(path string) error { return os.Mkdir(path, 0o700) }, "not a regular file"},
+		"a socket":    {func(path string) error { return syscall.Mknod(path, syscall.S_IFSOCK|0o600, 0) }, "no such device or address"},
+		"a loop":      {func(path string) error { return os.Symlink(path, path) }, "too many levels"},
+		"nothing":     {func(path string) error { return os.Symlink("/nonexistent", path) }, "no such file"},
+		"too large":   {func(path string) error { return os.WriteFile(path, []byte(large+"#"), 0o600) }, "larger than 1024 KiB"},
+		"large":       {func(path string) error { return os.WriteFile(path, []byte(large), 0o600) }, ""},
+		"without end": {func(path string) error { return os.Symlink("/proc/self/mem", path) }, ": "},
+		"a link to it": {func(path string) error {
+			return errors.Join(os.WriteFile(path+".d", nil, 0o600), os.Symlink(path+".d", path))
+		}, ""},
+	} {
+		for _, place := range []string{"sessiond.toml", "conf.d/x.toml"} {
+			dir := t.TempDir()
+			path := filepath.Join(dir, place)
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "conf.d"), 0o700), os.WriteFile(filepath.Join(dir, "sessiond.toml"), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			os.Remove(path)
+			if err := c.make(path); err != nil {
+				t.Fatal(err)
+			}
+			_, err := LoadConfig(filepath.Join(dir, "sessiond.toml"))
+			if e := api.AsError(err); (err == nil) != (c.want == "") || err != nil && (e.Code != api.ConfigInvalid || !strings.HasPrefix(e.Detail, path+": ") || !strings.Contains(e.Detail, c.want) || e.Remedy == "") {
+				t.Errorf("%s as %s: %v", name, place, err)
+			}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -408,14 +409,14 @@ func (d *decoder) site(file string, t *pending) error {
 	if err != nil {
 		return err
 	}
-	switch option := c.forLogin(); {
+	switch option := cmp.Or(c.forLogin(), d.forLogin(e)); {
 	case c.IdP != "" && len(c.Use) > 0:
 		return wrong("it has use entries and an idp, which logs in with its one credential")
 	case c.IdP != "" && option != "":
 		return wrong("%s is for the login, which is that of idp.%s: set it there", option, c.IdP)
 	case c.IdP != "":
 	case c.Credential == "" && len(c.Use) == 0:
-		return wrong("credential is missing")
+		return wrong("credential is missing: name one, or one in each of several [[site.%s.use]], or the idp that logs in here", name)
 	case c.Credential == "":
 		if option := c.forUser(); option != "" {
 			return wrong("%s beside use entries is for a credential of the site's own, and there is none: set it in each use", option)
@@ -448,6 +449,19 @@ func (t siteTable) forLogin() string {
 		return "fallback"
 	}
 	return t.forTickets()
+}
+
+// forLogin returns the first option of the entry's kind that counts for the login
+// alone, "" if all of those are as they are by default.
+func (d *decoder) forLogin(e *entry) string {
+	keys, set := options(e.driver)
+	_, defaults := options(d.kind(e.Kind))
+	for i, k := range keys {
+		if k.Tag.Get("for") == "login" && !set[i].Equal(defaults[i]) {
+			return k.Tag.Get("toml")
+		}
+	}
+	return ""
 }
 
 // forUser returns the first option of the site's own user, "" if none is set.

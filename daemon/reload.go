@@ -3,8 +3,11 @@ package daemon
 import (
 	"context"
 	"slices"
+	"sync"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
@@ -49,16 +52,27 @@ func (s *service) reload(ctx context.Context) (*pb.ReloadResponse, error) {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return nil, &api.Error{Code: api.Deadline, Detail: "another reload is still under way", Remedy: "try again", Err: ctx.Err()}
+	case <-s.ending:
+		return nil, errStopping
 	}
-	defer func() { <-s.turn }()
+	var reading sync.WaitGroup
+	defer func() {
+		go func() {
+			reading.Wait() // also for what is left: there is never more than that
+			<-s.turn
+		}()
+	}()
 	// What systemd wants to hear of a Type=notify-reload (sd_notify(3)).
 	notify(s.log, sdnotify.SdNotifyReloading+"\n"+sdnotify.SdNotifyMonotonicUsec())
 	defer notify(s.log, sdnotify.SdNotifyReady)
 
-	config, err := s.load()
-	if err != nil {
+	var config *Config
+	if err := s.within(ctx, &reading, func() (err error) { config, err = s.load(); return err }); err != nil {
+		if err == errStopping {
+			return nil, err
+		}
 		refused := api.AsError(err)
-		s.log.Error("the configuration is wrong, the old one stays in use", "code", refused.Code, "detail", refused.Detail)
+		s.log.Error("the configuration cannot be loaded, the old one stays in use", "code", refused.Code, "detail", refused.Detail)
 		s.mu.Lock()
 		s.refused = refused
 		s.mu.Unlock()
@@ -73,16 +87,41 @@ func (s *service) reload(ctx context.Context) (*pb.ReloadResponse, error) {
 	for _, w := range config.Warnings {
 		resp.Warnings = append(resp.Warnings, bounded(w, maxDetail))
 	}
-	for _, p := range config.Problems(ctx) {
-		if ctx.Err() != nil {
-			break // it is one of the caller's time
+	var problems []error
+	if err := s.within(ctx, &reading, func() error { problems = config.Problems(ctx); return ctx.Err() }); err != nil {
+		resp.Warnings = append(resp.Warnings, "keytabs and ticket caches could not all be looked at in time")
+	} else {
+		for _, p := range problems {
+			resp.Warnings = append(resp.Warnings, bounded(p.Error(), maxDetail))
 		}
-		resp.Warnings = append(resp.Warnings, bounded(p.Error(), maxDetail))
 	}
 	for _, w := range resp.GetWarnings() {
 		s.log.Warn(w)
 	}
 	return resp, nil
+}
+
+// errStopping is no failure of what was asked for: the caller is to come back.
+var errStopping = status.Error(codes.Unavailable, "the agent is stopping")
+
+// within does a part of a reload that reads files, each of which may hang, and
+// leaves it at the end of the context or of the agent.
+func (s *service) within(ctx context.Context, reading *sync.WaitGroup, read func() error) error {
+	end := make(chan error, 1)
+	reading.Go(func() {
+		var err error
+		defer func() { end <- err }()
+		defer s.caught("Reload", &err)
+		err = read()
+	})
+	select {
+	case err := <-end:
+		return err
+	case <-ctx.Done():
+		return &api.Error{Code: api.Deadline, Detail: "the files of the configuration could not be read in time", Remedy: "see whether they, and krb5.conf, can be read at all; then: sessionctl reload", Err: ctx.Err()}
+	case <-s.ending:
+		return errStopping
+	}
 }
 
 // apply puts a configuration into use, at once for all callers, and returns the
@@ -98,28 +137,32 @@ func (s *service) apply(config *Config) (old *Config) {
 	return old
 }
 
-// changes compares the sites of two configurations, both in the order of their
-// names.
+// changes compares two configurations: their sites, by name, and then their
+// identity providers, as "idp NAME".
 func changes(old, config *Config) *pb.ReloadResponse {
 	resp := &pb.ReloadResponse{}
-	find := func(c *Config, name string) *Site {
-		if i := slices.IndexFunc(c.Sites, func(s *Site) bool { return s.Name == name }); i >= 0 {
-			return c.Sites[i]
+	compare := func(prefix string, old, sites []*Site) {
+		find := func(all []*Site, name string) *Site {
+			if i := slices.IndexFunc(all, func(s *Site) bool { return s.Name == name }); i >= 0 {
+				return all[i]
+			}
+			return nil
 		}
-		return nil
-	}
-	for _, s := range config.Sites {
-		switch was := find(old, s.Name); {
-		case was == nil:
-			resp.Added = append(resp.Added, s.Name)
-		case was.setup != s.setup:
-			resp.Changed = append(resp.Changed, s.Name)
+		for _, s := range sites {
+			switch was := find(old, s.Name); {
+			case was == nil:
+				resp.Added = append(resp.Added, prefix+s.Name)
+			case was.setup != s.setup:
+				resp.Changed = append(resp.Changed, prefix+s.Name)
+			}
+		}
+		for _, s := range old {
+			if find(sites, s.Name) == nil {
+				resp.Removed = append(resp.Removed, prefix+s.Name)
+			}
 		}
 	}
-	for _, s := range old.Sites {
-		if find(config, s.Name) == nil {
-			resp.Removed = append(resp.Removed, s.Name)
-		}
-	}
+	compare("", old.Sites, config.Sites)
+	compare("idp ", old.idps, config.idps)
 	return resp
 }

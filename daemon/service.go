@@ -165,7 +165,7 @@ func caller(ctx context.Context) (peer.Caller, error) {
 // unknownSite is the answer for a site that is not there and for one the
 // caller may not use: the same words, so that names cannot be guessed.
 func unknownSite(what string) error {
-	return &api.Error{Code: api.UnknownSite, Detail: "no site " + what + " for this user", Remedy: "check the name with sessionctl list, and who may use the site: its allow in the configuration"}
+	return &api.Error{Code: api.UnknownSite, Detail: "no site " + what + " for this user", Remedy: "check the name with sessionctl list, and who may use the site: its allow in the configuration; a new site counts after: sessionctl reload"}
 }
 
 // find returns the site that a request names, among those a test lets through.
@@ -178,6 +178,7 @@ func (config *Config) find(name, rawURL string, may func(*Site) bool) (*Site, *u
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return nil, nil, &api.Error{Code: api.InvalidRequest, Detail: "that is not an absolute web address", Remedy: "sessionctl help"}
 		}
+		u = withoutDots(u)
 	}
 	switch {
 	case name != "":
@@ -220,6 +221,23 @@ func (config *Config) find(name, rawURL string, may func(*Site) bool) (*Site, *u
 		names = append(names, site.Name)
 	}
 	return nil, nil, &api.Error{Code: api.AmbiguousSite, Detail: "the URL fits the sites " + strings.Join(names, ", "), Remedy: "name the site"}
+}
+
+// withoutDots returns an absolute URL without the segments "." and ".." in its path
+// (RFC 3986, section 5.2.4), which its site would not see: whoever makes the request
+// leaves them out. In that, "%2e" is a dot (section 2.3).
+func withoutDots(u *url.URL) *url.URL {
+	plain := *u
+	plain.RawPath = strings.NewReplacer("%2e", ".", "%2E", ".").Replace(u.EscapedPath())
+	return plain.ResolveReference(&plain)
+}
+
+// canonical returns a URL whose host is spelled as the agent compares it: whoever
+// gives it to another HTTP library asks no other host.
+func canonical(u *url.URL) string {
+	c := *u
+	c.Scheme, c.Host, _ = strings.Cut(web.OriginOf(u).String(), "://")
+	return c.String()
 }
 
 func segments(u *url.URL) string { return strings.TrimRight(u.EscapedPath(), "/") }
@@ -396,7 +414,7 @@ func (s *service) WatchSession(r *pb.WatchSessionRequest, stream grpc.ServerStre
 			case <-replaced:
 			case <-s.ending:
 				// Not a failure of the session: the watcher is to come back.
-				cancel(status.Error(codes.Unavailable, "the agent is stopping"))
+				cancel(errStopping)
 				return
 			case <-ctx.Done():
 				return
@@ -476,7 +494,7 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 	if err != nil {
 		return nil, err
 	}
-	o := keeper.LoginOptions{Retry: r.GetRetry(), Password: r.GetPassword()}
+	o := keeper.LoginOptions{Setup: q.user.setup, Retry: r.GetRetry(), Password: r.GetPassword()}
 	if r.GetCookie() != nil {
 		if o.Password != nil || o.Retry {
 			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a cookie is adopted without a login", Remedy: "give either a cookie or a password"}
@@ -748,7 +766,7 @@ func (q question) withheld(served keeper.Served, now time.Time) *pb.Session {
 // describe is message for whoever may get none.
 func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 	m := &pb.Session{
-		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: q.to.url.String(),
+		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: canonical(q.to.url),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
 		Stale: served.Stale, NotDurable: served.NotDurable, IdentityUnproven: served.Unproven,
 	}

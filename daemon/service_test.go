@@ -53,6 +53,12 @@ func TestFind(t *testing.T) {
 		{"jira", "", "jira", ""},
 		{"jira", "https://app.corp.example/jira/x", "jira", ""},
 		{"jira", "https://other.example/", "", api.InvalidRequest},
+		{"", "https://app.corp.example/jira/../x", "root", ""},
+		{"", "https://app.corp.example/jira/%2E%2e/x", "root", ""},
+		{"", "https://app.corp.example/x/../../jira/.", "jira", ""},
+		{"", "https://app.corp.example/jira/deep/../deeper", "jira", ""},
+		{"", "https://twin.corp.example/x/..", "", api.UnknownSite},
+		{"", "https://app.corp.example/jira/..%2fx", "jira", ""},
 		{"", "", "", api.InvalidRequest},
 		{"", "app.corp.example", "", api.InvalidRequest},
 		{"", "ftp://app.corp.example/", "", api.InvalidRequest},
@@ -80,15 +86,62 @@ func FuzzFind(f *testing.F) {
 	config := &Config{Sites: []*Site{{Name: "jira", URL: base}}}
 	f.Add("https://app.corp.example/jira/x")
 	f.Add("https://app.corp.example/jira%2f..")
+	f.Add("https://app.corp.example/jira/%2e./x")
 	f.Fuzz(func(t *testing.T, raw string) {
 		site, u, err := config.find("", raw, func(*Site) bool { return true })
 		if (site == nil) != (err != nil) {
 			t.Errorf("%v %v", site, err)
 		}
+		if site != nil && strings.Contains(u.EscapedPath()+"/", "/../") {
+			t.Errorf("%q is for %s", raw, u)
+		}
 		if site != nil && (u.Scheme != "https" || u.Port() != "" && u.Port() != "443") {
 			t.Errorf("%q found a site at another origin", raw)
 		}
 	})
+}
+
+// TestFound: a URL comes back as it is asked for: without dot segments, and with a
+// host that every HTTP library takes for the same.
+func TestFound(t *testing.T) {
+	for base, urls := range map[string]map[string]string{
+		"https://app.corp.example/app": {
+			"https://app.corp.example/app/x/../y?a=/../b":   "https://app.corp.example/app/y?a=/../b",
+			"https://app.corp.example/app/%2e/a%2fb/%2e%2E": "https://app.corp.example/app/",
+			"https://app.corp.example/app/a%2Fb//c%20d/.":   "https://app.corp.example/app/a%2Fb//c%20d/",
+			"https://app.corp.example/../app/..x/...":       "https://app.corp.example/app/..x/...",
+			"https://APP.Corp.example.:443/app":             "https://app.corp.example/app",
+			"https://\uff41\uff50\uff50.corp.example/app/x": "https://app.corp.example/app/x",
+			"": "https://app.corp.example/app",
+		},
+		"http://B\u00fccher.example.:8080": {
+			"":                                  "http://xn--bcher-kva.example:8080",
+			"http://xn--bcher-kva.example:8080": "http://xn--bcher-kva.example:8080",
+		},
+		"http://[::1]:8080/": {"": "http://[::1]:8080/", "http://[::1]:8080/./x": "http://[::1]:8080/x"},
+		"https://[::1]/":     {"": "https://[::1]/"},
+	} {
+		u, err := url.Parse(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := &Config{Sites: []*Site{{Name: "app", URL: u}}}
+		for asked, want := range urls {
+			_, to, err := config.find("app", asked, func(*Site) bool { return true })
+			if err != nil {
+				t.Errorf("%s: %v", asked, err)
+			} else if got := canonical(to); got != want {
+				t.Errorf("%q at %s: %s, want %s", asked, base, got, want)
+			}
+		}
+	}
+}
+
+// TestUnknownSite: what may be missing is a reload.
+func TestUnknownSite(t *testing.T) {
+	if e := api.AsError(unknownSite("app")); e.Code != api.UnknownSite || !strings.HasSuffix(e.Remedy, "; a new site counts after: sessionctl reload") {
+		t.Errorf("next: %s", e.Remedy)
+	}
 }
 
 // TestToStatus: the mapping holds code and remedy, and cannot be broken by

@@ -32,6 +32,8 @@ func tomlError(file string, doc []byte, err error) *api.Error {
 			switch kinds := kindsWith(key[len(key)-1]); {
 			case key[0] == "credential" && strings.HasPrefix(key[len(key)-1], "passw"):
 				what += ": a password comes in by sessionctl login SITE, not by a file"
+			case key[0] == "idp" && len(key) == 3 && key[2] == "allow":
+				what += ": nobody may use an identity provider itself; its sites have allow"
 			case (key[0] == "site" || key[0] == "idp") && len(key) == 3 && len(kinds) > 0:
 				what += ": it is an option of kind " + strings.Join(kinds, ", ")
 			}

@@ -62,7 +62,13 @@ func (r resolver) site(e *entry, idps map[string]*Site) error {
 			continue
 		}
 		by[u.Credential] = u
-		who, err := r.user(e, u, wrong)
+		mistaken := wrong
+		if i < len(t.Use) {
+			mistaken = func(format string, args ...any) error {
+				return wrong("use: entry %d: "+format, append([]any{i + 1}, args...)...)
+			}
+		}
+		who, err := r.user(e, u, mistaken)
 		if err != nil {
 			return err
 		}
@@ -223,12 +229,16 @@ func (r resolver) finish(e *entry, heading string, wrong func(string, ...any) er
 	}
 	var all []string
 	for _, u := range e.users {
-		parts := []any{u.id, u.fingerprint, u.expect, u.credential.setup, made, e.options, proxy}
+		parts := []any{u.id, u.fingerprint, u.expect, made, e.options, proxy}
+		if e.idp != nil {
+			own := digest(parts...)
+			u.setup = digest(own, e.idp.setup)
+			all = append(all, own)
+			continue
+		}
+		parts = append(parts, u.credential.setup)
 		if u.fallback != nil {
 			parts = append(parts, u.fallback.setup)
-		}
-		if e.idp != nil {
-			parts = append(parts, e.idp.setup)
 		}
 		u.setup = digest(parts...)
 		all = append(all, u.setup)

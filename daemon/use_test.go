@@ -176,6 +176,9 @@ func TestMember(t *testing.T) {
 		t.Errorf("the identity provider is %+v", provider)
 	}
 
+	// What proves a session is the member's own, and so is what is as by default.
+	loaded(t, idpText, memberText, "probe_url = \"me\"\n", almText, "idp = \"sso\"\nsession_url = \"me\"\nlogin_url = \"login.jsp\"\n")
+
 	// Its credential is looked at like every other.
 	if problems := c.Problems(t.Context()); len(problems) != 1 || api.CodeOf(problems[0]) != api.KeytabUnreadable {
 		t.Errorf("problems: %v", problems)
@@ -192,10 +195,10 @@ func TestUseMistakes(t *testing.T) {
 		return fmt.Sprintf("[[site.alm.use]]\ncredential = %q\n%s", credential, more)
 	}
 	for name, c := range map[string]struct{ text, want string }{
-		"nobody":                  {almText, "site.alm: credential is missing"},
+		"nobody":                  {almText, "site.alm: credential is missing: name one, or one in each of several [[site.alm.use]], or the idp that logs in here"},
 		"no entries":              {almText + "use = []\n", "site.alm: credential is missing"},
 		"no credential":           {almText + "[[site.alm.use]]\nallow = [\"uid:1\"]\n", "site.alm: use: entry 1 has no credential"},
-		"credential":              {almText + use("anna", "") + use("carl", ""), "site.alm: there is no [credential.carl]"},
+		"credential":              {almText + use("anna", "") + use("carl", ""), "site.alm: use: entry 2: there is no [credential.carl]"},
 		"allow":                   {almText + use("anna", "") + use("bert", "allow = [\"everybody\"]\n"), `site.alm: use: entry 2: allow: "everybody" is not user:NAME`},
 		"one account":             {almText + use("bert", "") + use("bert2", ""), "site.alm: credential.bert and credential.bert2 are both bert: name one of them in both places"},
 		"one account, own":        {almText + "credential = \"bert2\"\n" + use("bert", ""), "site.alm: credential.bert and credential.bert2 are both bert"},
@@ -204,10 +207,11 @@ func TestUseMistakes(t *testing.T) {
 		"allow of nobody":         {almText + "allow = [\"uid:1\"]\n" + use("bert", ""), "site.alm: allow beside use entries is for a credential of the site's own"},
 		"identity of nobody":      {almText + "identity = \"x\"\n" + use("bert", ""), "site.alm: identity beside use entries"},
 		"fallback of nobody":      {almText + "fallback = \"x\"\n" + use("bert", ""), "site.alm: fallback beside use entries"},
-		"fallback":                {almText + use("build", "fallback = \"carl\"\n"), "site.alm: fallback: there is no [credential.carl]"},
+		"fallback":                {almText + use("build", "fallback = \"carl\"\n"), "site.alm: use: entry 1: fallback: there is no [credential.carl]"},
+		"own credential":          {almText + "credential = \"carl\"\n" + use("anna", ""), "site.alm: there is no [credential.carl]"},
 		"tickets of nobody":       {almText + "spn = \"HTTP/x\"\n" + use("anna", "") + use("bert", ""), "site.alm: spn is for tickets, and credential.anna is a username and its password"},
-		"unproven Jira":           {almText + use("anna", "identity = \"unproven\"\n"), "always names the user"},
-		"wrong means":             {strings.Replace(siteText, `credential = "build"`, "", 1) + "[[site.app.use]]\ncredential = \"anna\"\n", "site.app: the kind spnego does not log in with a username and its password"},
+		"unproven Jira":           {almText + use("anna", "identity = \"unproven\"\n"), "site.alm: use: entry 1: identity = \"unproven\" is not for Jira, which always names the user"},
+		"wrong means":             {strings.Replace(siteText, `credential = "build"`, "", 1) + "[[site.app.use]]\ncredential = \"anna\"\n", "site.app: use: entry 1: the kind spnego does not log in with a username and its password"},
 		"unknown key":             {almText + use("anna", "recheck = \"1m\"\n"), "unknown key recheck"},
 		"another case":            {almText + use("anna", "Allow = []\n"), "unknown key site.alm.use.Allow: keys are in lower case"},
 		"no list":                 {almText + "use = 5\n", "site.alm.use: an integer stands where a list is wanted"},
@@ -218,6 +222,11 @@ func TestUseMistakes(t *testing.T) {
 		"member with no_pac":      {idpText + memberText + "no_pac = true\n", "site.wiki: no_pac is for the login"},
 		"member with mutual_auth": {idpText + memberText + "mutual_auth = \"off\"\n", "site.wiki: mutual_auth is for the login"},
 		"member with bindings":    {idpText + memberText + "channel_bindings = \"off\"\n", "site.wiki: channel_bindings is for the login"},
+		"member with login_url":   {idpText + memberText + "login_url = \"/login\"\n", "site.wiki: login_url is for the login, which is that of idp.sso: set it there"},
+		"member with user field":  {idpText + memberText + "username_field = \"u\"\n", "site.wiki: username_field is for the login"},
+		"member with field":       {idpText + memberText + "probe_url = \"me\"\npassword_field = \"p\"\n", "site.wiki: password_field is for the login"},
+		"Jira with login_url":     {idpText + almText + "idp = \"sso\"\nlogin_url = \"/login\"\n", "site.alm: login_url is for the login"},
+		"spnego with login_url":   {idpText + strings.Replace(memberText, "form", "spnego", 1) + "login_url = \"/login\"\n", "site.wiki: login_url is for the login"},
 		"member with uses":        {idpText + memberText + "[[site.wiki.use]]\ncredential = \"anna\"\n", "site.wiki: it has use entries and an idp"},
 		"member at its idp":       {idpText + strings.Replace(memberText, "wiki.corp", "sso.corp", 1), "site.wiki: https://sso.corp.example is a host of idp.sso"},
 		"member at a login host":  {idpText + "login_hosts = [\"wiki.corp.example\"]\n" + memberText, "site.wiki: https://wiki.corp.example is a host of idp.sso"},
@@ -231,7 +240,7 @@ func TestUseMistakes(t *testing.T) {
 		"idp's means":             {strings.Replace(idpText, "build", "anna", 1), "idp.sso: the kind spnego does not log in with a username"},
 		"idp's spn":               {idpText + "spn = \"HTTP\"\n", "idp.sso: spn: "},
 		"idp's proxy":             {idpText + "proxy = \"corp\"\n", "idp.sso: there is no [proxy.corp]"},
-		"idp with allow":          {idpText + "allow = [\"uid:1\"]\n", "unknown key allow"},
+		"idp with allow":          {idpText + "allow = [\"uid:1\"]\n", "unknown key allow: nobody may use an identity provider itself; its sites have allow"},
 		"idp with idp":            {idpText + "idp = \"sso\"\n", "unknown key idp"},
 		"idp with use":            {idpText + "use = []\n", "unknown key use"},
 		"idp with unknown":        {idpText + "session_url = \"x\"\n", "unknown key session_url: it is an option of kind jira"},
@@ -321,6 +330,7 @@ func TestSetup(t *testing.T) {
 		{"[idp.sso]\n", "[idp.sso]\nlogin_hosts = [\"x.example\"]\n", "sso wiki", "sso wiki"},
 		{"[idp.sso]\n", "[idp.sso]\nkeep_alive = true\n", "sso wiki", ""},
 		{"kind = \"form\"\n", "kind = \"spnego\"\n", "wiki", "wiki"},
+		{"idp = \"sso\"\n", "idp = \"sso\"\nallow = [\"uid:1\"]\n", "", ""},
 	} {
 		text := strings.ReplaceAll(base, c.old, c.text)
 		if text == base && c.text != "" {
@@ -341,8 +351,9 @@ func TestSetup(t *testing.T) {
 			if is[id].fingerprint != was[id].fingerprint {
 				ends = append(ends, id)
 			}
-			if site, _, _ := strings.Cut(id, "/"); is[id].setup != was[id].setup && is["site "+site].setup == was["site "+site].setup {
-				t.Errorf("%q → %q: the site %s counts as unchanged", c.old, c.text, site)
+			if site, _, _ := strings.Cut(id, "/"); is[id].setup != was[id].setup && (is["site "+site].setup == was["site "+site].setup) != (id == "wiki" && is[id].fingerprint == was[id].fingerprint) {
+				// What only its provider's login is made from is no change of a member.
+				t.Errorf("%q → %q: the site %s counts as changed, or as unchanged", c.old, c.text, site)
 			}
 		}
 		if strings.Join(setup, " ") != c.setup || strings.Join(ends, " ") != c.ends {
@@ -350,6 +361,11 @@ func TestSetup(t *testing.T) {
 		}
 		if strings.Contains(c.text, "allow") && maps.EqualFunc(is, was, func(a, b *user) bool { return a.setup == b.setup }) {
 			t.Errorf("%q → %q: no site counts as changed", c.old, c.text)
+		}
+	}
+	for text, want := range map[string]bool{"recheck = \"1m\"\n": true, "keep_alive = true\n": true, "allow = [\"uid:1\"]\n": true, "# a comment\n": false} {
+		if is := load(strings.Replace(base, "idp = \"sso\"\n", "idp = \"sso\"\n"+text, 1)); (is["site wiki"].setup != was["site wiki"].setup) != want {
+			t.Errorf("%q: the member counts as changed: %t", text, !want)
 		}
 	}
 	t.Setenv("https_proxy", "http://user:CANARY-password@environment.corp.example:3128")

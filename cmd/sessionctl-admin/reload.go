@@ -16,7 +16,8 @@ func (a *app) reload() *cobra.Command {
 		Use:   "reload",
 		Short: "Apply a changed configuration",
 		Long: `Let the agent read its configuration and krb5.conf again and apply them. It says
-which sites are new, are set up in another way, or are gone.
+which sites, and which identity providers ("idp NAME"), are new, are set up in
+another way, or are gone.
 
 Sessions survive unless the site's url, kind, credential, identity provider,
 identity, login_hosts or options have changed; those of sites that are gone are

@@ -134,7 +134,11 @@ func (a *app) look(ctx context.Context, to io.Writer, format string) error {
 }
 
 func statusTable(w io.Writer, j *jsonStatus, st *pb.GetStatusResponse) {
-	row(w, "agent", fmt.Sprintf("version %s, pid %d, up %s", j.Version, j.PID, time.Since(st.GetStartTime().AsTime()).Round(time.Second)))
+	pid := ""
+	if j.PID != 0 { // it is told to the agent's own user and root
+		pid = fmt.Sprintf(", pid %d", j.PID)
+	}
+	row(w, "agent", fmt.Sprintf("version %s%s, up %s", j.Version, pid, time.Since(st.GetStartTime().AsTime()).Round(time.Second)))
 	row(w, "socket", j.Socket)
 	for _, f := range j.ConfigFiles {
 		row(w, "config", f)
@@ -148,7 +152,7 @@ func statusTable(w io.Writer, j *jsonStatus, st *pb.GetStatusResponse) {
 		row(w, "sites", fmt.Sprintf("%d, %d with a session; %d logins, %d failed", j.Sites, j.SessionCount, j.Logins, j.LoginFailures))
 	}
 	if j.ReloadCode != "" {
-		row(w, "warning", "the last reload failed, and the configuration from before is in use: "+j.ReloadDetail+" ("+j.ReloadCode+")")
+		row(w, "warning", "the last reload failed, and the configuration from before is in use: "+j.ReloadDetail+" ("+j.ReloadCode+"); mend that, then: sessionctl reload")
 	}
 	for _, m := range j.Warnings {
 		row(w, "warning", m)

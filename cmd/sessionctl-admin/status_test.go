@@ -46,7 +46,7 @@ func TestStatus(t *testing.T) {
 	withUsers(t, st)
 	out, errs, exit := call("status")
 	for _, want := range []string{
-		"\nconfig  /a.toml\nread    0s ago\nstore ", "\n\nSITE  KIND ", "\nalm   jira ", "\napp: refused (latched)\n\nIDP  KIND  USER ", "\nsso  form  build  stale ", "\nsso: no answer (timeout)\n",
+		", pid 7, up ", "\nconfig  /a.toml\nread    0s ago\nstore ", "\n\nSITE  KIND ", "\nalm   jira ", "\napp: refused (latched)\n\nIDP  KIND  USER ", "\nsso  form  build  stale ", "\nsso: no answer (timeout)\n",
 	} {
 		if !strings.Contains(strings.ReplaceAll(out, "1s ago", "0s ago"), want) {
 			t.Errorf("%q is missing", want)
@@ -66,7 +66,7 @@ func TestStatus(t *testing.T) {
 func TestStatusAfterReload(t *testing.T) {
 	withUsers(t, &pb.GetStatusResponse{Version: api.Version, StartTime: timestamppb.Now(), ReloadCode: "config_invalid", ReloadDetail: "/a.toml:3: unknown key \"x\""})
 	out, _, exit := call("status")
-	if exit != 0 || !strings.Contains(out, "\nwarning  the last reload failed, and the configuration from before is in use: /a.toml:3: unknown key \"x\" (config_invalid)\n") {
+	if exit != 0 || !strings.Contains(out, "\nwarning  the last reload failed, and the configuration from before is in use: /a.toml:3: unknown key \"x\" (config_invalid); mend that, then: sessionctl reload\n") {
 		t.Errorf("%d\n%s", exit, out)
 	}
 	out, _, _ = call("status", "-o", "json")
@@ -81,7 +81,7 @@ func TestStatusOfOthers(t *testing.T) {
 	s := withUsers(t, &pb.GetStatusResponse{Version: api.Version, StartTime: timestamppb.Now()})
 	s.list.Idps = nil
 	out, _, exit := call("status")
-	if rows := regexp.MustCompile(`(?m)^\S+`).FindAllString(out, 3); exit != 0 || fmt.Sprint(rows) != "[agent socket SITE]" || strings.Contains(out, "IDP") {
+	if rows := regexp.MustCompile(`(?m)^\S+`).FindAllString(out, 3); exit != 0 || fmt.Sprint(rows) != "[agent socket SITE]" || strings.Contains(out, "IDP") || strings.Contains(out, "pid") {
 		t.Errorf("%d %s\n%s", exit, rows, out)
 	}
 }

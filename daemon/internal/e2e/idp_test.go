@@ -236,6 +236,11 @@ func TestIdP(t *testing.T) {
 			if r := s.sessionctl(t, "logout", "app3", "--idp"); r.status != 0 {
 				t.Errorf("%v", r)
 			}
+			// What is changed is the provider, and its sites if their sessions end.
+			s.rewrite(t, "[idp.corp]\n", "[idp.corp]\nkeep_alive = false\nrecheck = \"5m\"\n")
+			if got := s.reload(t); got != "[] [idp corp] []" {
+				t.Errorf("a reload says %s", got)
+			}
 			if out := s.ok(t, "list"); strings.Contains(out, "live") {
 				t.Errorf("after logout --idp:\n%s", out)
 			}

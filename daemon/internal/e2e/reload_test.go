@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -308,6 +309,50 @@ func TestReloadWrong(t *testing.T) {
 		!slices.ContainsFunc(r.GetWarnings(), func(w string) bool { return strings.Contains(w, "insecure_http") }) {
 		t.Errorf("the warnings are %q", r.GetWarnings())
 	}
+}
+
+// TestReloadPipe: a pipe among the files holds nothing up: not a reload, nor what
+// comes after it, nor the end of the agent. What the message says is next can be
+// typed as it stands.
+func TestReloadPipe(t *testing.T) {
+	w := inProcess(t)
+	h := newHome(t, w)
+	a := h.start(t)
+	cookie := h.ok(t, "raw", "app")
+	pipe := filepath.Join(h.dir, "conf.d", "x.toml")
+	must(t, os.Mkdir(filepath.Dir(pipe), 0o700))
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	typed := func(r result) []string {
+		_, next, _ := strings.Cut(r.stderr, "  next: mend it, then: sessionctl ")
+		return strings.Fields(next)
+	}
+	r := h.fails(t, 5, "config_invalid", "reload")
+	if next := typed(r); !strings.Contains(r.stderr, pipe+": not a regular file") || !slices.Equal(next, []string{"check-config", h.config}) {
+		t.Fatalf("%v, next %q", r, next)
+	}
+	h.fails(t, 5, "config_invalid", typed(r)...)
+	if out := h.ok(t, "status"); !strings.Contains(out, pipe+": not a regular file (config_invalid); mend that, then: sessionctl reload\n") {
+		t.Errorf("%s", out)
+	}
+	must(t, a.cmd.Process.Signal(syscall.SIGHUP))
+	until(t, "the second failure", func() bool { return strings.Count(a.log.String(), pipe) == 2 })
+	must(t, os.Remove(pipe))
+	write(t, pipe, w.site("new", "/spnego/"))
+	r = h.fails(t, 4, "unknown_site", "raw", "new")
+	if !strings.HasSuffix(r.stderr, "; a new site counts after: sessionctl reload\n") {
+		t.Errorf("%v", r)
+	}
+	h.ok(t, typed(result{stderr: "  next: mend it, then: sessionctl check-config " + h.config})...)
+	if got := h.reload(t); got != "[new] [] []" {
+		t.Errorf("%s", got)
+	}
+	if h.ok(t, "raw", "app") != cookie {
+		t.Error("another session")
+	}
+	must(t, os.Remove(pipe))
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	must(t, a.cmd.Process.Signal(syscall.SIGHUP))
+	a.stop(t)
 }
 
 // TestReloadSecret: a changed credential lifts what stood against the old one, and

@@ -235,6 +235,25 @@ insecure_http = true
 	noSecrets(t, a)
 }
 
+// TestDotSegments: a URL is asked for as an HTTP client asks for it, and finds that
+// site.
+func TestDotSegments(t *testing.T) {
+	w := inProcess(t)
+	h := newHome(t, w)
+	h.start(t)
+	sessions := h.rpc(t)
+	for _, path := range []string{"/spnego/../x", "/spnego/..", "/spnego/a/../../x", "/spnego/%2E%2e/x"} {
+		h.fails(t, 4, "unknown_site", "raw", w.url+path)
+	}
+	for path, want := range map[string]string{"/x/../spnego/./whoami?a=/../b": "/spnego/whoami?a=/../b", "/spnego/x/%2e%2E/whoami": "/spnego/whoami"} {
+		r, err := sessions.GetSession(t.Context(), &pb.GetSessionRequest{Url: strings.Replace(w.url, "localhost", "LOCALHOST.", 1) + path})
+		must(t, err)
+		if got := r.GetSession().GetUrl(); got != w.url+want {
+			t.Errorf("%s: the session is for %s", path, got)
+		}
+	}
+}
+
 // TestIdPIsNobodys: the session of an identity provider is shown to the operator
 // and found by nobody.
 func TestIdPIsNobodys(t *testing.T) {

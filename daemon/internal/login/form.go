@@ -29,8 +29,8 @@ var _ = register("form", func() Driver { return &form{} })
 type form struct {
 	// UsernameField and PasswordField name the fields of the form. Default: the
 	// only visible password field, and the only text field before it.
-	UsernameField string `toml:"username_field"`
-	PasswordField string `toml:"password_field"`
+	UsernameField string `toml:"username_field" for:"login"`
+	PasswordField string `toml:"password_field" for:"login"`
 	proof
 }
 

@@ -26,7 +26,7 @@ var _ = register("jira", func() Driver {
 // ends the probation of a new session (JRASERVER-31322).
 type jira struct {
 	// LoginURL asks for Negotiate. Absolute, or relative to the site's url.
-	LoginURL string `toml:"login_url"`
+	LoginURL string `toml:"login_url" for:"login"`
 	// SessionURL takes POST, GET and DELETE as rest/auth/1/session does.
 	SessionURL string `toml:"session_url"`
 }

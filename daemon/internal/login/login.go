@@ -24,6 +24,8 @@ import (
 // A driver is a pointer to a struct. Its exported fields with a toml tag, also
 // those of structs embedded in it by value, are its options: strings, booleans,
 // integers or lists of strings, under names that no other option of a site has.
+// One that counts for the login alone, and not for the proof, has the tag
+// for:"login": where an identity provider logs in, there is no use for it.
 // What the struct holds when it is made are the defaults; all else in it is the
 // driver's own.
 type Driver interface {

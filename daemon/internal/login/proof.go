@@ -20,7 +20,7 @@ import (
 // say how a session is proven, and the probe.
 type proof struct {
 	// LoginURL is where the login begins. Absolute, or relative to the site's url.
-	LoginURL string `toml:"login_url"`
+	LoginURL string `toml:"login_url" for:"login"`
 	// ProbeURL is refused without a session and cheap with one. Default:
 	// LoginURL.
 	ProbeURL string `toml:"probe_url"`

@@ -113,7 +113,7 @@ func TestProofCheck(t *testing.T) {
 		"no group":      {proof{IdentityRegexp: "x"}, "", "group"},
 		"bad url":       {json("", "https://u:CANARY-password@x y/"), "", "probe_url"},
 		"login host":    {json("https://login.corp.example/sso", "https://app.corp.example:443/me"), "", ""},
-		"foreign login": {json("https://sso.corp.example/", ""), "", "login_url leads to https://sso.corp.example, which is not one of the site's hosts; if that host belongs to the login, add it to the site's login_hosts"},
+		"foreign login": {json("https://sso.corp.example/", ""), "", "login_url leads to https://sso.corp.example, which is not one of the site's hosts; if that host belongs to the login, add \"https://sso.corp.example\" to the site's login_hosts"},
 		"foreign probe": {json("", "https://app.corp.example.evil.example/me"), "", "probe_url leads to https://app.corp.example.evil.example"},
 		"http":          {json("", "http://app.corp.example/me"), "", "insecure_http"},
 		"user in url":   {json("https://u:CANARY-password@app.corp.example/", ""), "", "user name"},

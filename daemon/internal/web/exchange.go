@@ -329,7 +329,7 @@ func (o Options) Permit(u *url.URL) error {
 			Remedy: "write https in the site's url"}
 	}
 	return &api.Error{Code: api.SSORedirect, Detail: "leads to " + to.String() + ", which is not one of the site's hosts",
-		Remedy: "if that host belongs to the login, add it to the site's login_hosts"}
+		Remedy: "if that host belongs to the login, add \"" + to.String() + "\" to the site's login_hosts"}
 }
 
 // send makes one request and keeps the cookies of its response.

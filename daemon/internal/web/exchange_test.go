@@ -603,6 +603,19 @@ func TestPermit(t *testing.T) {
 	} {
 		want(t, c.o.Permit(at(t, c.u)), c.code)
 	}
+	// What to add to login_hosts is an entry that is enough, of a host that stands
+	// there with another scheme, too.
+	for _, u := range []string{"http://login.corp.example/x?y", "http://localhost:42891/sso", "https://login.corp.example:8443", "http://[::1]:8080/", "https://b\u00fccher.example"} {
+		o := Options{Base: at(t, "https://app.corp.example/app"), InsecureHTTP: true, LoginHosts: []Origin{{"https", "login.corp.example", "443"}, {"https", "localhost", "42891"}}}
+		err := o.Permit(at(t, u))
+		want(t, err, api.SSORedirect)
+		_, rest, _ := strings.Cut(api.AsError(err).Remedy, ` add "`)
+		entry, _, ok := strings.Cut(rest, `" to the site's login_hosts`)
+		host, bad := ParseOrigin(entry)
+		if o.LoginHosts = append(o.LoginHosts, host); !ok || bad != nil || o.Permit(at(t, u)) != nil {
+			t.Errorf("%s: %v", u, api.AsError(err).Remedy)
+		}
+	}
 }
 
 // TestSend: one request as the driver has it, with the cookies and without a
