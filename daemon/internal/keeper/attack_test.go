@@ -84,14 +84,18 @@ func (d *domain) keepsOut(t *testing.T, value string, own bool) {
 }
 
 // manySessions is an identity provider that knows several sessions, takes the first
-// of those that it is shown, and sets it anew. Its tickets say whose it is.
-func (d *domain) manySessions(users map[string]string) {
+// of those that it is shown, and sets it anew. Its tickets say whose it is. It is to be
+// shown none but the agent's.
+func (d *domain) manySessions(t *testing.T, users map[string]string) {
 	d.net.handle(ssoHost, func(w http.ResponseWriter, r *http.Request) {
 		d.idp.site.mu.Lock()
 		defer d.idp.site.mu.Unlock()
 		for c := range strings.SplitSeq(r.Header.Get("Cookie"), "; ") {
 			v, _ := strings.CutPrefix(c, "session=")
 			who := users[v]
+			if who != "" {
+				t.Errorf("the identity provider is shown a session of %s's", who)
+			}
 			if v == d.idp.current {
 				who = d.idp.user
 			}
@@ -143,7 +147,7 @@ func TestFixedSession(t *testing.T) {
 					}
 					d.start(t)
 				}
-				d.manySessions(map[string]string{"CANARY-EVIL": "mallory"})
+				d.manySessions(t, map[string]string{"CANARY-EVIL": "mallory"})
 				d.hostile(1, func(w http.ResponseWriter, r *http.Request) {
 					w.Header().Add("Set-Cookie", "session=CANARY-EVIL; Domain=corp.example; Path=/auth")
 					toSSO(w, r)
@@ -360,6 +364,31 @@ func TestRotatedIdPCookieThatIsNoLogin(t *testing.T) {
 	})
 }
 
+// TestIdPThatBeginsToRotate: members enter at once as long as the identity provider's
+// cookies stay as they are, and one by one from the first time on that they do not.
+func TestIdPThatBeginsToRotate(t *testing.T) {
+	const k = 10
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, k, "")
+		d.together(t, d.members()...)
+		d.is(t, 1, k)
+		d.mu.Lock()
+		d.rotates = true
+		d.mu.Unlock()
+		var logins []int
+		for range 5 {
+			d.killMembers()
+			d.reported(t)
+			n, _ := d.idp.since(d.began)
+			logins = append(logins, n)
+			pass(10 * time.Minute)
+		}
+		if logins[0] > 2 || logins[len(logins)-1] != logins[0] {
+			t.Errorf("logins at the identity provider so far: %d", logins)
+		}
+	})
+}
+
 // TestHungMember: one that does not answer keeps the identity provider's cookies from
 // the others for visitAlone, and no longer.
 func TestHungMember(t *testing.T) {
@@ -394,7 +423,7 @@ func TestHungMember(t *testing.T) {
 // TestSilentIdP: who has time left is told that the identity provider does not
 // answer, not that his own time is over.
 func TestSilentIdP(t *testing.T) {
-	const k = 3
+	const k = 12 // more than have the provider's cookies in turn until the first gives up
 	synctest.Test(t, func(t *testing.T) {
 		d := startDomain(t, k, "")
 		d.idp.site.set(func() { d.idp.delay = 5 * time.Minute })

@@ -171,6 +171,10 @@ func TestReloadEndsWaiting(t *testing.T) {
 		before := f.together(t, 0)
 		f.out(shared, true)
 		f.long(t, 0, 1, 3)
+		for f.openUntil(sharedOrigin).Before(f.now().Add(time.Minute)) {
+			pass(time.Second)
+			f.ask(t, 1)
+		}
 		f.out(shared, false)
 		f.all[3].site.set(func() { f.all[3].loginE = nil })
 		if _, err := f.Get(t.Context(), "s3", GetOptions{CachedOnly: true}); api.CodeOf(err) != api.NotCached {
@@ -181,12 +185,12 @@ func TestReloadEndsWaiting(t *testing.T) {
 		if f.entries["s0"] != e {
 			t.Fatal("another entry")
 		}
+		f.useAtOnce(t, 1)
 		pass(spread + time.Second) // nobody asks
 		if s := f.List()[0]; s.State != Live || s.Session.Generation != before[0] {
 			t.Errorf("state %d", s.State)
 		}
 		f.useAtOnce(t, 3)
-		f.useAtOnce(t, 1)
 		f.useAtOnce(t, 2)
 	})
 }
