@@ -367,7 +367,7 @@ func (e *entry) goOn(f *flight) *api.Error {
 	}
 	f.login = true
 	realm := e.realm()
-	if h := e.k.circuits.hold(realm, e.k.clock.Now(), f); h != nil && !f.force {
+	if h := e.k.circuits.hold(realm, e.k.clock.Now(), f); h != nil {
 		return h.failure()
 	}
 	f.needs = append(f.needs, realm...)

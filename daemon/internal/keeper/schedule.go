@@ -115,9 +115,9 @@ func (a *agenda) close() {
 }
 
 // take returns the sessions that are due. After a sleep, or if everything is to be
-// looked at again, that is none: all are put off a little, each by another time. Since is a time before the end of the sleep, and after
-// which nobody was awake for long. If it is ok, there is one more flight, which the
-// caller ends.
+// looked at again, that is none: all are put off a little, each by another time.
+// Since is the agent's time when the machine fell asleep, or a little earlier. If it
+// is ok, there is one more flight, which the caller ends.
 func (a *agenda) take(again bool) (due []*entry, slept time.Duration, since time.Time, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
