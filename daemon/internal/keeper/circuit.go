@@ -38,9 +38,19 @@ const realmOutage = "realm "
 
 // held says what keeps a flight from being started.
 type held struct {
-	wait  time.Duration // until it may be
-	why   *api.Error
-	trial *flight // or whose outcome is to be waited for
+	wait   time.Duration // until it may be
+	why    *api.Error
+	trial  *flight // or whose outcome is to be waited for
+	shared bool    // others are held, too
+}
+
+// after returns when the agenda tries again: of many who are held, not all at once.
+func (h *held) after() time.Duration {
+	among := time.Second
+	if h.shared {
+		among = min(max(h.wait, time.Second), spread)
+	}
+	return h.wait + rand.N(among)
 }
 
 // hold returns what stands against a flight that needs some things, nil if
@@ -55,10 +65,10 @@ func (c *circuits) hold(needs []string, now time.Time, f *flight) *held {
 		case open == nil:
 		case open.until.After(now):
 			if wait := open.until.Sub(now); h == nil || h.wait < wait {
-				h = &held{wait: wait, why: open.why}
+				h = &held{wait: wait, why: open.why, shared: true}
 			}
 		case open.trial != nil && h == nil:
-			h = &held{why: open.why, trial: open.trial}
+			h = &held{why: open.why, trial: open.trial, shared: true}
 		}
 	}
 	if h == nil && f != nil {

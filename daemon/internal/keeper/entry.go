@@ -335,10 +335,15 @@ func (e *entry) launch(n need, o launchOptions) (*flight, *held) {
 		f.err = err
 		opened := e.k.circuits.settle(f.needs, f, cmp.Or(err, f.notAhead), now)
 		switch {
+		case err == nil && f.notAhead == nil && !f.login && e.noLogin && e.retryAt.After(now):
+			// A proof says nothing about logins.
 		case err == nil && f.notAhead == nil:
 			e.failure, e.failures, e.retryAt = nil, 0, time.Time{}
 		case err == nil: // renewAt says when the next attempt is
-			e.failure, e.failures, e.retryAt = f.notAhead, e.failures+1, time.Time{}
+			e.failure, e.failures, e.retryAt, e.noLogin = f.notAhead, e.failures+1, time.Time{}, true
+			if told, ok := web.RetryAfter(f.notAhead); ok { // also if the session ends before
+				e.retryAt = now.Add(told)
+			}
 		default:
 			e.failure, e.failures, e.retryAt, e.noLogin = err, e.failures+1, time.Time{}, f.login && !e.stale
 			if !guarded && !opened {

@@ -32,7 +32,7 @@ func (k *Keeper) members(p *entry) []*entry {
 // on the way stays the provider's. If the site does not take that session, it may
 // have ended: it is proven, and another one is tried once.
 func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
-	s, lent, err := e.visit(ctx, p, want{}, !p.steady.Load())
+	s, lent, err := e.visit(ctx, p, want{}, false)
 	if lent.Session != nil && api.CodeOf(err) == api.Expired {
 		w := want{strict: true}
 		p.mu.Lock()
@@ -60,10 +60,11 @@ func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
 // hang.
 const visitAlone = 5 * time.Second
 
-// visit is enter with one session of the provider's. Alone, no other site has its
-// cookies at the same time: a provider may change them at each visit.
-func (e *entry) visit(ctx context.Context, p *entry, w want, alone bool) (*Session, Served, error) {
-	giveBack := func() {}
+// visit is enter with one session of the provider's. No other site has its cookies
+// at the same time if that is forced, and as long as nobody knows whether it changes
+// them at each visit.
+func (e *entry) visit(ctx context.Context, p *entry, w want, forced bool) (*Session, Served, error) {
+	giveBack, alone := func() {}, forced || !p.steady.Load()
 	if alone {
 		select {
 		case p.turn <- struct{}{}:
@@ -71,13 +72,16 @@ func (e *entry) visit(ctx context.Context, p *entry, w want, alone bool) (*Sessi
 			return nil, Served{}, e.throughIdP(callerError(ctx.Err()))
 		}
 		giveBack = sync.OnceFunc(func() { <-p.turn })
-		defer time.AfterFunc(visitAlone, giveBack).Stop()
+		if !forced && p.steady.Load() {
+			giveBack() // another visit has shown it meanwhile
+		}
 	}
 	defer giveBack()
 	lent, err := p.get(ctx, w)
 	if err != nil {
 		return nil, lent, e.throughIdP(err)
 	}
+	defer time.AfterFunc(visitAlone, giveBack).Stop()
 	jar, shifted, err := e.walk(ctx, p, lent.Session)
 	giveBack()
 	if err != nil {
@@ -97,7 +101,7 @@ func (e *entry) walk(ctx context.Context, p *entry, lent *Session) (*web.Jar, in
 	x.Lend(theirs, e.site.IdPOrigins)
 	defer x.Close()
 	r, err := x.Get(ctx, e.site.URL)
-	p.absorb(ctx, lent, theirs)
+	p.absorb(lent, theirs, x.Visited())
 	if err != nil {
 		return nil, 0, err
 	}
@@ -114,9 +118,11 @@ func (e *entry) walk(ctx context.Context, p *entry, lent *Session) (*web.Jar, in
 // absorb takes the cookies that a provider has set anew while its session was
 // lent, once they are proven: the site that it was lent to chose what was asked
 // there.
-func (e *entry) absorb(ctx context.Context, lent *Session, jar *web.Jar) {
+func (e *entry) absorb(lent *Session, jar *web.Jar, visited bool) {
 	if jar.Equal(lent.jar) {
-		e.steady.Store(true)
+		if visited {
+			e.steady.Store(true)
+		}
 		return
 	}
 	e.steady.Store(false)
@@ -130,10 +136,12 @@ func (e *entry) absorb(ctx context.Context, lent *Session, jar *web.Jar) {
 	f := &flight{moot: true, done: make(chan struct{})}
 	e.flight = f
 	e.mu.Unlock()
-	proven, err := e.probe(ctx, &s)
-	if err == nil {
-		e.publish(proven, lent)
-	}
+	_ = e.safely(func() *api.Error {
+		if proven, err := e.prove(&s); err == nil {
+			e.publish(proven, lent)
+		}
+		return nil
+	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.end(f)

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"cmp"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -43,11 +42,22 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 		order = append(order, e)
 		keys[e.key()] = true
 	}
-	for _, id := range slices.Sorted(maps.Keys(old)) {
-		if e := old[id]; next[id] != e {
-			e.retire(!keys[e.key()])
+	gone := map[*entry]*flight{}
+	for id, e := range old {
+		if next[id] != e {
+			if under := e.retire(); !keys[e.key()] {
+				gone[e] = under
+			}
 		}
 	}
+	k.flights.Go(func() {
+		for e, under := range gone {
+			if under != nil {
+				<-under.done
+			}
+			e.purge()
+		}
+	})
 	return next, order
 }
 
@@ -100,39 +110,35 @@ func (e *entry) inherit(old *entry) {
 	e.schedule()
 }
 
-// retire ends an entry, and purges what is stored of it if nobody has its place.
-func (e *entry) retire(purge bool) {
+// retire ends an entry, and returns the flight that is still under way for it.
+func (e *entry) retire() *flight {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.retired = true
-	under := e.flight
 	e.k.agenda.put(e, time.Time{})
 	e.k.deaths.forget(e)
-	if under == nil {
+	if e.flight == nil {
 		close(e.changed) // watchers look for the new one
 		e.changed = make(chan struct{})
 	}
-	e.mu.Unlock()
-	if !purge {
+	return e.flight
+}
+
+// purge drops what is stored of an entry that was retired, if nobody has its place.
+func (e *entry) purge() {
+	e.k.reloading.Lock() // nobody takes it meanwhile
+	defer e.k.reloading.Unlock()
+	e.k.mu.RLock()
+	replaced := slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() })
+	e.k.mu.RUnlock()
+	if replaced {
 		return
 	}
-	e.k.flights.Go(func() {
-		if under != nil {
-			<-under.done
-		}
-		e.k.reloading.Lock() // nobody takes its place meanwhile
-		defer e.k.reloading.Unlock()
-		e.k.mu.RLock()
-		replaced := slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() })
-		e.k.mu.RUnlock()
-		if replaced {
-			return
-		}
-		e.mu.Lock()
-		e.load()
-		e.mu.Unlock()
-		e.forget()
-		if e.k.o.Lives != nil {
-			e.writeLife(nil)
-		}
-	})
+	e.mu.Lock()
+	e.load()
+	e.mu.Unlock()
+	e.forget()
+	if e.k.o.Lives != nil {
+		e.writeLife(nil)
+	}
 }

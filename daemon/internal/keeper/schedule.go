@@ -203,7 +203,33 @@ func (k *Keeper) checkClock() bool {
 	k.circuits.shift(d)
 	k.agenda.shift(d)
 	k.o.Log.Warn("the clock was set", "by", d.Round(time.Millisecond))
+	k.flights.Go(func() {
+		for _, e := range all {
+			e.restate()
+		}
+	})
 	return true
+}
+
+// restate stores a session with its times as they are after a step of the clock, so
+// that a restart finds them right.
+func (e *entry) restate() {
+	e.mu.Lock()
+	s := e.session
+	if s == nil || s.restored || s.stored == s.shifted || e.flight != nil || e.retired || e.k.ctx.Err() != nil { // a flight does so itself
+		e.mu.Unlock()
+		return
+	}
+	f := &flight{moot: true, done: make(chan struct{})}
+	e.flight = f
+	t := *s
+	e.mu.Unlock()
+	e.store(&t)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.session = t.at(e.k.clock.shifted.Load(), e.site.URL)
+	e.flight = nil // nothing has changed that anybody waits for, nor when it is due
+	close(f.done)
 }
 
 // shift moves the agenda to a clock that shows d more.
@@ -256,14 +282,15 @@ func (e *entry) schedule() {
 	case e.retired, e.k.ctx.Err() != nil:
 	case s == nil && !e.site.KeepAlive:
 	case s == nil, e.stale:
-		wait := minInterval
-		if e.failure != nil && !e.failure.Code.Temporary() {
-			wait = usualRecheck
+		h := e.hold(e.next(), now)
+		switch {
+		case h != nil:
+		case e.failure != nil && !e.failure.Code.Temporary():
+			h = &held{wait: usualRecheck}
+		default:
+			h = &held{wait: minInterval}
 		}
-		if h := e.hold(e.next(), now); h != nil {
-			wait = h.wait
-		}
-		at = now.Add(wait + someTime(wait))
+		at = now.Add(h.after())
 	default:
 		often := max(e.goodFor(), minInterval)
 		ahead := min(probeTimeout, often/4) + rand.N(often/20) // nobody is to wait for it, nor all to come in step
@@ -276,11 +303,6 @@ func (e *entry) schedule() {
 		}
 	}
 	e.k.agenda.put(e, at)
-}
-
-// someTime returns how long one of many waits who have all waited for the same.
-func someTime(waited time.Duration) time.Duration {
-	return rand.N(min(max(waited, time.Second), spread))
 }
 
 // next is what a session needs to be looked after. The caller holds the lock.
@@ -318,7 +340,7 @@ func (e *entry) lookAfter() bool {
 		return false
 	}
 	if _, h := e.launch(n, launchOptions{ahead: true, background: true}); h != nil {
-		e.k.agenda.put(e, now.Add(h.wait+someTime(h.wait)))
+		e.k.agenda.put(e, now.Add(h.after()))
 	}
 	return true
 }

@@ -139,9 +139,10 @@ func TestPlannedRenewal(t *testing.T) {
 				f.serve(t, 0)
 				const lives = 20
 				sessions := f.useQuickly(t, lives*b.absolute, b.absolute/100, 0)
-				// Of each life, three quarters at least are used.
+				// Of each life, three quarters at least are used; the last one may not have
+				// been asked for yet.
 				logins, _ := b.tally()
-				if logins < lives || logins > lives*4/3+1 || len(sessions) != logins {
+				if n := len(sessions); logins < lives || logins > lives*4/3+1 || n != logins && n != logins-1 {
 					t.Errorf("%d logins and %d sessions in %d lives", logins, len(sessions), lives)
 				}
 				for i := range len(sessions) - 1 {

@@ -71,6 +71,7 @@ type Exchange struct {
 	tokens    map[string]int // Negotiate tokens spent, by URL
 	lent      *Jar           // nil: none
 	lenders   []Origin
+	visited   bool        // one of them was asked
 	connected atomic.Bool // there was a connection
 }
 
@@ -129,6 +130,9 @@ func (x *Exchange) Jar() *Jar { return x.jar }
 // too, as far as the cookies are for them, but cannot replace or delete any.
 func (x *Exchange) Lend(jar *Jar, origins []Origin) { x.lent, x.lenders = jar, origins }
 
+// Visited reports whether an origin was asked whose cookies are lent.
+func (x *Exchange) Visited() bool { return x.visited }
+
 // cookies returns the cookies for a request to u.
 func (x *Exchange) cookies(u *url.URL) string {
 	now := x.o.Now()
@@ -136,6 +140,7 @@ func (x *Exchange) cookies(u *url.URL) string {
 	case x.lent == nil:
 		return x.jar.Header(u, now)
 	case slices.Contains(x.lenders, OriginOf(u)):
+		x.visited = true
 		return x.lent.Header(u, now)
 	}
 	own := x.jar.Cookies(u, now)
