@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -748,5 +749,40 @@ func TestJiraModel(t *testing.T) {
 			t.Errorf("%s: %v, want %q; the password: %+v, want %+v", name, err, c.code, p.lent, c.want)
 		}
 		j.Stop()
+	}
+}
+
+// TestJiraProbation: a session that was proven after its login lives as long as
+// Jira's documentation says; one that was not is dropped within ten minutes
+// (JRASERVER-31322).
+func TestJiraProbation(t *testing.T) {
+	for _, proven := range []bool{true, false} {
+		var asleep atomic.Int64
+		now := func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
+		j, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira", Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Stop()
+		j.AddUser("build", "CANARY-right")
+		base, err := url.Parse(j.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := web.NewExchange(web.Options{Base: base, InsecureHTTP: true, Now: now}, new(web.Jar))
+		defer x.Close()
+		d := New("jira").(*jira)
+		if err := d.Login(t.Context(), x, &account{offered{text: "CANARY-right"}, "build"}); err != nil {
+			t.Fatal(err)
+		}
+		for step, wait := range []time.Duration{0, 11 * time.Minute, d.Life().Idle - time.Minute} {
+			if step == 0 && !proven {
+				continue
+			}
+			asleep.Add(int64(wait))
+			if _, err := d.Probe(t.Context(), x); (err == nil) != proven {
+				t.Errorf("proven after the login: %v; after another %v: %v", proven, wait, err)
+			}
+		}
 	}
 }
