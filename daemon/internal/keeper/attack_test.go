@@ -587,3 +587,125 @@ func TestSSORedirectAtAMember(t *testing.T) {
 		}
 	})
 }
+
+// TestPanicInTheProofOfAVisit: a driver that panics where the identity provider's new
+// cookies are proven costs those, and keeps nobody waiting.
+func TestPanicInTheProofOfAVisit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, 3, "")
+		d.serve(t, 0)
+		d.rotates = true
+		panicked := false
+		d.idp.site.set(func() {
+			d.idp.probed = func() {
+				if !panicked {
+					panicked = true
+					panic("the driver is broken")
+				}
+			}
+		})
+		for range 2 {
+			d.serve(t, 1)
+			d.serve(t, 2)
+			d.killMembers()
+			pass(10 * time.Minute)
+		}
+		if logins, _ := d.idp.since(d.began); !panicked || logins > 2 {
+			t.Errorf("panicked: %v, %d logins at the identity provider", panicked, logins)
+		}
+	})
+}
+
+// TestHungOnTheWayBack: a member that takes its ticket and then does not answer does not
+// cost the cookie that the identity provider has set on the way there.
+func TestHungOnTheWayBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, 2, "")
+		d.rotates = true
+		d.serve(t, 1)
+		d.net.handle(d.all[0].url.Host, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("ticket") == "" {
+				toSSO(w, r)
+				return
+			}
+			<-r.Context().Done()
+		})
+		for range 5 {
+			if _, err := d.ask(t, 0); err == nil {
+				t.Fatal("the hung member is served")
+			}
+			d.all[1].kill()
+			pass(6 * time.Minute)
+			d.serve(t, 1)
+		}
+		if logins, _ := d.idp.since(d.began); logins != 1 {
+			t.Errorf("%d logins at the identity provider", logins)
+		}
+	})
+}
+
+// TestSilentProofOfAVisit: an identity provider that lets a member in, and then does
+// not answer the proof of its new cookies, costs that member probeTimeout, and not its
+// session.
+func TestSilentProofOfAVisit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, 3, "")
+		d.rotates = true
+		d.serve(t, 0)
+		d.idp.site.set(func() { d.idp.delay = 10 * time.Minute })
+		began := time.Now()
+		d.serve(t, 1)
+		if took := time.Since(began); took > probeTimeout+time.Second {
+			t.Errorf("after %v", took)
+		}
+		d.idp.site.set(func() { d.idp.delay = 0 })
+		d.serve(t, 2)
+		if logins, _ := d.idp.since(d.began); logins > 2 {
+			t.Errorf("%d logins at the identity provider", logins)
+		}
+	})
+}
+
+// TestManyMembersAtOnce: as soon as one visit has shown that the identity provider's
+// cookies stay as they are, those who wait for their turn enter together.
+func TestManyMembersAtOnce(t *testing.T) {
+	const k = 200
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, k, "")
+		for _, b := range d.all {
+			d.net.handle(b.url.Host, func(w http.ResponseWriter, r *http.Request) {
+				pass(100 * time.Millisecond)
+				d.app(b, w, r)
+			})
+		}
+		began := time.Now()
+		d.together(t, d.members()...)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("after %v", took)
+		}
+		d.is(t, 1, k)
+	})
+}
+
+// TestDeadMemberShowsNothing: a member that is down, so that nobody comes to the
+// identity provider, does not show that its cookies stay as they are.
+func TestDeadMemberShowsNothing(t *testing.T) {
+	const k = 20
+	synctest.Test(t, func(t *testing.T) {
+		d := startDomain(t, k, "")
+		d.rotates = true
+		d.serve(t, 1)
+		d.net.mu.Lock()
+		d.net.down[d.all[0].url.Hostname()] = true
+		d.net.mu.Unlock()
+		if _, err := d.ask(t, 0); err == nil {
+			t.Fatal("the dead member is served")
+		}
+		before := d.visits
+		d.together(t, numbers(2, k)...)
+		if n := d.visits - before; n != k-2 {
+			t.Errorf("%d visits of %d members", n, k-2)
+		}
+		d.is(t, 1, k-1)
+	})
+}

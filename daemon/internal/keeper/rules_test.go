@@ -534,6 +534,39 @@ func TestRetryAfterOfARenewal(t *testing.T) {
 	}
 }
 
+// TestRetryAfterOutlivesTheSession: it holds also when the session ends before it, and
+// however often that is proven meanwhile.
+func TestRetryAfterOutlivesTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startFleet(t, 1, func(_ int, b *backend, _ *Site) { b.life = time.Hour })
+		b := f.all[0]
+		f.use(t, 40*time.Minute, time.Minute, 0)
+		e := answered(t, 429, http.Header{"Retry-After": {"3600"}})
+		b.site.set(func() { b.loginE = e })
+		since, end := f.now(), f.List()[0].Session.ExpireTime
+		for range 4 * 60 * 3 {
+			f.ask(t, 0)
+			pass(20 * time.Second)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		var attempts []time.Time
+		for _, a := range b.log {
+			if a.login && !a.at.Before(since) {
+				attempts = append(attempts, a.at)
+			}
+		}
+		if len(attempts) < 3 || !attempts[0].Before(end) {
+			t.Fatalf("attempts at %v, and the session has ended at %v", attempts, end)
+		}
+		for i := range len(attempts) - 1 {
+			if d := attempts[i+1].Sub(attempts[i]); d < time.Hour {
+				t.Errorf("the next attempt after %v", d)
+			}
+		}
+	})
+}
+
 // TestRestoredIsProvenFirst: a session of the store may be dead, and the store not
 // know: it is served after a proof, or flagged.
 func TestRestoredIsProvenFirst(t *testing.T) {
@@ -704,6 +737,42 @@ func TestStepProofRestart(t *testing.T) {
 	}
 }
 
+// TestStepUnusedRestart: nor does it take a proof: a session that nobody uses outlives a
+// restart as soon as anything has noticed that the clock was set.
+func TestStepUnusedRestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		unused time.Duration
+		notice func(f *fleet)
+	}{
+		"by itself":   {time.Minute, func(*fleet) { pass(tick + time.Second) }},
+		"by a status": {time.Hour, func(f *fleet) { f.List() }},
+	} {
+		for _, by := range []time.Duration{time.Hour, 24 * time.Hour, -24 * time.Hour, 365 * 24 * time.Hour} {
+			t.Run(fmt.Sprint(name, " ", by), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := startFleet(t, 2, func(_ int, b *backend, _ *Site) { b.life = 4 * time.Hour })
+					before := []Served{f.serve(t, 0), f.serve(t, 1)}
+					pass(c.unused)
+					since, writes := f.now(), f.sessions.writes
+					f.step(by)
+					c.notice(f)
+					f.count(t, since, 0, 0)
+					if n := f.sessions.writes - writes; n != len(before) {
+						t.Errorf("%d writes of %d sessions", n, len(before))
+					}
+					f.start(t)
+					for i, b := range before {
+						if s := f.serve(t, i); s.Generation != b.Generation {
+							t.Errorf("s%d: another session after a restart", i)
+						}
+					}
+					f.count(t, since, 0, len(before))
+				})
+			})
+		}
+	}
+}
+
 // warnings counts what is logged as a warning, or worse.
 type warnings struct {
 	slog.Handler
@@ -855,6 +924,41 @@ func TestBroughtToAnotherIdP(t *testing.T) {
 			t.Error("the password went to an identity provider that was set up anew")
 		}
 	})
+}
+
+// diskRecords takes a while for each write, and tells of each.
+type diskRecords struct {
+	*records
+	written chan struct{}
+}
+
+func (r *diskRecords) Swap(ctx context.Context, key string, revision uint64, record []byte) (uint64, error) {
+	if err := sleep(ctx, 2*time.Millisecond); err != nil {
+		return 0, err
+	}
+	defer func() { r.written <- struct{}{} }()
+	return r.records.Swap(ctx, key, revision, record)
+}
+
+// TestPurgeHoldsNoReload: the next reload waits for what is being purged, not for all
+// that is to be. That is a lock, so this runs in real time.
+func TestPurgeHoldsNoReload(t *testing.T) {
+	const k = 300
+	f := startFleet(t, k, nil)
+	for i := range k {
+		f.serve(t, i)
+	}
+	disk := &diskRecords{f.sessions, make(chan struct{}, k)}
+	f.Keeper.o.Records = disk
+	f.Reconfigure(f.configured[:1], nil)
+	for range 5 { // it is under way
+		<-disk.written
+	}
+	f.Reconfigure(f.configured[:1], nil)
+	if n := len(disk.written); n > k/2 {
+		t.Errorf("it has waited for %d of %d", n, k)
+	}
+	f.Close()
 }
 
 func at(host string) *url.URL { return &url.URL{Scheme: "https", Host: host, Path: "/"} }
