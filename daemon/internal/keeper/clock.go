@@ -12,7 +12,7 @@ const maxDrift = 5 * time.Second
 
 // Clock is the agent's time: the wall clock, as it goes on by itself. A step that
 // somebody makes in it, or NTP, is taken over only when the keeper has made its
-// sessions ready for it (Keeper.step), so that none of them ages by it.
+// sessions ready for it (Keeper.checkClock), so that none of them ages by it.
 //
 // What lets it go on is CLOCK_BOOTTIME (clock_gettime(2)), which nobody sets and
 // which also counts the time that the machine sleeps.

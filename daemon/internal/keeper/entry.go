@@ -62,9 +62,8 @@ type entry struct {
 type flight struct {
 	login bool // a login from the start, not a probe
 	moot  bool // its one caller's own, and it has failed
-	force bool // see Keeper.Refresh
-	ahead bool // a session that is near its end is made anew after the probe
-	needs []string
+	launchOptions
+	needs []string // what others need, too
 	done  chan struct{}
 	err   *api.Error
 	// notAhead is why a session that lives could not be made anew.
@@ -263,7 +262,7 @@ func (e *entry) handOut(now time.Time) Served {
 	e.asked = now
 	switch {
 	case e.flight != nil || e.session == nil || e.retired:
-	case e.renewal(now) && e.hold(aLogin, now) == nil:
+	case e.renewal(now) && e.hold(aLogin, now, nil) == nil:
 		e.launch(aProbe, launchOptions{ahead: true})
 	case e.k.agenda.at(e).IsZero():
 		e.schedule()
@@ -295,12 +294,12 @@ func (e *entry) realm() []string {
 }
 
 // hold returns what stands against work now, nil if nothing does: a failure of its
-// own, or what others have seen. The caller holds the lock.
-func (e *entry) hold(n need, now time.Time) *held {
+// own, or what others have seen (see circuits.hold). The caller holds the lock.
+func (e *entry) hold(n need, now time.Time, f *flight) *held {
 	if wait := e.retryAt.Sub(now); wait > 0 && (n == aLogin || !e.noLogin) {
 		return &held{wait: wait, why: e.failure}
 	}
-	return e.k.circuits.hold(e.needs(n), now, nil)
+	return e.k.circuits.hold(e.needs(n), now, f)
 }
 
 // failure is the answer for who cannot wait.
@@ -313,12 +312,8 @@ func (h *held) failure() *api.Error {
 // launch starts the work, unless something stands against it. The caller holds the
 // lock.
 func (e *entry) launch(n need, o launchOptions) (*flight, *held) {
-	f := &flight{login: n == aLogin, force: o.force, ahead: o.ahead, needs: e.needs(n), done: make(chan struct{})}
-	now := e.k.clock.Now()
-	if wait := e.retryAt.Sub(now); wait > 0 && (n == aLogin || !e.noLogin) && !o.force {
-		return nil, &held{wait: wait, why: e.failure}
-	}
-	if h := e.k.circuits.hold(f.needs, now, f); h != nil && !o.force {
+	f := &flight{login: n == aLogin, launchOptions: o, needs: e.needs(n), done: make(chan struct{})}
+	if h := e.hold(n, e.k.clock.Now(), f); h != nil && !o.force {
 		return nil, h
 	}
 	e.flight = f
@@ -570,7 +565,7 @@ func (e *entry) summary() Summary {
 	s := Summary{Site: e.site, Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
 	s.Life, s.LifeLearned = e.lifetime()
 	s.Idle, s.IdleLearned = e.idle()
-	if h := e.hold(e.next(), now); h != nil && h.trial == nil {
+	if h := e.hold(e.next(), now, nil); h != nil && h.trial == nil {
 		s.RetryTime = now.Add(h.wait)
 		s.Failure = cmp.Or(s.Failure, h.why)
 	}
@@ -580,7 +575,7 @@ func (e *entry) summary() Summary {
 		}
 	}
 	switch {
-	case e.session != nil && (e.stale || e.need(want{}, now) != nothing && e.hold(aProbe, now) != nil):
+	case e.session != nil && (e.stale || e.need(want{}, now) != nothing && e.hold(aProbe, now, nil) != nil):
 		s.State = Stale
 	case e.session != nil:
 		s.State = Live
@@ -600,7 +595,7 @@ func (e *entry) summary() Summary {
 // key is that of the entry's records.
 func (e *entry) key() string {
 	key := e.site.ID + "\x00" + e.site.Account
-	if e.site.provider { // which may have a site's name
+	if e.site.isIdP { // which may have a site's name
 		key = "idp\x00" + key
 	}
 	return key

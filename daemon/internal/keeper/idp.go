@@ -10,10 +10,6 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-// idp returns the identity provider whose session logs in to the site, nil if it
-// has none.
-func (e *entry) idp() *entry { return e.provider }
-
 // members returns the sites that an identity provider logs in to.
 func (k *Keeper) members(p *entry) []*entry {
 	k.mu.RLock()

@@ -91,7 +91,7 @@ type Site struct {
 	// the site's challenges.
 	Exchange func(jar *web.Jar, tickets bool) *web.Exchange
 
-	provider bool // of Options.IdPs
+	isIdP bool // one of Options.IdPs
 }
 
 // password returns the password that the site logs in with, at first or in the
@@ -294,7 +294,7 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 }
 
 func (e *entry) loginOptions(ctx context.Context, o LoginOptions) (Served, error) {
-	if p := e.idp(); p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
+	if p := e.provider; p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
 		if _, err := p.loginAnew(ctx, o); err != nil {
 			if errors.Is(err, errRetired) {
 				return Served{}, err
@@ -356,7 +356,7 @@ func (k *Keeper) Resume(site string) {
 	if err != nil {
 		return
 	}
-	for ; e != nil; e = e.idp() {
+	for ; e != nil; e = e.provider {
 		k.circuits.forget(e.needs(aLogin))
 		e.resume()
 	}
@@ -430,7 +430,7 @@ type DeleteOptions struct {
 func (k *Keeper) Delete(ctx context.Context, site string, o DeleteOptions) (Deleted, error) {
 	var d Deleted
 	_, err := k.current(site, func(e *entry) (Served, error) {
-		p := e.idp()
+		p := e.provider
 		if !o.IdP || p == nil {
 			var err error
 			if d, err = e.delete(ctx, p == nil); p != nil && p.living() {

@@ -141,7 +141,7 @@ func (e *entry) bring(password []byte, retry bool) *api.Error {
 // ready returns what keeps the site's credential from being used. a is nil
 // unless that is a password.
 func (e *entry) ready(a *attempt) error {
-	if p := e.idp(); p != nil {
+	if p := e.provider; p != nil {
 		return p.ready(p.attempt(nil))
 	}
 	if a != nil {
@@ -185,7 +185,7 @@ func (e *entry) attempt(offered *attempt) *attempt {
 
 // login makes a new session and proves it.
 func (e *entry) login(offered *attempt) (s *Session, err error) {
-	if p := e.idp(); p != nil {
+	if p := e.provider; p != nil {
 		ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 		defer cancel()
 		return e.enter(ctx, p)

@@ -101,7 +101,7 @@ func (p *Password) forgive(ctx context.Context, site *Site, pw secret.String) er
 
 // verifier is the site as one that judges an account by itself.
 func (s *Site) verifier() string {
-	if s.provider {
+	if s.isIdP {
 		return "[idp." + s.Name + "]"
 	}
 	return "[site." + s.Name + "]"

@@ -31,7 +31,7 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 	next = make(map[string]*entry, len(sites))
 	keys := map[string]bool{}
 	for _, s := range sites {
-		s.ID, s.provider = cmp.Or(s.ID, s.Name), providers
+		s.ID, s.isIdP = cmp.Or(s.ID, s.Name), providers
 		e, provider := old[s.ID], k.idps[s.IdP]
 		if e == nil || e.provider != provider || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
 			before := e

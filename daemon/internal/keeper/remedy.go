@@ -13,7 +13,7 @@ import (
 // and refused is not at hand for the next attempt.
 func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	f := *api.AsError(err)
-	if e.site.provider {
+	if e.site.isIdP {
 		return &f // the ways out are at its sites
 	}
 	login := "sessionctl login " + e.site.Name
@@ -21,7 +21,7 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 		login += " --credential " + e.site.Credential
 	}
 	judge := &e.site
-	if idp := e.idp(); idp != nil {
+	if idp := e.provider; idp != nil {
 		judge = &idp.site
 	}
 	p := judge.password()

@@ -282,7 +282,7 @@ func (e *entry) schedule() {
 	case e.retired, e.k.ctx.Err() != nil:
 	case s == nil && !e.site.KeepAlive:
 	case s == nil, e.stale:
-		h := e.hold(e.next(), now)
+		h := e.hold(e.next(), now, nil)
 		switch {
 		case h != nil:
 		case e.failure != nil && !e.failure.Code.Temporary():
