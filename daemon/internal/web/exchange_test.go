@@ -442,9 +442,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// raw starts a server that answers every request with the same bytes and then
-// closes the connection.
-func raw(t *testing.T, answer string) *url.URL {
+// listen starts a server that serves one connection after the other.
+func listen(t *testing.T, serve func(net.Conn)) *url.URL {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -458,12 +457,20 @@ func raw(t *testing.T, answer string) *url.URL {
 			if err != nil {
 				return
 			}
-			http.ReadRequest(bufio.NewReader(c))
-			io.WriteString(c, answer)
-			c.Close()
+			serve(c)
 		}
 	}()
 	return &url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/"}
+}
+
+// raw starts a server that answers every request with the same bytes and then
+// closes the connection.
+func raw(t *testing.T, answer string) *url.URL {
+	return listen(t, func(c net.Conn) {
+		http.ReadRequest(bufio.NewReader(c))
+		io.WriteString(c, answer)
+		c.Close()
+	})
 }
 
 // TestMalformedAnswers: net/http's errors quote the server; ours do not.

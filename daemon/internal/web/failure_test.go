@@ -16,25 +16,6 @@ import (
 // TestOutage: what everybody has at an origin is an outage of it; a server that is
 // there, and does not answer one request, is none.
 func TestOutage(t *testing.T) {
-	listener := func(t *testing.T, serve func(net.Conn)) string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		t.Cleanup(func() { l.Close(); <-done })
-		go func() {
-			defer close(done)
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				serve(c)
-			}
-		}()
-		return "http://" + l.Addr().String()
-	}
 	silent := func(c net.Conn) { // until the other end leaves
 		defer c.Close()
 		for b := make([]byte, 1); ; {
@@ -65,12 +46,12 @@ func TestOutage(t *testing.T) {
 			return nil, &net.DNSError{Err: "no such host", IsNotFound: true}
 		}, api.DNSError, true},
 		"no TLS": {func(t *testing.T) string {
-			return "https" + listener(t, func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n")); c.Close() })[4:]
+			return "https" + listen(t, func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n")); c.Close() }).String()[4:]
 		}, nil, api.TLSError, true},
-		"slow":                  {func(t *testing.T) string { return listener(t, silent) }, nil, api.Timeout, false},
-		"closes the connection": {func(t *testing.T) string { return listener(t, func(c net.Conn) { c.Close() }) }, nil, api.NetworkError, false},
+		"slow":                  {func(t *testing.T) string { return listen(t, silent).String() }, nil, api.Timeout, false},
+		"closes the connection": {func(t *testing.T) string { return listen(t, func(c net.Conn) { c.Close() }).String() }, nil, api.NetworkError, false},
 		"no HTTP": {func(t *testing.T) string {
-			return listener(t, func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n")); c.Close() })
+			return listen(t, func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n")); c.Close() }).String()
 		}, nil, api.NetworkError, false},
 	} {
 		t.Run(name, func(t *testing.T) {
