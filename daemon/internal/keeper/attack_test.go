@@ -71,7 +71,7 @@ func (d *domain) keepsOut(t *testing.T, value string, own bool) {
 	d.sessions.mu.Lock()
 	defer d.sessions.mu.Unlock()
 	for k, record := range d.sessions.data {
-		s, err := decodeSession(record, "f1")
+		s, err := decodeSession(record, "f1", d.clock, siteURL)
 		if err != nil {
 			t.Error(err)
 		} else if (k != key || !own) && slices.ContainsFunc(s.jar.Values(), func(v string) bool { return strings.Contains(v, value) }) {

@@ -1,6 +1,8 @@
 package keeper
 
 import (
+	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +25,21 @@ type Clock struct {
 	base atomic.Int64
 	// shifted is the sum of the steps taken over, in nanoseconds.
 	shifted atomic.Int64
+	// run names the run of the machine that boot counts from; "" if nobody says.
+	run string
 }
 
+// bootID names the run of the machine (random(4)).
+const bootID = "/proc/sys/kernel/random/boot_id"
+
 // NewClock returns a clock that shows the time.
-func NewClock() *Clock { return newClock(time.Now, bootTime) }
+func NewClock() *Clock {
+	c := newClock(time.Now, bootTime)
+	if id, err := os.ReadFile(bootID); err == nil {
+		c.run = strings.TrimSpace(string(id))
+	}
+	return c
+}
 
 func newClock(wall func() time.Time, boot func() time.Duration) *Clock {
 	c := &Clock{wall: wall, boot: boot}
@@ -60,6 +73,31 @@ func (c *Clock) drift() time.Duration {
 		return 0
 	}
 	return d
+}
+
+// moment says which clock a time was taken from, for another agent to make sense of
+// it: the run of the machine, and what the clock showed when that began.
+type moment struct {
+	Run   string `json:"run,omitempty"`
+	Began int64  `json:"began,omitempty"` // in nanoseconds since 1970
+}
+
+// at returns that of the times of somebody for whom the clock was shifted so.
+func (c *Clock) at(shifted int64) moment {
+	return moment{c.run, c.base.Load() - c.shifted.Load() + shifted}
+}
+
+// since returns by how much the clock was set since a moment; false if the machine
+// was started anew meanwhile, or nobody knows.
+func (c *Clock) since(m moment) (d time.Duration, ok bool) {
+	if m.Run == "" || m.Run != c.run {
+		return 0, false
+	}
+	// Sub ends at what a duration holds.
+	if d = time.Unix(0, c.base.Load()).Sub(time.Unix(0, m.Began)); d.Abs() <= maxDrift {
+		return 0, true
+	}
+	return d, true
 }
 
 // step puts the agent's time forward, or back.

@@ -24,6 +24,15 @@ type machine struct {
 	mu    sync.Mutex
 	slept time.Duration // while timers stood still
 	wrong time.Duration // what the wall clock is ahead of the truth
+	run   string        // since it was started, "" if it does not say
+}
+
+// reboot starts the machine anew.
+func (m *machine) reboot() {
+	began := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.began, m.run = began, m.run+"'"
 }
 
 // now is the true time, which servers know.
@@ -190,7 +199,7 @@ type fleet struct {
 // newFleet returns n sites "s0", "s1", …, of hosts of their own, and no agent yet.
 // each, if it is not nil, changes them.
 func newFleet(n int, each func(i int, b *backend, s *Site)) *fleet {
-	f := &fleet{machine: &machine{began: time.Now()}, sessions: newRecords(), latches: newRecords(), learned: newRecords(), down: map[string]bool{}}
+	f := &fleet{machine: &machine{began: time.Now(), run: "this"}, sessions: newRecords(), latches: newRecords(), learned: newRecords(), down: map[string]bool{}}
 	for i := range n {
 		b := &backend{f: f, site: new(site)}
 		b.url = &url.URL{Scheme: "https", Host: fmt.Sprintf("s%d.corp.example", i), Path: "/"}
@@ -212,6 +221,7 @@ func (f *fleet) start(t *testing.T) *fleet {
 		f.Close()
 	}
 	clock, l := newClock(f.wall, f.boot), NewLatches(f.latches, mac)
+	clock.run = f.run
 	exchange := func(b *backend) func(*web.Jar, bool) *web.Exchange {
 		o := web.Options{Base: b.url}
 		if f.net != nil {
@@ -506,6 +516,69 @@ func TestStepBackAndRestart(t *testing.T) {
 				t.Errorf("%v: %d logins, %d probes in an hour", by, logins, probes)
 			}
 		})
+	}
+}
+
+// TestStepAndRestart: somebody sets the clock just when the agent is started anew,
+// and sets it right later. In one run of the machine that changes nothing; in
+// another one nobody knows, but a session that lives is served, and none of that
+// says how long sessions live.
+func TestStepAndRestart(t *testing.T) {
+	for _, by := range []time.Duration{time.Hour, -time.Hour, 80 * 24 * time.Hour, -80 * 24 * time.Hour} {
+		for _, c := range []struct {
+			name   string
+			reboot func(f *fleet)
+			known  bool
+		}{
+			{"the same run", func(*fleet) {}, true},
+			{"another run", func(f *fleet) { f.reboot() }, false},
+			{"nobody says", func(f *fleet) { f.run = "" }, false},
+		} {
+			t.Run(fmt.Sprint(c.name, by), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := startFleet(t, 1, func(_ int, b *backend, _ *Site) {
+						if c.known { // else it may end, for all that is known
+							b.life = 6 * time.Hour
+						}
+					})
+					f.lifeAndDeath(t, 0, 4*time.Hour, 0)
+					f.lifeAndDeath(t, 0, 4*time.Hour, 0)
+					f.lives(t, 0, 4*time.Hour, 0)
+					f.use(t, 20*time.Minute, time.Minute, 0)
+					before := f.serve(t, 0)
+					f.Close()
+					f.step(by)
+					c.reboot(f)
+					f.start(t)
+					since := f.now()
+					if c.known {
+						f.all[0].set(func() { f.all[0].probeE = outOfReach(f.all[0].at()) })
+						if s, err := f.Get(t.Context(), "s0", GetOptions{}); err != nil || !s.Stale {
+							t.Errorf("without a proof: %v, stale: %v", err, s.Stale)
+						}
+						pass(time.Minute)
+						f.setRight()
+						pass(time.Minute)
+						f.all[0].set(func() { f.all[0].probeE = nil })
+						pass(5 * time.Minute) // the longest back-off
+						f.Get(t.Context(), "s0", GetOptions{})
+						pass(time.Minute)
+						f.use(t, 25*time.Minute, time.Minute, 0)
+						s := f.serve(t, 0)
+						if age := f.now().Sub(s.LoginTime); s.Generation != before.Generation || age < 50*time.Minute || age > time.Hour {
+							t.Errorf("another session, or another time: %v after the login", age)
+						}
+						if logins, _ := f.all[0].since(since); logins != 0 {
+							t.Errorf("%d logins", logins)
+						}
+					}
+					f.use(t, 30*time.Minute, time.Minute, 0)
+					f.setRight()
+					f.use(t, time.Hour, time.Minute, 0)
+					f.lives(t, 0, 4*time.Hour, 0)
+				})
+			})
+		}
 	}
 }
 

@@ -243,7 +243,7 @@ func TestDays(t *testing.T) {
 	t.Logf("-seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{start: time.Now(), rand: rand.New(rand.NewPCG(seed, 0)), second: map[int64]int{}}
-		clock := newClock(w.wall, w.boot)
+		var clock *Clock
 		l := NewLatches(newRecords(), mac)
 		passwords := newRecords()
 		wrong := NewPassword("build", "build", "", passwords, l)
@@ -288,6 +288,8 @@ func TestDays(t *testing.T) {
 			if k != nil {
 				k.Close()
 			}
+			clock = newClock(w.wall, w.boot)
+			clock.run = "this"
 			k = New(Options{Sites: sites, Records: records, Lives: lives, Latches: l, Log: log.logger(), Clock: clock})
 			for i, h := range hosts {
 				h.mu.Lock()

@@ -323,7 +323,7 @@ func (e *entry) launch(n need, o launchOptions) (*flight, *held) {
 	}
 	e.k.flights.Go(func() {
 		err := e.safely(func() *api.Error { return e.work(f, session) })
-		guarded := err != nil && e.guarded(err.Code)
+		guarded := err != nil && e.guarded(f, err.Code)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		now := e.k.clock.Now()
@@ -445,10 +445,10 @@ func (e *entry) safely(work func() *api.Error) (err *api.Error) {
 	return work()
 }
 
-// guarded reports whether a failure needs no back-off, because the next
+// guarded reports whether a flight's failure needs no back-off, because the next
 // attempt costs nobody anything: a latch answers, or a local file is read.
 // So a mended file or a new key counts at once.
-func (e *entry) guarded(c api.Code) bool {
+func (e *entry) guarded(f *flight, c api.Code) bool {
 	if e.site.Fallback != nil && e.ready(nil) == nil {
 		return false // the site is asked before the password is
 	}
@@ -456,7 +456,7 @@ func (e *entry) guarded(c api.Code) bool {
 	case api.Latched, api.NoSecret, api.StoreDamaged, api.KeytabUnreadable, api.CCacheUnusable, api.NoTicket, api.Krb5ConfInvalid:
 		return true
 	}
-	return c.Refusal() && e.ready(e.attempt(nil)) != nil
+	return (f.login || c.Refusal()) && e.ready(e.attempt(nil)) != nil
 }
 
 // publish stores a proven session and then lets it be served. A session that
@@ -484,7 +484,7 @@ func (e *entry) publish(s, old *Session) {
 // all the same.
 func (e *entry) store(s *Session) {
 	s.stored = s.shifted
-	err := e.swap(encodeSession(s, e.site.Fingerprint))
+	err := e.swap(encodeSession(s, e.site.Fingerprint, e.k.clock))
 	if err != nil {
 		e.log.Error("the session is not durable", "err", err)
 	}
@@ -522,15 +522,12 @@ func (e *entry) load() {
 	if record == nil {
 		return
 	}
-	s, err := decodeSession(record, e.site.Fingerprint)
+	s, err := decodeSession(record, e.site.Fingerprint, e.k.clock, e.site.URL)
 	if err != nil {
 		e.log.Info("the stored session is not used", "why", err)
 		return
 	}
-	s.Site, s.restored = e.site.Name, true
-	s.shifted = e.k.clock.shifted.Load()
-	s.stored = s.shifted
-	s.ends(e.site.URL)
+	s.Site = e.site.Name
 	e.session = s
 	e.plan()
 }

@@ -1281,16 +1281,19 @@ func TestCallerOfAWriteLeaves(t *testing.T) {
 }
 
 func FuzzDecodeSession(f *testing.F) {
+	c := newClock(time.Now, bootTime)
+	c.run = "this"
 	j := new(web.Jar)
 	j.Set(siteURL, []string{"s=CANARY-1; Max-Age=60"}, time.Unix(1<<31, 0))
-	f.Add(encodeSession(&Session{Generation: "g", Identity: "build", LoginTime: time.Unix(1<<31, 0), jar: j}, "f1"))
+	f.Add(encodeSession(&Session{Generation: "g", Identity: "build", LoginTime: time.Unix(1<<31, 0), jar: j}, "f1", c))
 	f.Add([]byte(`{"v":1,"fingerprint":"f1","cookies":[{"url":":","line":"cw=="}]}`))
+	f.Add([]byte(`{"v":1,"fingerprint":"f1","cookies":[],"clock":{"run":"this","began":-9223372036854775808}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := decodeSession(b, "f1")
+		s, err := decodeSession(b, "f1", c, siteURL)
 		if err != nil {
 			return
 		}
-		again, err := decodeSession(encodeSession(s, "f1"), "f1")
+		again, err := decodeSession(encodeSession(s, "f1", c), "f1", c, siteURL)
 		if err != nil || !again.jar.Equal(s.jar) || again.Generation != s.Generation {
 			t.Errorf("%s does not survive another round: %v", b, err)
 		}

@@ -135,8 +135,11 @@ func (e *entry) goodFor() time.Duration {
 
 // lived takes note of a proof at a time of the session that was there.
 func (e *entry) lived(old *Session, now time.Time) {
+	if old.foreign {
+		return
+	}
 	gap := now.Sub(old.ProveTime)
-	if old.restored {
+	if old.restored { // an agent that is not there does not look
 		gap = 0
 	}
 	e.mu.Lock()
@@ -153,7 +156,7 @@ func (e *entry) lived(old *Session, now time.Time) {
 func (e *entry) died(old *Session, now time.Time) {
 	d := death{e: e, age: old.ProveTime.Sub(old.LoginTime), from: old.ProveTime, to: now}
 	gap := d.to.Sub(d.from)
-	if old.restored || d.age < 0 || gap <= 0 { // nobody knows, or a clock was wrong
+	if old.restored || old.foreign || d.age < 0 || gap <= 0 { // nobody knows, or a clock was wrong
 		return
 	}
 	e.mu.Lock()

@@ -216,7 +216,7 @@ func (k *Keeper) checkClock() bool {
 func (e *entry) restate() {
 	e.mu.Lock()
 	s := e.session
-	if s == nil || s.restored || s.stored == s.shifted || e.flight != nil || e.retired || e.k.ctx.Err() != nil { // a flight does so itself
+	if s == nil || s.restored && s.foreign || s.stored == s.shifted || e.flight != nil || e.retired || e.k.ctx.Err() != nil { // a flight does so itself
 		e.mu.Unlock()
 		return
 	}

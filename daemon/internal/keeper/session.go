@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -23,7 +24,8 @@ type Session struct {
 	// zero if none says.
 	ExpireTime time.Time
 
-	restored   bool          // from the store, and not proven since: its times are not ours
+	restored   bool          // from the store, and not proven since
+	foreign    bool          // from a run of the machine before this one: its times may be those of a wrong clock
 	shifted    int64         // what Clock.shifted was for its times
 	stored     int64         // and when it was stored
 	lastExpire time.Time     // when the last of them ends; zero if one does not say
@@ -79,7 +81,7 @@ func (s *Session) at(shifted int64, u *url.URL) *Session {
 		return s
 	}
 	t := *s
-	if t.shifted = shifted; s.restored {
+	if t.shifted = shifted; s.restored && s.foreign {
 		return &t
 	}
 	t.LoginTime, t.ProveTime, t.jar = s.LoginTime.Add(d), s.ProveTime.Add(d), s.jar.Shift(d)
@@ -100,12 +102,13 @@ type sessionRecord struct {
 	Prove       time.Time       `json:"prove"`
 	Life        time.Duration   `json:"life,omitempty"`
 	Cookies     []web.SetCookie `json:"cookies"`
+	Clock       moment          `json:"clock,omitzero"` // of the times
 }
 
-func encodeSession(s *Session, fingerprint string) []byte {
+func encodeSession(s *Session, fingerprint string, c *Clock) []byte {
 	b, err := json.Marshal(sessionRecord{
 		Version: recordVersion, Fingerprint: fingerprint, Generation: s.Generation,
-		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(),
+		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(), Clock: c.at(s.shifted),
 	})
 	if err != nil {
 		panic(err) // nothing in the record can fail
@@ -113,7 +116,7 @@ func encodeSession(s *Session, fingerprint string) []byte {
 	return b
 }
 
-func decodeSession(record []byte, fingerprint string) (*Session, error) {
+func decodeSession(record []byte, fingerprint string, c *Clock, u *url.URL) (*Session, error) {
 	var r sessionRecord
 	if err := json.Unmarshal(record, &r); err != nil {
 		return nil, fmt.Errorf("the record is malformed: %w", err)
@@ -124,8 +127,19 @@ func decodeSession(record []byte, fingerprint string) (*Session, error) {
 	case r.Fingerprint != fingerprint:
 		return nil, errors.New("the site's configuration has changed")
 	}
-	return &Session{
+	distant := func(t time.Time) bool { return t.Year() > 9000 } // not to be written again, once it is shifted
+	if distant(r.Login) || distant(r.Prove) || slices.ContainsFunc(r.Cookies, func(c web.SetCookie) bool { return distant(c.Time) }) {
+		return nil, errors.New("the record has no possible time")
+	}
+	shifted := c.shifted.Load()
+	set, known := c.since(r.Clock)
+	s := &Session{
 		Generation: r.Generation, Identity: r.Identity, Unproven: r.Unproven,
 		LoginTime: r.Login, ProveTime: r.Prove, life: r.Life, jar: web.NewJar(r.Cookies),
-	}, nil
+		shifted: shifted - int64(set), foreign: !known,
+	}
+	s.ends(u)
+	s = s.at(shifted, u)
+	s.restored, s.stored = true, shifted
+	return s, nil
 }
