@@ -51,8 +51,8 @@ type Lab struct {
 	Socket string
 
 	KDC     *KDC
-	Jira    *Jira
-	Tracker *Jira
+	Jira    *Atlassian
+	Tracker *Atlassian
 	App     *App
 	Form    *Form
 
@@ -108,12 +108,12 @@ func (l *Lab) startSites() (err error) {
 	l.KDC.AddPrincipal(Account, "CANARY-"+Account)
 	l.KDC.AddService("HTTP/localhost")
 	keys := l.KDC.Keytab("HTTP/localhost")
-	if l.Jira, err = StartJira(JiraOptions{ContextPath: "/jira", Keytab: keys, Guard: &IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}}); err != nil {
+	if l.Jira, err = StartJira(AtlassianOptions{ContextPath: "/jira", Keytab: keys, Guard: &IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}}); err != nil {
 		return err
 	}
 	stops(l.Jira.Stop)
 	l.Jira.AddUser(Account, "")
-	if l.Tracker, err = StartJira(JiraOptions{}); err != nil {
+	if l.Tracker, err = StartJira(AtlassianOptions{}); err != nil {
 		return err
 	}
 	stops(l.Tracker.Stop)

@@ -5,7 +5,7 @@ import (
 )
 
 // The rigs are of types that cannot be named outside; their methods are shown
-// by, for one: go doc github.com/sessionctl/sessionctl/daemon/internal/rig.Jira
+// by, for one: go doc github.com/sessionctl/sessionctl/daemon/internal/rig.Atlassian
 //
 // Each serves on a free port of 127.0.0.1 under the name localhost, until it is
 // closed or stopped. What it imitates, and by which public source, its methods
@@ -14,10 +14,10 @@ type (
 	// KDC is a Kerberos KDC for one realm: AddPrincipal, AddService, Keytab,
 	// Krb5Conf, SetMode, Counts, Close.
 	KDC = rig.KDC
-	// Jira is a Jira, with a gate that asks for Negotiate if it is told so: AddUser,
+	// Atlassian is a Jira, with a gate that asks for Negotiate if it is told so: AddUser,
 	// SetPassword, DropSessions, SolveCaptcha, SetModes, Counts, Hits, URL, Stop,
 	// Start.
-	Jira = rig.Jira
+	Atlassian = rig.Atlassian
 	// App is a web site behind Negotiate, as Apache's mod_auth_gssapi makes it:
 	// ForgetSessions, Hits, URL, Stop, Start.
 	App = rig.Site
@@ -28,14 +28,14 @@ type (
 
 // What goes into a Jira, and what it counts.
 type (
-	// JiraOptions are the settings of a Jira.
-	JiraOptions = rig.JiraOptions
-	// IWAAC is the gate of JiraOptions.
+	// AtlassianOptions are the settings of a Jira.
+	AtlassianOptions = rig.AtlassianOptions
+	// IWAAC is the gate of AtlassianOptions.
 	IWAAC = rig.IWAAC
-	// JiraModes are states that make life hard for a Jira's clients.
-	JiraModes = rig.JiraModes
-	// JiraCounts is what happened at a Jira so far.
-	JiraCounts = rig.JiraCounts
+	// AtlassianModes are states that make life hard for a Jira's clients.
+	AtlassianModes = rig.AtlassianModes
+	// AtlassianCounts is what happened at a Jira so far.
+	AtlassianCounts = rig.AtlassianCounts
 	// FormCounts is what happened at a Form so far.
 	FormCounts = rig.FormCounts
 )
@@ -44,7 +44,7 @@ type (
 func StartKDC(realm string) (*KDC, error) { return rig.NewKDC(realm) }
 
 // StartJira starts a Jira that has a few issues and no user yet. Stop it.
-func StartJira(o JiraOptions) (*Jira, error) { return rig.StartJira(o) }
+func StartJira(o AtlassianOptions) (*Atlassian, error) { return rig.StartJira(o) }
 
 // StartApp starts a site behind Negotiate, with the keys of HTTP/localhost in a
 // keytab file's bytes. Stop it.

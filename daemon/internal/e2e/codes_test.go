@@ -147,7 +147,7 @@ func negotiateSite(url string) string {
 	return fmt.Sprintf("url = %q\nkind = \"spnego\"\nprobe_url = \"whoami\"\nidentity_json = \"user\"\n", url)
 }
 
-func atJira(w *codesWorld) string { return fmt.Sprintf("url = %q\nkind = \"jira\"\n", w.Jira.URL()) }
+func atJira(w *codesWorld) string { return fmt.Sprintf("url = %q\nkind = \"jira\"\n", w.Atlassian.URL()) }
 
 // get asks for the session of a scenario's site.
 func (w *codesWorld) get(t *testing.T, code api.Code) error {
@@ -156,10 +156,10 @@ func (w *codesWorld) get(t *testing.T, code api.Code) error {
 }
 
 // inMode asks Jira for a session while it is in a mode.
-func inMode(code api.Code, modes rig.JiraModes) func(*codesWorld, *testing.T) error {
+func inMode(code api.Code, modes rig.AtlassianModes) func(*codesWorld, *testing.T) error {
 	return func(w *codesWorld, t *testing.T) error {
 		w.SetModes(modes)
-		defer w.SetModes(rig.JiraModes{})
+		defer w.SetModes(rig.AtlassianModes{})
 		return w.get(t, code)
 	}
 }
@@ -242,9 +242,9 @@ var scenarios = []scenario{
 		return w.get(t, api.Captcha)
 	}},
 	{code: api.NoSecret, at: atJira, site: `credential = "nobody"`, more: byPassword("nobody", "")},
-	{code: api.BasicDisabled, at: atJira, site: `credential = "alice"`, more: byPassword("alice", alicePassword), ask: inMode(api.BasicDisabled, rig.JiraModes{BasicDisabled: true})},
+	{code: api.BasicDisabled, at: atJira, site: `credential = "alice"`, more: byPassword("alice", alicePassword), ask: inMode(api.BasicDisabled, rig.AtlassianModes{BasicDisabled: true})},
 	{code: api.CSRF403, at: atJira, site: "credential = \"alice\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\""},
-	{code: api.Forbidden, at: atJira, ask: inMode(api.Forbidden, rig.JiraModes{NoPermission: true})},
+	{code: api.Forbidden, at: atJira, ask: inMode(api.Forbidden, rig.AtlassianModes{NoPermission: true})},
 
 	{code: api.NoChallenge, at: behind("/plain/")},
 	{code: api.ChallengeUnsupported, at: page("/bearer/")},
@@ -283,7 +283,7 @@ var scenarios = []scenario{
 	{code: api.SSORedirect, at: behind("/redir/foreign")},
 	{code: api.RedirectLoop, at: page("/loop/")},
 	{code: api.NoSessionCookie, at: behind("/nosess/")},
-	{code: api.LoginOKButProbeFailed, at: atJira, ask: inMode(api.LoginOKButProbeFailed, rig.JiraModes{Anonymous: true})},
+	{code: api.LoginOKButProbeFailed, at: atJira, ask: inMode(api.LoginOKButProbeFailed, rig.AtlassianModes{Anonymous: true})},
 	{code: api.WrongIdentity, at: behind("/spnego/"), site: `identity = "somebody"`},
 	{code: api.Expired, at: behind("/spnego/"), ask: func(w *codesWorld, t *testing.T) error {
 		_, err := pb.NewSessionServiceClient(w.conn).Login(t.Context(), &pb.LoginRequest{Site: string(api.Expired), Cookie: []byte("gssapi_session=CANARY-dead")})

@@ -800,7 +800,7 @@ func TestOutageExample(t *testing.T) {
 		"a redirect": front(func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, "/soon", http.StatusFound) }),
 		"403":        status(http.StatusForbidden),
 		"404":        status(http.StatusNotFound),
-		"no right":   func() { r.SetModes(rig.JiraModes{NoPermission: true}) },
+		"no right":   func() { r.SetModes(rig.AtlassianModes{NoPermission: true}) },
 	} {
 		begin()
 		got := r.sessionctl(t, "raw", "jira")
@@ -809,7 +809,7 @@ func TestOutageExample(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 		r.instead.Store(nil)
-		r.SetModes(rig.JiraModes{})
+		r.SetModes(rig.AtlassianModes{})
 		r.ok(t, "reject", "jira") // which asks Jira, and ends the back-off
 	}
 	if n := r.logins(); n != 1 {

@@ -269,7 +269,7 @@ func hostileSites(t *testing.T, w *world, authority *rig.Authority) (sites []*ho
 	must(t, err)
 	t.Cleanup(form.Stop)
 	form.AddUser("build", password)
-	jira, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira"})
+	jira, err := rig.StartJira(rig.AtlassianOptions{ContextPath: "/jira"})
 	must(t, err)
 	t.Cleanup(jira.Stop)
 	jira.AddUser("build", password)

@@ -26,14 +26,14 @@ const alicePassword = "CANARY-alice's <pässword> & \"more\""
 // jiraWorld is the in-process world with a Jira behind IWAAC.
 type jiraWorld struct {
 	*world
-	*rig.Jira
+	*rig.Atlassian
 	clock atomic.Int64 // how far Jira's clock is ahead
 }
 
 func newJira(t *testing.T) *jiraWorld {
 	j := &jiraWorld{world: inProcess(t)}
 	var err error
-	j.Jira, err = rig.StartJira(rig.JiraOptions{
+	j.Jira, err = rig.StartJira(rig.AtlassianOptions{
 		ContextPath: "/jira", Keytab: j.kdc.Keytab("HTTP/localhost"), Guard: &rig.IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}},
 		Now: func() time.Time { return time.Now().Add(time.Duration(j.clock.Load())) },
 	})

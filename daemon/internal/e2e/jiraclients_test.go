@@ -96,7 +96,7 @@ print(c.create_issue(project="LAB", summary="made once", issuetype={"name": "Bug
 // TestBesideTheirOwnLogin: 8 clients at once with a password that is no longer
 // right, by their own logins and by the agent.
 func TestBesideTheirOwnLogin(t *testing.T) {
-	outdated := func(t *testing.T, login func(j *jiraWorld) func()) rig.JiraCounts {
+	outdated := func(t *testing.T, login func(j *jiraWorld) func()) rig.AtlassianCounts {
 		j := newJira(t)
 		client := login(j)
 		before := j.Counts()

@@ -25,14 +25,14 @@ func TestJiraCodes(t *testing.T) {
 		code         string // of a login by ticket, "" for none
 		passwordCode string // and by password
 		status       int
-		modes        rig.JiraModes
+		modes        rig.AtlassianModes
 		setUp        func(*testing.T, *jiraWorld)
 		config       func(j *jiraWorld, text string) string
 		says         string // in both messages
 	}{
-		{name: "maintenance", code: "maintenance", passwordCode: "maintenance", status: later, modes: rig.JiraModes{Maintenance: true}},
-		{name: "server error", code: "server_5xx", passwordCode: "server_5xx", status: later, modes: rig.JiraModes{ServerError: true}},
-		{name: "rate limit", code: "rate_limited", passwordCode: "rate_limited", status: later, modes: rig.JiraModes{RetryAfter: 90 * time.Second}, says: "1m30s"},
+		{name: "maintenance", code: "maintenance", passwordCode: "maintenance", status: later, modes: rig.AtlassianModes{Maintenance: true}},
+		{name: "server error", code: "server_5xx", passwordCode: "server_5xx", status: later, modes: rig.AtlassianModes{ServerError: true}},
+		{name: "rate limit", code: "rate_limited", passwordCode: "rate_limited", status: later, modes: rig.AtlassianModes{RetryAfter: 90 * time.Second}, says: "1m30s"},
 		{name: "stopped", code: "network_error", passwordCode: "network_error", status: later, setUp: func(_ *testing.T, j *jiraWorld) { j.Stop() }},
 		{name: "no such host", code: "dns_error", passwordCode: "dns_error", status: later, config: func(j *jiraWorld, text string) string {
 			return strings.ReplaceAll(text, j.Jira.URL(), "http://jira.invalid/jira")
@@ -46,28 +46,28 @@ func TestJiraCodes(t *testing.T) {
 			})
 			return strings.ReplaceAll(text, j.Jira.URL(), front+"/jira")
 		}, says: "write https in the site's url"},
-		{name: "SSO", code: "sso_redirect", passwordCode: "sso_redirect", status: person, modes: rig.JiraModes{SSO: foreign.URL}, says: "login_hosts"},
-		{name: "everything is the login page", code: "no_challenge", passwordCode: "unexpected_status", status: person, modes: rig.JiraModes{LoginPage: true}},
+		{name: "SSO", code: "sso_redirect", passwordCode: "sso_redirect", status: person, modes: rig.AtlassianModes{SSO: foreign.URL}, says: "login_hosts"},
+		{name: "everything is the login page", code: "no_challenge", passwordCode: "unexpected_status", status: person, modes: rig.AtlassianModes{LoginPage: true}},
 		{name: "another gate's rule", code: "no_challenge", status: person, config: func(_ *jiraWorld, text string) string {
 			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nuser_agent = \"curl/8\"")
 		}, says: `User-Agent "curl/8"`},
 		{name: "no user of that name", code: "forbidden", status: person, setUp: func(t *testing.T, j *jiraWorld) {
-			other, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira", Keytab: j.kdc.Keytab("HTTP/localhost")})
+			other, err := rig.StartJira(rig.AtlassianOptions{ContextPath: "/jira", Keytab: j.kdc.Keytab("HTTP/localhost")})
 			must(t, err)
 			t.Cleanup(other.Stop)
 			other.AddUser("alice", alicePassword)
 			j.Jira = other
 		}},
-		{name: "no right", code: "forbidden", passwordCode: "forbidden", status: person, modes: rig.JiraModes{NoPermission: true}},
-		{name: "Basic disabled", passwordCode: "basic_disabled", status: person, modes: rig.JiraModes{BasicDisabled: true}, says: "Basic Authentication is disabled"},
+		{name: "no right", code: "forbidden", passwordCode: "forbidden", status: person, modes: rig.AtlassianModes{NoPermission: true}},
+		{name: "Basic disabled", passwordCode: "basic_disabled", status: person, modes: rig.AtlassianModes{BasicDisabled: true}, says: "Basic Authentication is disabled"},
 		{name: "a browser's User-Agent", passwordCode: "csrf_403", status: person, config: func(_ *jiraWorld, text string) string {
 			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\"")
 		}},
 		{name: "wrong password", passwordCode: "bad_credentials", status: person, setUp: func(_ *testing.T, j *jiraWorld) { j.SetPassword("alice", "CANARY-another") }},
-		{name: "wrong password with status 200", passwordCode: "bad_credentials", status: person, modes: rig.JiraModes{EmptyRefusal: true},
+		{name: "wrong password with status 200", passwordCode: "bad_credentials", status: person, modes: rig.AtlassianModes{EmptyRefusal: true},
 			setUp: func(_ *testing.T, j *jiraWorld) { j.SetPassword("alice", "CANARY-another") }},
-		{name: "no session", code: "login_ok_but_probe_failed", passwordCode: "no_session_cookie", status: person, modes: rig.JiraModes{NoSession: true}},
-		{name: "anonymous after the login", code: "login_ok_but_probe_failed", passwordCode: "login_ok_but_probe_failed", status: person, modes: rig.JiraModes{Anonymous: true}},
+		{name: "no session", code: "login_ok_but_probe_failed", passwordCode: "no_session_cookie", status: person, modes: rig.AtlassianModes{NoSession: true}},
+		{name: "anonymous after the login", code: "login_ok_but_probe_failed", passwordCode: "login_ok_but_probe_failed", status: person, modes: rig.AtlassianModes{Anonymous: true}},
 		{name: "somebody else", code: "wrong_identity", passwordCode: "wrong_identity", status: person, config: func(_ *jiraWorld, text string) string {
 			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nidentity = \"somebody\"")
 		}, says: "somebody"},
@@ -120,7 +120,7 @@ func TestJiraCodes(t *testing.T) {
 // TestNotSpent: a password that nobody has looked at, or that was right, is good
 // for another attempt.
 func TestNotSpent(t *testing.T) {
-	for name, modes := range map[string]rig.JiraModes{
+	for name, modes := range map[string]rig.AtlassianModes{
 		"maintenance":                    {Maintenance: true},
 		"rate limit":                     {RetryAfter: time.Second},
 		"Basic disabled":                 {BasicDisabled: true},
@@ -136,7 +136,7 @@ func TestNotSpent(t *testing.T) {
 			if r := h.givePassword(t, alicePassword); r.status == 0 {
 				t.Fatalf("%v", r)
 			}
-			j.SetModes(rig.JiraModes{})
+			j.SetModes(rig.AtlassianModes{})
 			if r := h.givePassword(t, alicePassword); r.status != 0 {
 				t.Errorf("%v", r)
 			}
@@ -298,7 +298,7 @@ func TestJiraOutages(t *testing.T) {
 	for _, site := range sites {
 		first[site] = h.ok(t, "raw", site)
 	}
-	for name, modes := range map[string]rig.JiraModes{"maintenance": {Maintenance: true}, "500": {ServerError: true}, "429": {RetryAfter: time.Hour}} {
+	for name, modes := range map[string]rig.AtlassianModes{"maintenance": {Maintenance: true}, "500": {ServerError: true}, "429": {RetryAfter: time.Hour}} {
 		j.SetModes(modes)
 		for _, site := range sites {
 			if r := h.sessionctl(t, "get", site, "-o", "json"); r.status != 0 || !strings.Contains(r.stdout, `"stale": true`) {
@@ -306,7 +306,7 @@ func TestJiraOutages(t *testing.T) {
 			}
 		}
 	}
-	j.SetModes(rig.JiraModes{})
+	j.SetModes(rig.AtlassianModes{})
 	for _, site := range sites {
 		h.ok(t, "reject", site) // which asks Jira at once
 		if got := h.ok(t, "raw", site); got != first[site] {
@@ -322,7 +322,7 @@ func TestJiraOutages(t *testing.T) {
 // that leads to its node.
 func TestStickyCookies(t *testing.T) {
 	j := newJira(t)
-	j.SetModes(rig.JiraModes{TwoNodes: true})
+	j.SetModes(rig.AtlassianModes{TwoNodes: true})
 	h := j.home(t)
 	h.start(t)
 	for i := range 4 {

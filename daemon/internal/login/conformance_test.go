@@ -78,7 +78,7 @@ var kindTests = []struct {
 	},
 }
 
-// jiraSite is what of Jira every kind has: rig.Jira, which jira_test.go asks,
+// jiraSite is what of Jira every kind has: rig.Atlassian, which jira_test.go asks,
 // has the rest.
 func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 	login := func(w http.ResponseWriter) {

@@ -666,7 +666,7 @@ func TestJiraHeaders(t *testing.T) {
 func TestJiraModel(t *testing.T) {
 	const right = "CANARY-\"&<ü"
 	for name, c := range map[string]struct {
-		modes    rig.JiraModes
+		modes    rig.AtlassianModes
 		user     string // "": build
 		password string // "": the right one
 		before   int    // wrong ones before
@@ -677,20 +677,20 @@ func TestJiraModel(t *testing.T) {
 		"good":              {code: "", want: lent{taken: true, accepted: true}},
 		"name with a space": {user: "bü ild+x", want: lent{taken: true, accepted: true}},
 		"wrong":             {password: "CANARY-wrong", code: api.BadCredentials, want: lent{taken: true}},
-		"wrong, 200":        {password: "CANARY-wrong", modes: rig.JiraModes{EmptyRefusal: true}, code: api.BadCredentials, want: lent{taken: true}},
+		"wrong, 200":        {password: "CANARY-wrong", modes: rig.AtlassianModes{EmptyRefusal: true}, code: api.BadCredentials, want: lent{taken: true}},
 		"captcha":           {before: 3, code: api.Captcha, want: lent{taken: true}},
 		"no captcha yet":    {before: 2, want: lent{taken: true, accepted: true}},
-		"Basic disabled":    {modes: rig.JiraModes{BasicDisabled: true}, code: api.BasicDisabled, want: lent{taken: true, back: true}},
-		"no right":          {modes: rig.JiraModes{NoPermission: true}, code: api.Forbidden, want: lent{taken: true, accepted: true}},
-		"no session":        {modes: rig.JiraModes{NoSession: true}, code: api.NoSessionCookie, want: lent{taken: true, accepted: true}},
-		"anonymous":         {modes: rig.JiraModes{Anonymous: true}, want: lent{taken: true, accepted: true}, probe: api.Expired},
-		"two nodes":         {modes: rig.JiraModes{TwoNodes: true}, want: lent{taken: true, accepted: true}},
-		"SSO":               {modes: rig.JiraModes{SSO: "https://login.foreign.example/"}, code: api.SSORedirect, want: lent{taken: true}},
-		"maintenance":       {modes: rig.JiraModes{Maintenance: true}, code: api.Maintenance},
-		"broken":            {modes: rig.JiraModes{ServerError: true}, code: api.Server5xx},
-		"limited":           {modes: rig.JiraModes{RetryAfter: time.Minute}, code: api.RateLimited},
+		"Basic disabled":    {modes: rig.AtlassianModes{BasicDisabled: true}, code: api.BasicDisabled, want: lent{taken: true, back: true}},
+		"no right":          {modes: rig.AtlassianModes{NoPermission: true}, code: api.Forbidden, want: lent{taken: true, accepted: true}},
+		"no session":        {modes: rig.AtlassianModes{NoSession: true}, code: api.NoSessionCookie, want: lent{taken: true, accepted: true}},
+		"anonymous":         {modes: rig.AtlassianModes{Anonymous: true}, want: lent{taken: true, accepted: true}, probe: api.Expired},
+		"two nodes":         {modes: rig.AtlassianModes{TwoNodes: true}, want: lent{taken: true, accepted: true}},
+		"SSO":               {modes: rig.AtlassianModes{SSO: "https://login.foreign.example/"}, code: api.SSORedirect, want: lent{taken: true}},
+		"maintenance":       {modes: rig.AtlassianModes{Maintenance: true}, code: api.Maintenance},
+		"broken":            {modes: rig.AtlassianModes{ServerError: true}, code: api.Server5xx},
+		"limited":           {modes: rig.AtlassianModes{RetryAfter: time.Minute}, code: api.RateLimited},
 	} {
-		j, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira"})
+		j, err := rig.StartJira(rig.AtlassianOptions{ContextPath: "/jira"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -759,7 +759,7 @@ func TestJiraProbation(t *testing.T) {
 	for _, proven := range []bool{true, false} {
 		var asleep atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
-		j, err := rig.StartJira(rig.JiraOptions{ContextPath: "/jira", Now: now})
+		j, err := rig.StartJira(rig.AtlassianOptions{ContextPath: "/jira", Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}

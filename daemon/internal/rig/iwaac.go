@@ -20,13 +20,13 @@ type IWAAC struct {
 }
 
 // asks reports whether the filter's rules fit a request.
-func (g *IWAAC) asks(c *jiraCall) bool {
+func (g *IWAAC) asks(c *atlassianCall) bool {
 	return strings.Contains(c.UserAgent(), g.Agent) && slices.Contains(g.URIs, c.path)
 }
 
 // guarded reports whether Negotiate is asked for here. With a keytab and no filter
 // the login page asks everybody.
-func (j *Jira) guarded(c *jiraCall) bool {
+func (j *Atlassian) guarded(c *atlassianCall) bool {
 	switch {
 	case j.acceptor == nil || c.user != "":
 		return false
@@ -39,7 +39,7 @@ func (j *Jira) guarded(c *jiraCall) bool {
 
 // negotiate logs in by a Negotiate token (RFC 4559). It reports whether the
 // request goes on to Jira; otherwise it has been answered.
-func (j *Jira) negotiate(c *jiraCall) bool {
+func (j *Atlassian) negotiate(c *atlassianCall) bool {
 	scheme, token, _ := strings.Cut(c.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Negotiate") {
 		c.header.Set("WWW-Authenticate", "Negotiate")

@@ -40,7 +40,7 @@ type jiraIssue struct {
 	attachments                []map[string]any
 }
 
-func (j *Jira) addIssue(i jiraIssue) *jiraIssue {
+func (j *Atlassian) addIssue(i jiraIssue) *jiraIssue {
 	n := len(j.issues) + 1
 	i.id, i.key, i.created = strconv.Itoa(10000+n), projectKey+"-"+strconv.Itoa(n), j.now()
 	j.issues = append(j.issues, &i)
@@ -49,7 +49,7 @@ func (j *Jira) addIssue(i jiraIssue) *jiraIssue {
 
 // rest answers what is under /rest (Jira's REST API documentation, as far as
 // python-jira 3.4 and go-jira 1 ask for it).
-func (j *Jira) rest(c *jiraCall) {
+func (j *Atlassian) rest(c *atlassianCall) {
 	switch {
 	case j.modes.RetryAfter > 0:
 		c.cookieless = true
@@ -128,7 +128,7 @@ func (j *Jira) rest(c *jiraCall) {
 	}
 }
 
-func (j *Jira) myself(c *jiraCall) {
+func (j *Atlassian) myself(c *atlassianCall) {
 	if c.user == "" {
 		j.unauthorized(c, notAuthenticated)
 		return
@@ -137,14 +137,14 @@ func (j *Jira) myself(c *jiraCall) {
 }
 
 // user is what the REST API says of a user.
-func (j *Jira) user(name string) map[string]any {
+func (j *Atlassian) user(name string) map[string]any {
 	return map[string]any{
 		"self": j.URL() + "/rest/api/2/user?username=" + name, "name": name, "key": name, "displayName": name,
 		"active": true, "timeZone": "Etc/UTC", "locale": "en_US",
 	}
 }
 
-func (j *Jira) kinds() []any {
+func (j *Atlassian) kinds() []any {
 	var kinds []any
 	for _, k := range jiraKinds {
 		kinds = append(kinds, j.kind(k.id, k.name))
@@ -152,11 +152,11 @@ func (j *Jira) kinds() []any {
 	return kinds
 }
 
-func (j *Jira) kind(id, name string) map[string]any {
+func (j *Atlassian) kind(id, name string) map[string]any {
 	return map[string]any{"self": j.URL() + "/rest/api/2/issuetype/" + id, "id": id, "name": name, "subtask": false}
 }
 
-func (j *Jira) project(c *jiraCall, name string) {
+func (j *Atlassian) project(c *atlassianCall, name string) {
 	if name != projectKey && name != projectID {
 		c.errors(http.StatusNotFound, "No project could be found with key '"+name+"'.")
 		return
@@ -167,7 +167,7 @@ func (j *Jira) project(c *jiraCall, name string) {
 }
 
 // render is what the REST API says of an issue.
-func (j *Jira) render(i *jiraIssue) map[string]any {
+func (j *Atlassian) render(i *jiraIssue) map[string]any {
 	fields := map[string]any{
 		"summary": i.summary, "description": i.description, "created": jiraTime(i.created),
 		"project": map[string]any{"self": j.URL() + "/rest/api/2/project/" + projectID, "id": projectID, "key": projectKey, "name": "Lab"},
@@ -187,7 +187,7 @@ func (j *Jira) render(i *jiraIssue) map[string]any {
 }
 
 // find returns the issue of a key or id that the user may see, or answers.
-func (j *Jira) find(c *jiraCall, name string) *jiraIssue {
+func (j *Atlassian) find(c *atlassianCall, name string) *jiraIssue {
 	n := slices.IndexFunc(j.issues, func(i *jiraIssue) bool { return i.key == name || i.id == name })
 	switch {
 	case n < 0:
@@ -200,7 +200,7 @@ func (j *Jira) find(c *jiraCall, name string) *jiraIssue {
 	return nil
 }
 
-func (j *Jira) getIssue(c *jiraCall, name string) {
+func (j *Atlassian) getIssue(c *atlassianCall, name string) {
 	if i := j.find(c, name); i != nil {
 		c.json(http.StatusOK, j.render(i))
 	}
@@ -208,7 +208,7 @@ func (j *Jira) getIssue(c *jiraCall, name string) {
 
 // search answers with a page of the issues that the user may see: without a
 // login 200 too, and fewer (Atlassian, "REST and os_authType").
-func (j *Jira) search(c *jiraCall) {
+func (j *Atlassian) search(c *atlassianCall) {
 	page := struct{ StartAt, MaxResults int }{MaxResults: 50}
 	if c.Method == http.MethodPost {
 		if err := json.Unmarshal(c.body, &page); err != nil {
@@ -245,7 +245,7 @@ func (j *Jira) search(c *jiraCall) {
 	})
 }
 
-func (j *Jira) createIssue(c *jiraCall) {
+func (j *Atlassian) createIssue(c *atlassianCall) {
 	if c.user == "" {
 		j.unauthorized(c, notAuthenticated)
 		return
@@ -288,7 +288,7 @@ func (j *Jira) createIssue(c *jiraCall) {
 }
 
 // attachFile adds the files of a form, which are called file.
-func (j *Jira) attachFile(c *jiraCall, name string) {
+func (j *Atlassian) attachFile(c *atlassianCall, name string) {
 	if c.user == "" {
 		j.unauthorized(c, notAuthenticated)
 		return

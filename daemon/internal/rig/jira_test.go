@@ -50,7 +50,7 @@ func (c *clock) advance(d time.Duration) {
 }
 
 // newJira starts a Jira with the user fred.
-func newJira(t testing.TB, o rig.JiraOptions) *rig.Jira {
+func newJira(t testing.TB, o rig.AtlassianOptions) *rig.Atlassian {
 	t.Helper()
 	j, err := rig.StartJira(o)
 	if err != nil {
@@ -68,7 +68,7 @@ func basic(password string) []string {
 
 // TestJiraLoginPage: what a person does with a browser, the CAPTCHA included.
 func TestJiraLoginPage(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	v := newVisitor(t, j.URL())
 	for range 4 {
 		v.do("POST", sessionPath, badLogin, "Content-Type", "application/json")
@@ -92,7 +92,7 @@ func TestJiraLoginPage(t *testing.T) {
 
 func TestJiraLogin(t *testing.T) {
 	now := newClock()
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira", Now: now.Now})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira", Now: now.Now})
 	v := newVisitor(t, j.URL())
 	v.get(sessionPath).want(401, `"You are not authenticated. Authentication required to perform this operation."`, "X-Ausername: anonymous", "_lout; Path=/jira")
 	v.post(sessionPath, badLogin).want(401, `{"errorMessages":["Login failed"],"errors":{}}`, "X-Seraph-Loginreason: AUTHENTICATED_FAILED", "JIRA REST POST")
@@ -137,7 +137,7 @@ func TestJiraLogin(t *testing.T) {
 
 	v.do("DELETE", sessionPath, "").want(204, "X-Seraph-Loginreason: OUT", "_lout")
 	v.do("DELETE", sessionPath, "").want(401)
-	if n, want := j.Counts(), (rig.JiraCounts{Logins: 2, Refused: 2, Logouts: 1}); n != want {
+	if n, want := j.Counts(), (rig.AtlassianCounts{Logins: 2, Refused: 2, Logouts: 1}); n != want {
 		t.Errorf("counts %+v, want %+v", n, want)
 	}
 	if n := j.Hits("/jira/rest/auth/"); n.Total != 11 || n.Cookie != 10 {
@@ -148,7 +148,7 @@ func TestJiraLogin(t *testing.T) {
 
 func TestJiraSessionLife(t *testing.T) {
 	now := newClock()
-	j := newJira(t, rig.JiraOptions{Now: now.Now})
+	j := newJira(t, rig.AtlassianOptions{Now: now.Now})
 	login := func() *visitor {
 		v := newVisitor(t, j.URL())
 		v.post(sessionPath, goodLogin).want(200, "Path=/;")
@@ -169,7 +169,7 @@ func TestJiraSessionLife(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j.DropSessions()
-			j.SetModes(rig.JiraModes{NoProbation: c.noProbation})
+			j.SetModes(rig.AtlassianModes{NoProbation: c.noProbation})
 			v := login()
 			for i, d := range c.idle {
 				now.advance(d)
@@ -184,7 +184,7 @@ func TestJiraSessionLife(t *testing.T) {
 			}
 		})
 	}
-	j.SetModes(rig.JiraModes{})
+	j.SetModes(rig.AtlassianModes{})
 	v := newVisitor(t, j.URL())
 	v.get("/login.jsp").want(200, "JSESSIONID=")
 	now.advance(59 * time.Second)
@@ -200,7 +200,7 @@ func TestJiraSessionLife(t *testing.T) {
 }
 
 func TestJiraStaleCookie(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	v := newVisitor(t, j.URL())
 	v.get("/rest/api/2/search").want(200, `"total":1`)
 	v.get("/rest/api/2/issue/LAB-1").want(200)
@@ -229,7 +229,7 @@ func TestJiraStaleCookie(t *testing.T) {
 }
 
 func TestJiraCaptcha(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	v := newVisitor(t, j.URL())
 	v.post(sessionPath, badLogin).want(401)
 	v.post(sessionPath, badLogin).want(401)
@@ -244,20 +244,20 @@ func TestJiraCaptcha(t *testing.T) {
 	}
 	v.post(sessionPath, goodLogin).want(403, append(seen, "Login denied")...)
 	v.get("/rest/api/2/myself", basic("CANARY-password")...).want(403, append(seen, "text/html")...)
-	if n, want := j.Counts(), (rig.JiraCounts{Logins: 1, Refused: 5, Denied: 2, Sessions: 1}); n != want {
+	if n, want := j.Counts(), (rig.AtlassianCounts{Logins: 1, Refused: 5, Denied: 2, Sessions: 1}); n != want {
 		t.Errorf("counts %+v, want %+v", n, want)
 	}
 	j.SolveCaptcha("fred")
 	v.post(sessionPath, goodLogin).want(200, `"failedLoginCount":7`)
 
-	one := newJira(t, rig.JiraOptions{MaxFailures: 1})
+	one := newJira(t, rig.AtlassianOptions{MaxFailures: 1})
 	v = newVisitor(t, one.URL())
 	v.post(sessionPath, badLogin).want(401)
 	v.post(sessionPath, goodLogin).want(403)
 }
 
 func TestJiraBasic(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{})
+	j := newJira(t, rig.AtlassianOptions{})
 	v := &visitor{t: t, base: j.URL()}
 	for range 3 {
 		v.get("/rest/api/2/myself", basic("CANARY-password")...).want(200, `"name":"fred"`, "JSESSIONID=CANARY-")
@@ -273,7 +273,7 @@ func TestJiraBasic(t *testing.T) {
 }
 
 func TestJiraForgery(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	v := newVisitor(t, j.URL())
 	v.post(sessionPath, goodLogin).want(200)
 	origin := strings.TrimSuffix(j.URL(), "/jira")
@@ -306,7 +306,7 @@ func TestJiraForgery(t *testing.T) {
 }
 
 func TestJiraModes(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	const myself, login, status = "/rest/api/2/myself", "/login.jsp", "/status"
 	none := func(a *reply) { // no session
 		t.Helper()
@@ -315,10 +315,10 @@ func TestJiraModes(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		modes rig.JiraModes
+		modes rig.AtlassianModes
 		test  func(user, guest *visitor)
 	}{
-		"as installed": {rig.JiraModes{}, func(user, guest *visitor) {
+		"as installed": {rig.AtlassianModes{}, func(user, guest *visitor) {
 			guest.get(status).want(200, `{"state":"RUNNING"}`)
 			user.get(login).want(302, "Location: /jira/secure/Dashboard.jspa")
 			user.get(login+"?os_destination=%2Fsecure%2Fa.jspa").want(302, "Location: /jira/secure/a.jspa")
@@ -328,33 +328,33 @@ func TestJiraModes(t *testing.T) {
 			guest.get(login).want(200, `name="os_username"`, `name="os_password"`, "login-form-remember-me")
 			guest.do("PUT", login, "os_username=fred").want(405)
 		}},
-		"maintenance": {rig.JiraModes{Maintenance: true}, func(user, guest *visitor) {
+		"maintenance": {rig.AtlassianModes{Maintenance: true}, func(user, guest *visitor) {
 			guest.get(status).want(503, `{"state":"MAINTENANCE"}`)
 			user.get(myself).want(503)
 			none(guest.post(sessionPath, goodLogin).want(503))
 		}},
-		"server error": {rig.JiraModes{ServerError: true}, func(user, guest *visitor) {
+		"server error": {rig.AtlassianModes{ServerError: true}, func(user, guest *visitor) {
 			guest.get(status).want(500, `{"state":"ERROR"}`)
 			user.get(myself).want(500)
 			none(guest.post(sessionPath, goodLogin).want(500))
 		}},
-		"rate limited": {rig.JiraModes{RetryAfter: 7 * time.Second}, func(user, guest *visitor) {
+		"rate limited": {rig.AtlassianModes{RetryAfter: 7 * time.Second}, func(user, guest *visitor) {
 			user.get(myself).want(429, "Retry-After: 7", "X-Ratelimit-Fillrate: ", "X-Ratelimit-Limit: ", "X-Ratelimit-Interval-Seconds: ")
 			none(guest.post(sessionPath, goodLogin).want(429))
 			guest.get(login).want(200)
 		}},
-		"login page": {rig.JiraModes{LoginPage: true}, func(user, guest *visitor) {
+		"login page": {rig.AtlassianModes{LoginPage: true}, func(user, guest *visitor) {
 			user.get(myself).want(200, "os_password", "X-Ausername: anonymous")
 			guest.post(sessionPath, goodLogin).want(200, "os_password")
 		}},
-		"empty refusal": {rig.JiraModes{EmptyRefusal: true}, func(user, guest *visitor) {
+		"empty refusal": {rig.AtlassianModes{EmptyRefusal: true}, func(user, guest *visitor) {
 			if a := guest.post(sessionPath, badLogin).want(200, "X-Seraph-Loginreason: AUTHENTICATED_FAILED"); a.body != "" {
 				t.Errorf("a body: %s", a.body)
 			}
 			guest.get(myself, basic("CANARY-wrong")...).want(200, "X-Seraph-Loginreason: AUTHENTICATED_FAILED")
 			guest.post(sessionPath, goodLogin).want(200, `"JSESSIONID"`)
 		}},
-		"Basic disabled": {rig.JiraModes{BasicDisabled: true}, func(user, guest *visitor) {
+		"Basic disabled": {rig.AtlassianModes{BasicDisabled: true}, func(user, guest *visitor) {
 			const text = `{"message":"Basic Authentication has been disabled on this instance."}`
 			before := j.Counts()
 			guest.post(sessionPath, goodLogin).want(403, text)
@@ -364,14 +364,14 @@ func TestJiraModes(t *testing.T) {
 				t.Errorf("counts %+v", n)
 			}
 		}},
-		"SSO": {rig.JiraModes{SSO: "https://sso.example/start"}, func(user, guest *visitor) {
+		"SSO": {rig.AtlassianModes{SSO: "https://sso.example/start"}, func(user, guest *visitor) {
 			for _, path := range []string{login, "/secure/Dashboard.jspa", "/"} {
 				none(guest.get(path).want(302, "Location: https://sso.example/start", "_oauth2_proxy_csrf="))
 			}
 			none(guest.post(sessionPath, goodLogin).want(302, "Location: https://sso.example/start"))
 			user.get(myself).want(200)
 		}},
-		"no permission": {rig.JiraModes{NoPermission: true}, func(user, guest *visitor) {
+		"no permission": {rig.AtlassianModes{NoPermission: true}, func(user, guest *visitor) {
 			guest.post(sessionPath, goodLogin).want(403, "X-Seraph-Loginreason: AUTHORISATION_FAILED", "X-Ausername: anonymous")
 			guest.post(sessionPath, badLogin).want(401, "AUTHENTICATED_FAILED")
 			guest.get(myself, basic("CANARY-password")...).want(403, "X-Seraph-Loginreason: AUTHORISATION_FAILED")
@@ -379,20 +379,20 @@ func TestJiraModes(t *testing.T) {
 			user.get("/secure/Dashboard.jspa").want(403)
 			user.do("DELETE", sessionPath, "").want(204)
 		}},
-		"no session": {rig.JiraModes{NoSession: true}, func(user, guest *visitor) {
+		"no session": {rig.AtlassianModes{NoSession: true}, func(user, guest *visitor) {
 			none(guest.post(sessionPath, goodLogin).want(200, `"JSESSIONID"`))
 			guest.get(myself).want(401)
 		}},
-		"anonymous": {rig.JiraModes{Anonymous: true}, func(user, guest *visitor) {
+		"anonymous": {rig.AtlassianModes{Anonymous: true}, func(user, guest *visitor) {
 			guest.post(sessionPath, goodLogin).want(200, "JSESSIONID=", "X-Seraph-Loginreason: OK")
 			guest.get(sessionPath).want(401, "X-Ausername: anonymous", "You are not authenticated")
 		}},
-		"maintenance and two nodes": {rig.JiraModes{Maintenance: true, TwoNodes: true}, func(user, guest *visitor) {
+		"maintenance and two nodes": {rig.AtlassianModes{Maintenance: true, TwoNodes: true}, func(user, guest *visitor) {
 			guest.get(status).want(503, "AWSALB=CANARY-")
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j.SetModes(rig.JiraModes{})
+			j.SetModes(rig.AtlassianModes{})
 			j.AddUser("fred", "CANARY-password")
 			user := newVisitor(t, j.URL())
 			user.post(sessionPath, goodLogin).want(200)
@@ -403,8 +403,8 @@ func TestJiraModes(t *testing.T) {
 }
 
 func TestJiraTwoNodes(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
-	j.SetModes(rig.JiraModes{TwoNodes: true})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
+	j.SetModes(rig.AtlassianModes{TwoNodes: true})
 	v := newVisitor(t, j.URL())
 	login := v.post(sessionPath, goodLogin).want(200)
 	last := login.cookie("AWSALB")
@@ -430,7 +430,7 @@ func TestJiraTwoNodes(t *testing.T) {
 }
 
 func TestJiraIssues(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira"})
 	v := newVisitor(t, j.URL())
 	const issue = `{"fields":{"project":{"key":"LAB"},"summary":"It is <new>","issuetype":{"name":"Bug"}}}`
 	v.post("/rest/api/2/issue", issue).want(401)
@@ -486,7 +486,7 @@ func TestJiraIssues(t *testing.T) {
 }
 
 func TestJiraStop(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{})
+	j := newJira(t, rig.AtlassianOptions{})
 	v := newVisitor(t, j.URL())
 	v.post(sessionPath, goodLogin).want(200)
 	url := j.URL()
@@ -544,7 +544,7 @@ func tokens(t *testing.T) (token func() string, keytabFile []byte) {
 
 func TestJiraIWAAC(t *testing.T) {
 	token, keytabFile := tokens(t)
-	j := newJira(t, rig.JiraOptions{ContextPath: "/jira", Keytab: keytabFile, Guard: &rig.IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}})
+	j := newJira(t, rig.AtlassianOptions{ContextPath: "/jira", Keytab: keytabFile, Guard: &rig.IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}})
 	v := newVisitor(t, j.URL())
 	v.get("/login.jsp").want(200, "os_password") // another agent
 	const agent = "sessionctl/1 (Windows NT)"
@@ -558,9 +558,9 @@ func TestJiraIWAAC(t *testing.T) {
 	// A good ticket of somebody whom Jira does not know.
 	v.get("/login.jsp", "User-Agent", agent, "Authorization", token()).want(200, "os_password", "X-Seraph-Loginreason: AUTHENTICATED_FAILED", "X-Ausername: anonymous")
 	j.AddUser("svc", "")
-	j.SetModes(rig.JiraModes{NoPermission: true})
+	j.SetModes(rig.AtlassianModes{NoPermission: true})
 	v.get("/login.jsp", "User-Agent", agent, "Authorization", token()).want(200, "os_password", "X-Seraph-Loginreason: AUTHORISATION_FAILED")
-	j.SetModes(rig.JiraModes{})
+	j.SetModes(rig.AtlassianModes{})
 
 	good := token()
 	v.get("/login.jsp?os_destination=%2Fsecure%2Fa.jspa", "User-Agent", agent, "Authorization", good).want(302,
@@ -569,13 +569,13 @@ func TestJiraIWAAC(t *testing.T) {
 	v.get(sessionPath).want(200, `"name":"svc"`, `"loginCount":1`)
 	v.get("/login.jsp", "User-Agent", agent).want(302) // logged in already
 	newVisitor(t, j.URL()).get("/login.jsp", "User-Agent", agent, "Authorization", good).want(401)
-	if n, want := j.Counts(), (rig.JiraCounts{Tokens: 6, KerberosLogins: 1, Sessions: 1}); n != want {
+	if n, want := j.Counts(), (rig.AtlassianCounts{Tokens: 6, KerberosLogins: 1, Sessions: 1}); n != want {
 		t.Errorf("counts %+v, want %+v", n, want)
 	}
 	if n := j.Hits("/jira/login.jsp"); n.Negotiate != 6 {
 		t.Errorf("hits %+v", n)
 	}
-	j.SetModes(rig.JiraModes{NoSession: true})
+	j.SetModes(rig.AtlassianModes{NoSession: true})
 	guest := newVisitor(t, j.URL())
 	guest.get("/login.jsp", "User-Agent", agent, "Authorization", token()).want(302, "Location: /jira/secure/Dashboard.jspa")
 	guest.get("/rest/api/2/myself").want(401)
@@ -583,7 +583,7 @@ func TestJiraIWAAC(t *testing.T) {
 
 func TestJiraKerberosForAll(t *testing.T) {
 	token, keytabFile := tokens(t)
-	j := newJira(t, rig.JiraOptions{Keytab: keytabFile})
+	j := newJira(t, rig.AtlassianOptions{Keytab: keytabFile})
 	j.AddUser("svc", "")
 	v := newVisitor(t, j.URL())
 	for range 3 {
@@ -598,13 +598,13 @@ func TestJiraKerberosForAll(t *testing.T) {
 	v.get("/rest/api/2/myself").want(200, `"name":"svc"`)
 	// A ticket is no password: the CAPTCHA neither stops it nor is it solved by it.
 	v.post(sessionPath, `{"username":"svc","password":"CANARY-wrong"}`).want(403, "CAPTCHA_CHALLENGE")
-	if _, err := rig.StartJira(rig.JiraOptions{Keytab: []byte("nonsense")}); err == nil {
+	if _, err := rig.StartJira(rig.AtlassianOptions{Keytab: []byte("nonsense")}); err == nil {
 		t.Error("a malformed keytab is taken")
 	}
 }
 
 func TestJiraInParallel(t *testing.T) {
-	j := newJira(t, rig.JiraOptions{})
+	j := newJira(t, rig.AtlassianOptions{})
 	var clients sync.WaitGroup
 	for i := range 8 {
 		clients.Go(func() {
@@ -615,7 +615,7 @@ func TestJiraInParallel(t *testing.T) {
 			if w.Code != http.StatusOK {
 				t.Errorf("status %d", w.Code)
 			}
-			j.SetModes(rig.JiraModes{NoProbation: i%2 == 0})
+			j.SetModes(rig.AtlassianModes{NoProbation: i%2 == 0})
 			if n := j.Counts(); n.Logins < 1 || n.Sessions < 1 {
 				t.Errorf("counts %+v", n)
 			}
@@ -629,7 +629,7 @@ func TestJiraInParallel(t *testing.T) {
 
 // Whatever is sent, Jira answers, and logs nobody in without a password.
 func FuzzJira(f *testing.F) {
-	j := newJira(f, rig.JiraOptions{ContextPath: "/jira"})
+	j := newJira(f, rig.AtlassianOptions{ContextPath: "/jira"})
 	j.SetPassword("fred", "CANARY-"+rand.Text())
 	f.Add("POST", sessionPath, "application/json", badLogin, "JSESSIONID=x", "")
 	f.Add("POST", "/rest/api/2/issue/LAB-1/attachments", "multipart/form-data; boundary=b", "--b\r\n\r\n--b--", "", "")

@@ -17,8 +17,8 @@ const (
 	probationAuthenticated = 10 * time.Minute
 )
 
-// jiraSession is a session in one node's Tomcat.
-type jiraSession struct {
+// atlassianSession is a session in one node's Tomcat.
+type atlassianSession struct {
 	id       string
 	tag      string // X-ASESSIONID, which is no credential
 	user     string // "" for nobody
@@ -27,7 +27,7 @@ type jiraSession struct {
 }
 
 // alive reports whether a session is not idle for too long.
-func (j *Jira) alive(s *jiraSession) bool {
+func (j *Atlassian) alive(s *atlassianSession) bool {
 	limit := idle
 	if s.requests < 2 && !j.modes.NoProbation {
 		limit = probation
@@ -39,8 +39,8 @@ func (j *Jira) alive(s *jiraSession) bool {
 }
 
 // newSession begins a session on a node.
-func (j *Jira) newSession(node int, user string) *jiraSession {
-	s := &jiraSession{id: secretID(), tag: sessionTag(), user: user, requests: 1, used: j.now()}
+func (j *Atlassian) newSession(node int, user string) *atlassianSession {
+	s := &atlassianSession{id: secretID(), tag: sessionTag(), user: user, requests: 1, used: j.now()}
 	j.nodes[node][s.id] = s
 	return s
 }
@@ -48,7 +48,7 @@ func (j *Jira) newSession(node int, user string) *jiraSession {
 // attach finds the session that a request belongs to. Any request keeps it
 // alive, as in any servlet container. Of several session cookies the first that
 // is valid counts.
-func (j *Jira) attach(c *jiraCall) {
+func (j *Atlassian) attach(c *atlassianCall) {
 	node := j.nodes[c.node]
 	for _, cookie := range c.CookiesNamed("JSESSIONID") {
 		s := node[cookie.Value]
@@ -68,7 +68,7 @@ func (j *Jira) attach(c *jiraCall) {
 // sticky cookie with every answer, as an AWS Application Load Balancer does
 // (its documentation, "Sticky sessions"); without one the next node gets the
 // request.
-func (j *Jira) balance(c *jiraCall) {
+func (j *Atlassian) balance(c *atlassianCall) {
 	if !j.modes.TwoNodes {
 		return
 	}
@@ -87,7 +87,7 @@ func (j *Jira) balance(c *jiraCall) {
 // login makes the request, and a new session, a user's. The session that the
 // request came with ends: an id is never kept over a login (OWASP, Session
 // Management Cheat Sheet).
-func (j *Jira) login(c *jiraCall, name string) {
+func (j *Atlassian) login(c *atlassianCall, name string) {
 	if c.session != nil {
 		delete(j.nodes[c.node], c.session.id)
 	}
@@ -117,7 +117,7 @@ func (j *Jira) login(c *jiraCall, name string) {
 // sessionCookies sets the cookies of a session, as captured after a good login
 // (Atlassian's page "Cookie-based authentication" has the first). The token
 // against forgery ends in lin for a user and in lout for nobody.
-func (j *Jira) sessionCookies(c *jiraCall) {
+func (j *Atlassian) sessionCookies(c *atlassianCall) {
 	c.setCookie("JSESSIONID=" + c.session.id + "; Path=" + j.cookiePath() + "; HttpOnly")
 	state := "lout"
 	if c.session.user != "" {
@@ -127,7 +127,7 @@ func (j *Jira) sessionCookies(c *jiraCall) {
 }
 
 // cookiePath is the Path of Jira's cookies: the context path.
-func (j *Jira) cookiePath() string {
+func (j *Atlassian) cookiePath() string {
 	if j.context == "" {
 		return "/"
 	}

@@ -31,8 +31,8 @@ const (
 // sessionPath is the login resource (Jira's REST documentation, "auth/1/session").
 const sessionPath = "/rest/auth/1/session"
 
-// jiraAccount is a user.
-type jiraAccount struct {
+// atlassianAccount is a user.
+type atlassianAccount struct {
 	password string // "" for none
 	failures int    // in a row
 	logins   int
@@ -43,7 +43,7 @@ type jiraAccount struct {
 }
 
 // info is the loginInfo of Jira's answers. What never happened is left out.
-func (a *jiraAccount) info() any {
+func (a *atlassianAccount) info() any {
 	return struct {
 		LastFailed string `json:"lastFailedLoginTime,omitempty"`
 		Previous   string `json:"previousLoginTime,omitempty"`
@@ -64,7 +64,7 @@ func jiraTime(t time.Time) string {
 // in a row it is not even looked at (Atlassian's page "Cookie-based
 // authentication", CAPTCHAs); such an attempt counts as a failed one
 // (go-jira/jira#8).
-func (j *Jira) judge(name, password string) string {
+func (j *Atlassian) judge(name, password string) string {
 	a := j.accounts[name]
 	if a == nil {
 		j.counts.Refused++
@@ -91,7 +91,7 @@ func (j *Jira) judge(name, password string) string {
 }
 
 // session answers the login resource.
-func (j *Jira) session(c *jiraCall) {
+func (j *Atlassian) session(c *atlassianCall) {
 	switch c.Method {
 	case http.MethodPost:
 		j.jsonLogin(c)
@@ -122,7 +122,7 @@ func (j *Jira) session(c *jiraCall) {
 
 // jsonLogin is the login by JSON (Atlassian's page "Cookie-based
 // authentication").
-func (j *Jira) jsonLogin(c *jiraCall) {
+func (j *Atlassian) jsonLogin(c *atlassianCall) {
 	if j.modes.BasicDisabled {
 		j.disabled(c)
 		return
@@ -164,7 +164,7 @@ func (j *Jira) jsonLogin(c *jiraCall) {
 // formLogin is a person at the login page. If a picture is to be solved, a person
 // solves it, so the password is looked at (Atlassian's page "Cookie-based
 // authentication", CAPTCHAs).
-func (j *Jira) formLogin(c *jiraCall) {
+func (j *Atlassian) formLogin(c *atlassianCall) {
 	form, err := url.ParseQuery(string(c.body))
 	if err != nil {
 		c.page(http.StatusBadRequest, "Bad Request (400)")
@@ -187,7 +187,7 @@ func (j *Jira) formLogin(c *jiraCall) {
 // basic logs in by a Basic header, if there is one and nobody is logged in: a
 // session of its own for every request (JRASERVER-27047). It reports whether
 // the request goes on; otherwise it has been answered.
-func (j *Jira) basic(c *jiraCall) bool {
+func (j *Atlassian) basic(c *atlassianCall) bool {
 	name, password, ok := c.BasicAuth()
 	if !ok || c.user != "" {
 		return true
@@ -222,7 +222,7 @@ func (j *Jira) basic(c *jiraCall) bool {
 
 // captcha adds what the captures chronos-timetracker#107 and Jit#12 agree on: a
 // new session cookie, written unlike all others, and where the picture is.
-func (j *Jira) captcha(c *jiraCall) {
+func (j *Atlassian) captcha(c *atlassianCall) {
 	c.session = j.newSession(c.node, "")
 	c.setCookie("JSESSIONID=" + c.session.id + ";path=" + j.cookiePath() + ";HttpOnly")
 	c.header.Set("X-Authentication-Denied-Reason", "CAPTCHA_CHALLENGE; login-url="+j.URL()+loginPath)
@@ -230,30 +230,30 @@ func (j *Jira) captcha(c *jiraCall) {
 }
 
 // challenge names a scheme that needs an application link (the same captures).
-func (j *Jira) challenge(c *jiraCall) {
+func (j *Atlassian) challenge(c *atlassianCall) {
 	c.header.Set("WWW-Authenticate", `OAuth realm="`+url.QueryEscape(j.URL())+`"`)
 }
 
 // disabled refuses a password unseen, in the words of
 // atlassian/data-center-helm-charts#1101.
-func (j *Jira) disabled(c *jiraCall) {
+func (j *Atlassian) disabled(c *atlassianCall) {
 	j.counts.Disabled++
 	c.json(http.StatusForbidden, map[string]string{"message": basicDisabled})
 }
 
-func (j *Jira) unauthorized(c *jiraCall, messages ...string) {
+func (j *Atlassian) unauthorized(c *atlassianCall, messages ...string) {
 	j.challenge(c)
 	c.errors(http.StatusUnauthorized, messages...)
 }
 
 // forbidden is for a known user without the right to use Jira.
-func (j *Jira) forbidden(c *jiraCall) {
+func (j *Atlassian) forbidden(c *atlassianCall) {
 	c.header.Set(seraphReason, seraphForbidden)
 	c.errors(http.StatusForbidden, "You do not have the permission to use Jira.")
 }
 
 // errors answers with the error collection of Jira's REST API.
-func (c *jiraCall) errors(status int, messages ...string) {
+func (c *atlassianCall) errors(status int, messages ...string) {
 	c.json(status, map[string]any{"errorMessages": messages, "errors": struct{}{}})
 }
 
@@ -266,7 +266,7 @@ var browsers = regexp.MustCompile(`^Mozilla/.*\b(Firefox|Chrome|Safari)/`)
 // not say otherwise (Atlassian, "Form token handling"), or any POST of a browser
 // that is not known to come from Jira's own pages, whatever else it says (the
 // article above).
-func (j *Jira) forged(c *jiraCall) bool {
+func (j *Atlassian) forged(c *atlassianCall) bool {
 	switch strings.ToLower(c.Header.Get("X-Atlassian-Token")) {
 	case "no-check", "nocheck":
 	default:
@@ -279,7 +279,7 @@ func (j *Jira) forged(c *jiraCall) bool {
 }
 
 // sameOrigin compares with what Jira takes for its own scheme, host and port.
-func (j *Jira) sameOrigin(c *jiraCall) bool {
+func (j *Atlassian) sameOrigin(c *atlassianCall) bool {
 	if origin := c.Header.Get("Origin"); origin != "" {
 		return origin == j.origin()
 	}
@@ -288,7 +288,7 @@ func (j *Jira) sameOrigin(c *jiraCall) bool {
 }
 
 // mediaType returns the request's media type in lower case, "" for none.
-func (c *jiraCall) mediaType() string {
+func (c *atlassianCall) mediaType() string {
 	t, _, err := mime.ParseMediaType(c.Header.Get("Content-Type"))
 	if err != nil {
 		return ""

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// JiraOptions are the settings of a Jira.
-type JiraOptions struct {
+// AtlassianOptions are the settings of a Jira.
+type AtlassianOptions struct {
 	ContextPath string // such as "/jira"; "" for the root
 	// Keytab is a keytab file's bytes with keys of HTTP/localhost; nil: Jira
 	// knows no Kerberos.
@@ -32,9 +32,9 @@ type JiraOptions struct {
 	MaxFailures int
 }
 
-// JiraModes are the states and configurations of a Jira that make life hard for
+// AtlassianModes are the states and configurations of a Jira that make life hard for
 // its clients. They can be combined; the zero value is a Jira as installed.
-type JiraModes struct {
+type AtlassianModes struct {
 	// Maintenance: 503 everywhere, and MAINTENANCE at /status (Atlassian, "Jira
 	// status endpoint").
 	Maintenance bool
@@ -71,8 +71,8 @@ type JiraModes struct {
 	Anonymous bool
 }
 
-// JiraCounts is what happened at a Jira since it was made.
-type JiraCounts struct {
+// AtlassianCounts is what happened at a Jira since it was made.
+type AtlassianCounts struct {
 	Logins   int // good ones at the login resource
 	Forms    int // good ones at the login page, by persons
 	Basic    int // requests with a good Basic header, each of which is a login (JRASERVER-27047)
@@ -97,7 +97,7 @@ type JiraCounts struct {
 // Every secret that it makes up begins with CANARY-, so that tests can look for
 // it where it must not be: a session id is CANARY- and 32 hexadecimal digits.
 // JQL is not interpreted: a search finds every issue that the user may see.
-type Jira struct {
+type Atlassian struct {
 	webServer
 	context     string
 	acceptor    *Acceptor // nil: no Kerberos
@@ -106,33 +106,33 @@ type Jira struct {
 	maxFailures int
 
 	mu       sync.Mutex
-	modes    JiraModes
-	accounts map[string]*jiraAccount
-	nodes    [2]map[string]*jiraSession
+	modes    AtlassianModes
+	accounts map[string]*atlassianAccount
+	nodes    [2]map[string]*atlassianSession
 	sticky   map[string]int // the load balancer's cookies
 	lastNode int            // where the last request went
 	requests int
-	counts   JiraCounts
+	counts   AtlassianCounts
 
 	issues      []*jiraIssue
 	attachments int
 }
 
 // StartJira starts a Jira that has a few issues and no user yet.
-func StartJira(o JiraOptions) (*Jira, error) {
-	j := &Jira{
+func StartJira(o AtlassianOptions) (*Atlassian, error) {
+	j := &Atlassian{
 		context:     strings.TrimSuffix(o.ContextPath, "/"),
 		guard:       o.Guard,
 		now:         o.Now,
 		maxFailures: cmp.Or(o.MaxFailures, 3),
-		accounts:    make(map[string]*jiraAccount),
+		accounts:    make(map[string]*atlassianAccount),
 		sticky:      make(map[string]int),
 	}
 	if j.now == nil {
 		j.now = time.Now
 	}
 	for i := range j.nodes {
-		j.nodes[i] = make(map[string]*jiraSession)
+		j.nodes[i] = make(map[string]*atlassianSession)
 	}
 	j.addIssue(jiraIssue{summary: "An issue that everybody may read", kind: "Task", public: true})
 	j.addIssue(jiraIssue{summary: "An issue for users", kind: "Bug"})
@@ -148,14 +148,14 @@ func StartJira(o JiraOptions) (*Jira, error) {
 }
 
 // Start starts Jira after Stop, on the same port, with its sessions.
-func (j *Jira) Start() error { return j.start(j) }
+func (j *Atlassian) Start() error { return j.start(j) }
 
 // URL returns Jira's base URL: http://localhost:port and the context path,
 // without a slash at its end.
-func (j *Jira) URL() string { return j.origin() + j.context }
+func (j *Atlassian) URL() string { return j.origin() + j.context }
 
 // SetModes replaces all modes.
-func (j *Jira) SetModes(m JiraModes) {
+func (j *Atlassian) SetModes(m AtlassianModes) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.modes = m
@@ -163,33 +163,33 @@ func (j *Jira) SetModes(m JiraModes) {
 
 // AddUser adds a user, or replaces one. Without a password the user logs in by
 // Kerberos only.
-func (j *Jira) AddUser(name, password string) {
+func (j *Atlassian) AddUser(name, password string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.accounts[name] = &jiraAccount{password: password}
+	j.accounts[name] = &atlassianAccount{password: password}
 }
 
 // SetPassword changes a user's password, which ends the user's sessions on all
 // nodes (since Jira 9.11; Atlassian's knowledge base, article 1217298787).
-func (j *Jira) SetPassword(name, password string) {
+func (j *Atlassian) SetPassword(name, password string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.account(name).password = password
 	for _, node := range j.nodes {
-		maps.DeleteFunc(node, func(_ string, s *jiraSession) bool { return s.user == name })
+		maps.DeleteFunc(node, func(_ string, s *atlassianSession) bool { return s.user == name })
 	}
 }
 
 // SolveCaptcha is what a person does with a browser: a login whose CAPTCHA is
 // solved forgets the failures before it.
-func (j *Jira) SolveCaptcha(name string) {
+func (j *Atlassian) SolveCaptcha(name string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.account(name).failures = 0
 }
 
 // DropSessions ends all sessions on all nodes, as a restart does.
-func (j *Jira) DropSessions() {
+func (j *Atlassian) DropSessions() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, node := range j.nodes {
@@ -198,7 +198,7 @@ func (j *Jira) DropSessions() {
 }
 
 // Counts returns what happened so far.
-func (j *Jira) Counts() JiraCounts {
+func (j *Atlassian) Counts() AtlassianCounts {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	n := j.counts
@@ -213,7 +213,7 @@ func (j *Jira) Counts() JiraCounts {
 }
 
 // account returns a user's account and panics if there is none.
-func (j *Jira) account(name string) *jiraAccount {
+func (j *Atlassian) account(name string) *atlassianAccount {
 	a := j.accounts[name]
 	if a == nil {
 		panic("rig: no Jira user " + name)
@@ -225,7 +225,7 @@ func (j *Jira) account(name string) *jiraAccount {
 const maxBody = 1 << 20
 
 // ServeHTTP implements http.Handler.
-func (j *Jira) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (j *Atlassian) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	j.count(r)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -239,11 +239,11 @@ func (j *Jira) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer handles a request, one at a time.
-func (j *Jira) answer(r *http.Request, body []byte) *jiraCall {
+func (j *Atlassian) answer(r *http.Request, body []byte) *atlassianCall {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	path, here := strings.CutPrefix(r.URL.Path, j.context)
-	c := &jiraCall{Request: r, path: path, body: body, header: make(http.Header)}
+	c := &atlassianCall{Request: r, path: path, body: body, header: make(http.Header)}
 	j.balance(c)
 	switch {
 	case !here || path != "" && path[0] != '/':
@@ -268,7 +268,7 @@ func (j *Jira) answer(r *http.Request, body []byte) *jiraCall {
 }
 
 // handle answers what reaches Jira.
-func (j *Jira) handle(c *jiraCall) {
+func (j *Atlassian) handle(c *atlassianCall) {
 	rest := strings.HasPrefix(c.path, "/rest/")
 	if j.modes.SSO != "" && (!rest || c.path == sessionPath && c.Method == http.MethodPost) {
 		c.cookieless = true
@@ -301,7 +301,7 @@ const (
 
 // status is the one resource that monitors ask, without a login (Atlassian,
 // "Jira status endpoint").
-func (j *Jira) status(c *jiraCall) {
+func (j *Atlassian) status(c *atlassianCall) {
 	c.cookieless = true
 	status, state := http.StatusOK, "RUNNING"
 	switch {
@@ -315,7 +315,7 @@ func (j *Jira) status(c *jiraCall) {
 
 // loginForm answers /login.jsp: who is logged in already goes where the login
 // leads.
-func (j *Jira) loginForm(c *jiraCall) {
+func (j *Atlassian) loginForm(c *atlassianCall) {
 	switch {
 	case c.Method == http.MethodPost:
 		j.formLogin(c)
@@ -331,7 +331,7 @@ func (j *Jira) loginForm(c *jiraCall) {
 // loginPage is the page with the password form, with the names that Atlassian's
 // dc-app-performance-toolkit fills in, and the box that tells it from the page
 // of two-step verification.
-func (j *Jira) loginPage(c *jiraCall) {
+func (j *Atlassian) loginPage(c *atlassianCall) {
 	c.html(http.StatusOK, "Log in", fmt.Sprintf(`<form id="login-form" action="%s" method="post">
 <input id="login-form-username" name="os_username" type="text">
 <input id="login-form-password" name="os_password" type="password">
@@ -343,7 +343,7 @@ func (j *Jira) loginPage(c *jiraCall) {
 
 // secure is the web interface: a page for users, and the way to the login for
 // everybody else.
-func (j *Jira) secure(c *jiraCall) {
+func (j *Atlassian) secure(c *atlassianCall) {
 	switch {
 	case c.user == "":
 		c.redirect(j.context + loginPath + "?os_destination=" + url.QueryEscape(c.path))
@@ -357,7 +357,7 @@ func (j *Jira) secure(c *jiraCall) {
 // stamp adds what every answer has: the cookies of a session that begins, and
 // the headers of Seraph, Jira's login framework (as captured in Jit#12,
 // chronos-timetracker#107 and go-jira/jira#8).
-func (j *Jira) stamp(c *jiraCall) {
+func (j *Atlassian) stamp(c *atlassianCall) {
 	if c.session == nil && !c.cookieless {
 		// A session for everybody who has none is what JRASERVER-31322 is about.
 		c.session = j.newSession(c.node, "")
@@ -374,15 +374,15 @@ func (j *Jira) stamp(c *jiraCall) {
 	c.header.Set("X-ASESSIONID", tag)
 }
 
-// jiraCall is a request and what is known of it, and its answer.
-type jiraCall struct {
+// atlassianCall is a request and what is known of it, and its answer.
+type atlassianCall struct {
 	*http.Request
 	path    string // below the context path
 	body    []byte
 	node    int
-	session *jiraSession // nil: none that lives
-	stale   bool         // the session cookie is of no living session
-	user    string       // "" for nobody
+	session *atlassianSession // nil: none that lives
+	stale   bool              // the session cookie is of no living session
+	user    string            // "" for nobody
 
 	status     int
 	header     http.Header
@@ -390,22 +390,22 @@ type jiraCall struct {
 	cookieless bool // the answer begins no session
 }
 
-func (c *jiraCall) setCookie(line string) { c.header.Add("Set-Cookie", line) }
+func (c *atlassianCall) setCookie(line string) { c.header.Add("Set-Cookie", line) }
 
-func (c *jiraCall) redirect(to string) {
+func (c *atlassianCall) redirect(to string) {
 	c.status = http.StatusFound
 	c.header.Set("Location", to)
 }
 
-func (c *jiraCall) html(status int, title, body string) {
+func (c *atlassianCall) html(status int, title, body string) {
 	c.status = status
 	c.header.Set("Content-Type", "text/html;charset=UTF-8")
 	c.reply = []byte("<!DOCTYPE html>\n<html><head><title>" + title + "</title></head><body><h1>" + title + "</h1>\n" + body + "\n</body></html>\n")
 }
 
-func (c *jiraCall) page(status int, title string) { c.html(status, title, "") }
+func (c *atlassianCall) page(status int, title string) { c.html(status, title, "") }
 
-func (c *jiraCall) json(status int, v any) {
+func (c *atlassianCall) json(status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic(err)
