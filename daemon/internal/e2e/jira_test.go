@@ -33,12 +33,12 @@ type jiraWorld struct {
 func newJira(t *testing.T) *jiraWorld {
 	j := &jiraWorld{world: inProcess(t)}
 	var err error
-	j.Jira, err = rig.StartJira(rig.AtlassianOptions{
+	j.Atlassian, err = rig.StartJira(rig.AtlassianOptions{
 		ContextPath: "/jira", Keytab: j.kdc.Keytab("HTTP/localhost"), Guard: &rig.IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}},
 		Now: func() time.Time { return time.Now().Add(time.Duration(j.clock.Load())) },
 	})
 	must(t, err)
-	t.Cleanup(j.Jira.Stop)
+	t.Cleanup(j.Atlassian.Stop)
 	j.AddUser("build", "")
 	j.AddUser("alice", alicePassword)
 	return j
@@ -65,7 +65,7 @@ kind          = "jira"
 credential    = "alice"
 insecure_http = true
 recheck       = "0s"
-%s`, j.Jira.URL(), strings.Join(tracker, "\n")))
+%s`, j.Atlassian.URL(), strings.Join(tracker, "\n")))
 }
 
 // rewrite replaces a text in the agent's configuration.
@@ -89,7 +89,7 @@ func (h *home) givePassword(t *testing.T, password string) result {
 func (j *jiraWorld) user(t *testing.T, h *home, site string) string {
 	t.Helper()
 	rig.Require(t, "curl")
-	r := h.run(t, "", "sh", "-c", `sessionctl header "$0" | curl -sS -H @- "$1"`, site, j.Jira.URL()+"/rest/api/2/myself")
+	r := h.run(t, "", "sh", "-c", `sessionctl header "$0" | curl -sS -H @- "$1"`, site, j.Atlassian.URL()+"/rest/api/2/myself")
 	_, rest, _ := strings.Cut(r.stdout, `"name":"`)
 	name, _, _ := strings.Cut(rest, `"`)
 	if name == "" {
@@ -141,7 +141,7 @@ func TestJiraByTicket(t *testing.T) {
 	rig.Require(t, "curl")
 	attach := func(token string) string {
 		return h.run(t, "", "sh", "-c", `sessionctl header jira | `+token+` | curl -sS -o /dev/null -w '%{http_code}' -H @- -F "file=@$1;filename=x" "$0"`,
-			j.Jira.URL()+"/rest/api/2/issue/LAB-1/attachments", h.config).stdout
+			j.Atlassian.URL()+"/rest/api/2/issue/LAB-1/attachments", h.config).stdout
 	}
 	if with, without := attach("cat"), attach("grep -v X-Atlassian-Token"); with != "200" || without != "403" {
 		t.Errorf("an attachment with the token: %s, without: %s", with, without)
@@ -234,7 +234,7 @@ func TestLogoutAtADeadSite(t *testing.T) {
 // agent that is killed; a CAPTCHA never comes.
 func TestAttempts(t *testing.T) {
 	j := newJira(t)
-	h := j.home(t, fmt.Sprintf("[site.board]\nurl = %q\nkind = \"jira\"\ncredential = \"alice\"\ninsecure_http = true\nrecheck = \"0s\"", j.Jira.URL()))
+	h := j.home(t, fmt.Sprintf("[site.board]\nurl = %q\nkind = \"jira\"\ncredential = \"alice\"\ninsecure_http = true\nrecheck = \"0s\"", j.Atlassian.URL()))
 	a := h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)
@@ -300,7 +300,7 @@ func TestKilledInTheAttempt(t *testing.T) {
 			})
 			defer close(hold)
 			h := j.home(t)
-			h.rewrite(t, j.Jira.URL(), front+"/jira")
+			h.rewrite(t, j.Atlassian.URL(), front+"/jira")
 			a := h.start(t)
 			login := func() result { return h.givePassword(t, "CANARY-wrong") }
 			if accepted {
@@ -334,7 +334,7 @@ func TestKilledInTheAttempt(t *testing.T) {
 
 // frontOf starts a proxy in front of Jira.
 func frontOf(t *testing.T, j *jiraWorld, handle func(http.ResponseWriter, *http.Request, http.Handler)) string {
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(w, r, j.Jira) }))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(w, r, j.Atlassian) }))
 	t.Cleanup(s.Close)
 	u, err := url.Parse(s.URL)
 	must(t, err)
@@ -351,7 +351,7 @@ func TestCaptcha(t *testing.T) {
 		t.Fatalf("%v", r)
 	}
 	for range 3 { // somebody else's script, with an old password
-		req, err := http.NewRequest(http.MethodGet, j.Jira.URL()+"/rest/api/2/myself", nil)
+		req, err := http.NewRequest(http.MethodGet, j.Atlassian.URL()+"/rest/api/2/myself", nil)
 		must(t, err)
 		req.SetBasicAuth("alice", "CANARY-old")
 		resp, err := http.DefaultClient.Do(req)
@@ -361,7 +361,7 @@ func TestCaptcha(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	j.DropSessions()
 	r := h.fails(t, 5, "captcha", "raw", "tracker")
-	if !strings.Contains(r.stderr, j.Jira.URL()+"/login.jsp") || !strings.Contains(r.stderr, "sessionctl login tracker --retry") {
+	if !strings.Contains(r.stderr, j.Atlassian.URL()+"/login.jsp") || !strings.Contains(r.stderr, "sessionctl login tracker --retry") {
 		t.Errorf("%v", r)
 	}
 	for range 5 {
@@ -393,7 +393,7 @@ func TestAdopt(t *testing.T) {
 		return h.run(t, cookie+"\n", filepath.Join(bin, "sessionctl"), "login", "tracker", "--cookie-stdin")
 	}
 	browser := func(user, password string) string {
-		resp, err := http.Post(j.Jira.URL()+"/rest/auth/1/session", "application/json", strings.NewReader(fmt.Sprintf(`{"username":%q,"password":%q}`, user, password)))
+		resp, err := http.Post(j.Atlassian.URL()+"/rest/auth/1/session", "application/json", strings.NewReader(fmt.Sprintf(`{"username":%q,"password":%q}`, user, password)))
 		must(t, err)
 		resp.Body.Close()
 		http.DefaultClient.CloseIdleConnections()
@@ -452,7 +452,7 @@ func TestProbation(t *testing.T) {
 		status int
 	}{{4 * time.Hour, http.StatusOK}, {5*time.Hour + time.Minute, http.StatusUnauthorized}} {
 		j.clock.Add(int64(c.later))
-		req, err := http.NewRequest(http.MethodGet, j.Jira.URL()+"/rest/api/2/myself", nil)
+		req, err := http.NewRequest(http.MethodGet, j.Atlassian.URL()+"/rest/api/2/myself", nil)
 		must(t, err)
 		req.Header.Set("Cookie", cookie)
 		resp, err := http.DefaultClient.Do(req)

@@ -19,7 +19,7 @@ import (
 func ours(t *testing.T, j *jiraWorld, h *home, site string) *gojira.Client {
 	transport := &client.Transport{Site: site, Client: &client.Client{Socket: h.socket}}
 	t.Cleanup(func() { transport.Client.Close(); transport.CloseIdleConnections() })
-	c, err := gojira.NewClient(&http.Client{Transport: transport}, j.Jira.URL())
+	c, err := gojira.NewClient(&http.Client{Transport: transport}, j.Atlassian.URL())
 	must(t, err)
 	return c
 }
@@ -27,8 +27,8 @@ func ours(t *testing.T, j *jiraWorld, h *home, site string) *gojira.Client {
 // its returns go-jira with its own login.
 func its(t *testing.T, j *jiraWorld, password string) *gojira.Client {
 	// With connections of its own, which end with it.
-	transport := &gojira.CookieAuthTransport{Username: "alice", Password: password, AuthURL: j.Jira.URL() + "/rest/auth/1/session", Transport: &http.Transport{DisableKeepAlives: true}}
-	c, err := gojira.NewClient(transport.Client(), j.Jira.URL())
+	transport := &gojira.CookieAuthTransport{Username: "alice", Password: password, AuthURL: j.Atlassian.URL() + "/rest/auth/1/session", Transport: &http.Transport{DisableKeepAlives: true}}
+	c, err := gojira.NewClient(transport.Client(), j.Atlassian.URL())
 	must(t, err)
 	return c
 }
@@ -84,7 +84,7 @@ func TestPythonJira(t *testing.T) {
 c = jira.JIRA(server=sys.argv[1], options={"headers": headers("jira")})
 print(c.myself()["name"], c.issue("LAB-1").key, len(c.search_issues("project = LAB")))
 print(c.create_issue(project="LAB", summary="made once", issuetype={"name": "Bug"}).key)
-`, j.Jira.URL())
+`, j.Atlassian.URL())
 	if !strings.HasPrefix(r.stdout, "build LAB-1 3\nLAB-") || r.status != 0 {
 		t.Errorf("%v", r)
 	}
@@ -143,7 +143,7 @@ func TestBesideTheirOwnLogin(t *testing.T) {
 	python := outdated(t, func(j *jiraWorld) func() {
 		h := j.home(t)
 		return func() {
-			if r := h.python(t, `jira.JIRA(server=sys.argv[1], auth=("alice", "CANARY-old"), max_retries=0)`, j.Jira.URL()); r.status == 0 {
+			if r := h.python(t, `jira.JIRA(server=sys.argv[1], auth=("alice", "CANARY-old"), max_retries=0)`, j.Atlassian.URL()); r.status == 0 {
 				t.Error("the wrong password does not matter")
 			}
 		}
@@ -199,7 +199,7 @@ while [ $i -lt 10 ]; do
   i=$((i+1)); echo $i
 done`
 	j.DropSessions()
-	if r := h.run(t, "", "sh", "-c", script, j.Jira.URL()); r.status != 0 || !strings.HasSuffix(r.stdout, "\n10\n") {
+	if r := h.run(t, "", "sh", "-c", script, j.Atlassian.URL()); r.status != 0 || !strings.HasSuffix(r.stdout, "\n10\n") {
 		t.Errorf("%v", r)
 	}
 	if n := j.Counts().Logins; n != logins+1 {

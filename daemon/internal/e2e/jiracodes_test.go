@@ -35,16 +35,16 @@ func TestJiraCodes(t *testing.T) {
 		{name: "rate limit", code: "rate_limited", passwordCode: "rate_limited", status: later, modes: rig.AtlassianModes{RetryAfter: 90 * time.Second}, says: "1m30s"},
 		{name: "stopped", code: "network_error", passwordCode: "network_error", status: later, setUp: func(_ *testing.T, j *jiraWorld) { j.Stop() }},
 		{name: "no such host", code: "dns_error", passwordCode: "dns_error", status: later, config: func(j *jiraWorld, text string) string {
-			return strings.ReplaceAll(text, j.Jira.URL(), "http://jira.invalid/jira")
+			return strings.ReplaceAll(text, j.Atlassian.URL(), "http://jira.invalid/jira")
 		}},
 		{name: "no TLS", code: "tls_error", passwordCode: "tls_error", status: later, config: func(j *jiraWorld, text string) string {
-			return strings.ReplaceAll(text, j.Jira.URL(), strings.Replace(j.Jira.URL(), "http:", "https:", 1))
+			return strings.ReplaceAll(text, j.Atlassian.URL(), strings.Replace(j.Atlassian.URL(), "http:", "https:", 1))
 		}},
 		{name: "redirect to https", code: "insecure_redirect", passwordCode: "insecure_redirect", status: person, config: func(j *jiraWorld, text string) string {
 			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 				http.Redirect(w, r, "https://"+r.Host+r.URL.Path, http.StatusMovedPermanently)
 			})
-			return strings.ReplaceAll(text, j.Jira.URL(), front+"/jira")
+			return strings.ReplaceAll(text, j.Atlassian.URL(), front+"/jira")
 		}, says: "write https in the site's url"},
 		{name: "SSO", code: "sso_redirect", passwordCode: "sso_redirect", status: person, modes: rig.AtlassianModes{SSO: foreign.URL}, says: "login_hosts"},
 		{name: "everything is the login page", code: "no_challenge", passwordCode: "unexpected_status", status: person, modes: rig.AtlassianModes{LoginPage: true}},
@@ -56,7 +56,7 @@ func TestJiraCodes(t *testing.T) {
 			must(t, err)
 			t.Cleanup(other.Stop)
 			other.AddUser("alice", alicePassword)
-			j.Jira = other
+			j.Atlassian = other
 		}},
 		{name: "no right", code: "forbidden", passwordCode: "forbidden", status: person, modes: rig.AtlassianModes{NoPermission: true}},
 		{name: "Basic disabled", passwordCode: "basic_disabled", status: person, modes: rig.AtlassianModes{BasicDisabled: true}, says: "Basic Authentication is disabled"},
@@ -72,14 +72,14 @@ func TestJiraCodes(t *testing.T) {
 			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nidentity = \"somebody\"")
 		}, says: "somebody"},
 		{name: "another path", code: "unexpected_status", passwordCode: "unexpected_status", status: person, config: func(j *jiraWorld, text string) string {
-			return strings.ReplaceAll(text, j.Jira.URL(), plain.URL+"/tracker")
+			return strings.ReplaceAll(text, j.Atlassian.URL(), plain.URL+"/tracker")
 		}, says: "site's url"},
 		{name: "a gate before everything", passwordCode: "challenge_unsupported", status: person, config: func(j *jiraWorld, text string) string {
 			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 				w.Header().Set("WWW-Authenticate", "Negotiate")
 				w.WriteHeader(http.StatusUnauthorized)
 			})
-			return strings.ReplaceAll(text, j.Jira.URL(), front+"/jira")
+			return strings.ReplaceAll(text, j.Atlassian.URL(), front+"/jira")
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestSpent(t *testing.T) {
 		next.ServeHTTP(w, r)
 	})
 	h := j.home(t)
-	h.rewrite(t, j.Jira.URL(), front+"/jira")
+	h.rewrite(t, j.Atlassian.URL(), front+"/jira")
 	h.start(t)
 	odd.Store(true)
 	wantFailure(t, h.givePassword(t, alicePassword), 5, "unexpected_status")
@@ -196,7 +196,7 @@ func TestRefusedWithMore(t *testing.T) {
 				w.WriteHeader(add(w))
 			})
 			h := j.home(t)
-			h.rewrite(t, j.Jira.URL(), front+"/jira")
+			h.rewrite(t, j.Atlassian.URL(), front+"/jira")
 			a := h.start(t)
 			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "bad_credentials")
 			wantFailure(t, h.givePassword(t, "CANARY-wrong"), 5, "latched")
@@ -227,7 +227,7 @@ func TestGatewayInTrouble(t *testing.T) {
 		w.Write([]byte(*body))
 	})
 	h := j.home(t)
-	h.rewrite(t, j.Jira.URL(), front+"/jira")
+	h.rewrite(t, j.Atlassian.URL(), front+"/jira")
 	h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)
@@ -266,7 +266,7 @@ func TestBackSoon(t *testing.T) {
 		}
 	})
 	h := j.home(t)
-	h.rewrite(t, j.Jira.URL(), front+"/jira")
+	h.rewrite(t, j.Atlassian.URL(), front+"/jira")
 	h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)

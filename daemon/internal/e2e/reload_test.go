@@ -510,7 +510,7 @@ func TestReloadInALogin(t *testing.T) {
 		next.ServeHTTP(w, r)
 	}) + "/jira"
 	h := j.home(t)
-	h.rewrite(t, j.Jira.URL(), url)
+	h.rewrite(t, j.Atlassian.URL(), url)
 	a := h.start(t)
 	if r := h.givePassword(t, alicePassword); r.status != 0 {
 		t.Fatalf("%v", r)
@@ -562,7 +562,7 @@ func TestReloadNeverMixes(t *testing.T) {
 	j := newJira(t)
 	h := j.shared(t)
 	site := func(credential string, uid int) string {
-		return fmt.Sprintf("\n[site.shift]\nurl = %q\nkind = \"jira\"\ncredential = %q\nallow = [\"uid:%d\"]\ninsecure_http = true\n", j.Jira.URL(), credential, uid)
+		return fmt.Sprintf("\n[site.shift]\nurl = %q\nkind = \"jira\"\ncredential = %q\nallow = [\"uid:%d\"]\ninsecure_http = true\n", j.Atlassian.URL(), credential, uid)
 	}
 	base := h.text(t)
 	shifts := []string{base + site("alice", aliceUID), base + site("bob", bobUID)}

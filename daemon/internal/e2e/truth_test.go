@@ -277,7 +277,7 @@ func (r *refusal) crowd(t *testing.T, h *home) map[string]*api.Error {
 func (j *jiraWorld) bringCaptcha(t *testing.T, user string) {
 	t.Helper()
 	for range 3 {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, j.Jira.URL()+"/rest/api/2/myself", nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, j.Atlassian.URL()+"/rest/api/2/myself", nil)
 		must(t, err)
 		req.SetBasicAuth(user, "CANARY-old")
 		resp, err := http.DefaultClient.Do(req)
@@ -369,8 +369,8 @@ func TestOneAttempt(t *testing.T) {
 		}
 		more += site(byKeytab, "keyed", w.url+"/spnego/", w.url+"/spnego/", "spnego") +
 			site(byForm, "anna", f.URL()+"/app/", f.URL()+"/", "form") +
-			site(byJSON, "alice", j.Jira.URL(), j.Jira.URL(), "jira") +
-			site(byPicture, "carol", j.Jira.URL(), j.Jira.URL()+"/login.jsp", "jira")
+			site(byJSON, "alice", j.Atlassian.URL(), j.Atlassian.URL(), "jira") +
+			site(byPicture, "carol", j.Atlassian.URL(), j.Atlassian.URL()+"/login.jsp", "jira")
 	}
 	h := newHome(t, w, more)
 	h.extraEnv = []string{"CREDENTIALS_DIRECTORY=" + credentials}

@@ -59,7 +59,7 @@ func (h *home) rpc(t *testing.T) pb.SessionServiceClient {
 // named asks Jira whose a cookie is.
 func (j *jiraWorld) named(t *testing.T, cookie string) string {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, j.Jira.URL()+"/rest/auth/1/session", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, j.Atlassian.URL()+"/rest/auth/1/session", nil)
 	must(t, err)
 	req.Header.Set("Cookie", strings.TrimSpace(cookie))
 	resp, err := http.DefaultClient.Do(req)
@@ -97,7 +97,7 @@ credential = "alice"
 [[site.jira.use]]
 allow      = ["uid:%[3]d", "uid:%[2]d"]
 credential = "bob"
-%[4]s`, j.Jira.URL(), aliceUID, bobUID, strings.Join(more, "\n")))
+%[4]s`, j.Atlassian.URL(), aliceUID, bobUID, strings.Join(more, "\n")))
 }
 
 // bring gives the agent a password.
@@ -119,7 +119,7 @@ kind          = "jira"
 credential    = "bob"
 allow         = ["uid:%d"]
 insecure_http = true
-`, j.Jira.URL(), bobUID))
+`, j.Atlassian.URL(), bobUID))
 	a := h.start(t)
 	h.open(t)
 	sessions := h.rpc(t)
@@ -141,7 +141,7 @@ insecure_http = true
 		}
 	}
 
-	url := j.Jira.URL() + "/browse/X-1"
+	url := j.Atlassian.URL() + "/browse/X-1"
 	logins := j.Counts().Logins
 	for _, c := range []struct {
 		uid        uint32
