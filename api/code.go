@@ -25,16 +25,17 @@ const (
 
 // The credential and the person behind it.
 const (
-	BadCredentials    Code = "bad_credentials"    // the secret is wrong
-	PrincipalUnknown  Code = "principal_unknown"  // KDC error 6
-	PrincipalDisabled Code = "principal_disabled" // KDC error 18
-	PrincipalExpired  Code = "principal_expired"  // KDC error 1
-	PasswordExpired   Code = "password_expired"   // KDC error 23
-	Captcha           Code = "captcha"            // a person has to solve a picture at the site
-	NoSecret          Code = "no_secret"          // no password is stored
-	BasicDisabled     Code = "basic_disabled"     // the site takes no passwords this way
-	CSRF403           Code = "csrf_403"           // the site's guard against forged requests
-	Forbidden         Code = "forbidden"          // identity known, right missing
+	BadCredentials    Code = "bad_credentials"        // the secret is wrong
+	PrincipalUnknown  Code = "principal_unknown"      // KDC error 6
+	PrincipalDisabled Code = "principal_disabled"     // KDC error 18
+	PrincipalExpired  Code = "principal_expired"      // KDC error 1
+	PasswordExpired   Code = "password_expired"       // KDC error 23
+	Captcha           Code = "captcha"                // a person has to solve a picture at the site
+	SecondFactor      Code = "second_factor_required" // the site wants more than a password
+	NoSecret          Code = "no_secret"              // no password is stored
+	BasicDisabled     Code = "basic_disabled"         // the site takes no passwords this way
+	CSRF403           Code = "csrf_403"               // the site's guard against forged requests
+	Forbidden         Code = "forbidden"              // identity known, right missing
 )
 
 // Challenge, Kerberos and local set-up.
@@ -69,6 +70,7 @@ const (
 	LoginOKButProbeFailed Code = "login_ok_but_probe_failed" // not logged in after all
 	WrongIdentity         Code = "wrong_identity"            // another user's session
 	Expired               Code = "expired"                   // the session ended
+	PerRequestOnly        Code = "per_request_only"          // the site takes no cookie
 	UnexpectedStatus      Code = "unexpected_status"         // a status no rule names
 	Unknown               Code = "unknown"                   // nothing else matches
 )

@@ -781,7 +781,7 @@ func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
 	}
 	if c, ok := q.user.driver.(login.Companion); ok {
-		for _, h := range c.Headers(q.to.method) {
+		for _, h := range c.Headers(login.Asked{Method: q.to.method, URL: q.to.url, UserAgent: q.site.userAgent}) {
 			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value)})
 		}
 	}

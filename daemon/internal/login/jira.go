@@ -44,8 +44,8 @@ func (*jira) Takes() []Means { return []Means{Ticket, Secret} }
 
 // Headers implements Companion: Jira refuses forms without the token, whoever
 // sends them (Atlassian, "Form token handling").
-func (*jira) Headers(method string) []Header {
-	switch method {
+func (*jira) Headers(r Asked) []Header {
+	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		return nil
 	}

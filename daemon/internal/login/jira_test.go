@@ -656,7 +656,7 @@ func TestJiraCheck(t *testing.T) {
 func TestJiraHeaders(t *testing.T) {
 	token := []Header{{"X-Atlassian-Token", "no-check"}}
 	for method, want := range map[string][]Header{"GET": nil, "HEAD": nil, "OPTIONS": nil, "POST": token, "PUT": token, "DELETE": token, "PATCH": token, "": token} {
-		if got := New("jira").(Companion).Headers(method); !slices.Equal(got, want) {
+		if got := New("jira").(Companion).Headers(Asked{Method: method}); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", method, got, want)
 		}
 	}

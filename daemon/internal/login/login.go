@@ -11,6 +11,7 @@ package login
 import (
 	"context"
 	"maps"
+	"net/url"
 	"slices"
 	"time"
 
@@ -85,13 +86,56 @@ type Life struct{ Idle, Absolute time.Duration }
 
 // Companion is a Driver whose sites want more of a request than the cookies.
 type Companion interface {
-	// Headers returns what a request of that method needs beside the cookies;
-	// "": of any method. None of it is a secret.
-	Headers(method string) []Header
+	// Headers returns what such a request needs beside the cookies. None of it is a
+	// secret.
+	Headers(r Asked) []Header
+}
+
+// Asked is what is known of a request that somebody is to make.
+type Asked struct {
+	Method    string // "": any
+	URL       *url.URL
+	UserAgent string // that the site's configuration names; "": the caller's own
 }
 
 // Header is one field of a request.
 type Header struct{ Name, Value string }
+
+// Detector is a Driver that finds out what a site is like before it logs in there.
+type Detector interface {
+	Driver
+	// Detect finds that out, without a credential. What cannot be seen stays empty.
+	// It returns an *api.Error.
+	Detect(ctx context.Context, x *web.Exchange) (Findings, error)
+	// As returns the driver for a site that is as found; for one that nobody has
+	// looked at yet, if f is zero.
+	As(f Findings) Driver
+}
+
+// Findings is what of a site is found out by asking it, and remembered.
+type Findings struct {
+	Product string `json:"product,omitempty"` // as the kinds are named: "jira"
+	Version string `json:"version,omitempty"` // as the site says it
+	Path    string `json:"path,omitempty"`    // where the product is, below the site's url: "/jira"
+	Login   string `json:"login,omitempty"`   // how it takes passwords; the kind's own word
+	Gate    string `json:"gate,omitempty"`    // whom it asks for Negotiate; the kind's own word
+}
+
+// Sharer is a Driver of an identity provider some of whose cookies its sites take
+// as a login of their own. These are served with the sites' sessions.
+type Sharer interface {
+	// Shared returns those of its cookies.
+	Shared(j *web.Jar) *web.Jar
+	// Adopt makes the provider's session from the cookies that a person has brought
+	// for one of its sites; nil if there is none of it among them.
+	Adopt(j *web.Jar, base *url.URL, now time.Time) *web.Jar
+}
+
+// Impersonator is a Driver that may log in as somebody else than its credential.
+type Impersonator interface {
+	// Impersonates returns whom, "" for the credential's own account.
+	Impersonates() string
+}
 
 // Means is what a login consumes.
 type Means string

@@ -26,6 +26,9 @@ func (s String) Reveal() string {
 	return *s.value
 }
 
+// Empty reports whether there is nothing in it.
+func (s String) Empty() bool { return s.Reveal() == "" }
+
 // String implements fmt.Stringer for every verb that would print the value.
 func (String) String() string { return "[redacted]" }
 

@@ -39,6 +39,9 @@ type Options struct {
 	InsecureHTTP bool
 	// UserAgent is sent with every request. Empty: what the driver presents.
 	UserAgent string
+	// ForwardedFor is sent with every request as X-Forwarded-For, if it is not empty:
+	// whose address the site is to see.
+	ForwardedFor string
 	// Negotiate answers Negotiate challenges; nil: they are left unanswered.
 	Negotiate Negotiator
 	// SPN is the service principal name of Base's host, "" for the one that SPN
@@ -171,6 +174,14 @@ func (x *Exchange) Present(comment string) {
 // URL resolves a reference against the site's own URL. A reference that starts
 // with "/" starts at the host; any other continues the URL's path.
 func (x *Exchange) URL(ref string) (*url.URL, error) { return Resolve(x.o.Base, ref) }
+
+// Below has the exchange go on at a path below the site's own URL, such as
+// "/jira".
+func (x *Exchange) Below(path string) {
+	if path != "" {
+		x.o.Base = x.o.Base.JoinPath(path)
+	}
+}
 
 // Resolve is Exchange.URL for a given site URL.
 func Resolve(base *url.URL, ref string) (*url.URL, error) {
@@ -397,8 +408,14 @@ func (x *Exchange) roundTrip(ctx context.Context, r Request, a *attempt) (*Respo
 	req.Header.Set("Accept", "text/html,application/json;q=0.9,*/*;q=0.8")
 	// No cache on the way may answer for the site.
 	req.Header.Set("Cache-Control", "no-cache")
+	if x.o.ForwardedFor != "" {
+		req.Header.Set("X-Forwarded-For", x.o.ForwardedFor)
+	}
 	if c := x.cookies(u); c != "" {
 		req.Header.Set("Cookie", c)
+	}
+	if a := x.jar.Authorization(); !a.Empty() && OriginOf(u) == OriginOf(x.o.Base) {
+		req.Header.Set("Authorization", a.Reveal())
 	}
 	maps.Copy(req.Header, r.Header)
 	forwarded := a != nil && !a.tunnel // the proxy reads the request

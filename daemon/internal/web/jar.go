@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 )
 
 // SetCookie is one Set-Cookie field as it came: the record from which a jar is
@@ -15,10 +17,12 @@ type SetCookie struct {
 	Time time.Time `json:"time"`
 }
 
-// Jar holds the cookies of one session. The zero value is empty. It is not
-// safe for concurrent use; a published session's jar is never changed again.
+// Jar holds what one session sends: cookies, or an Authorization field in their
+// place. A site that gets both may believe the wrong one. The zero value is empty. It
+// is not safe for concurrent use; a published session's jar is never changed again.
 type Jar struct {
-	entries []jarEntry // in the order of their creation
+	entries       []jarEntry // in the order of their creation
+	authorization secret.String
 }
 
 type jarEntry struct {
@@ -45,7 +49,7 @@ const (
 // Set takes the Set-Cookie lines of a response from u. It puts out what has
 // expired.
 func (j *Jar) Set(u *url.URL, lines []string, now time.Time) {
-	if len(lines) == 0 {
+	if len(lines) == 0 || !j.authorization.Empty() {
 		return
 	}
 	j.entries = slices.DeleteFunc(slices.Clone(j.entries), func(e jarEntry) bool { return !e.cookie.alive(now) })
@@ -163,9 +167,39 @@ func CookieHeader(cs []*Cookie) string {
 	return b.String()
 }
 
-// Values returns what the cookies hold, to be kept out of messages.
+// Authorize drops the cookies for the value of an Authorization field, such as
+// "Bearer …" (RFC 6750, section 2.1). From now on the jar takes no cookies.
+func (j *Jar) Authorize(value secret.String) { *j = Jar{authorization: value} }
+
+// Authorization returns the value of the Authorization field, empty if there is
+// none.
+func (j *Jar) Authorization() secret.String { return j.authorization }
+
+// Named returns the cookies of a name.
+func (j *Jar) Named(name string) *Jar {
+	k := new(Jar)
+	for _, e := range j.entries {
+		if e.cookie.Name == name {
+			k.entries = append(k.entries, e)
+		}
+	}
+	return k
+}
+
+// Add puts the cookies of another jar into this one.
+func (j *Jar) Add(other *Jar) {
+	j.entries = slices.Clone(j.entries)
+	for _, e := range other.entries {
+		j.put(e)
+	}
+}
+
+// Values returns what is secret, to be kept out of messages.
 func (j *Jar) Values() []string {
 	var values []string
+	if _, token, _ := strings.Cut(j.authorization.Reveal(), " "); token != "" {
+		values = append(values, token)
+	}
 	for _, e := range j.entries {
 		values = append(values, e.cookie.Value.Reveal())
 	}
@@ -176,11 +210,11 @@ func (j *Jar) Values() []string {
 func (j *Jar) Len() int { return len(j.entries) }
 
 // Clone returns a jar that can be changed without changing j.
-func (j *Jar) Clone() *Jar { return &Jar{entries: slices.Clip(j.entries)} }
+func (j *Jar) Clone() *Jar { return &Jar{slices.Clip(j.entries), j.authorization} }
 
 // Equal reports whether both jars came from the same lines.
 func (j *Jar) Equal(k *Jar) bool {
-	return slices.EqualFunc(j.entries, k.entries, func(a, b jarEntry) bool {
+	return j.authorization.Reveal() == k.authorization.Reveal() && slices.EqualFunc(j.entries, k.entries, func(a, b jarEntry) bool {
 		return a.from.URL == b.from.URL && a.from.Time.Equal(b.from.Time) && string(a.from.Line) == string(b.from.Line)
 	})
 }

@@ -6,9 +6,13 @@ import (
 	"time"
 )
 
-// Living returns how many cookies still live at a time.
+// Living returns how many cookies still live at a time. An Authorization field
+// counts as one: nothing says when it ends.
 func (j *Jar) Living(now time.Time) int {
 	n := 0
+	if !j.authorization.Empty() {
+		n++
+	}
 	for _, e := range j.entries {
 		if c := e.cookie; c.Expires.IsZero() || c.Expires.After(now) {
 			n++
@@ -76,7 +80,7 @@ func (j *Jar) Without(other *Jar) *Jar {
 // Shift returns the jar as it would be had the clock shown d more when the
 // cookies came: what is left of a Max-Age stays, and a date is what it is.
 func (j *Jar) Shift(d time.Duration) *Jar {
-	k := &Jar{entries: slices.Clone(j.entries)}
+	k := &Jar{slices.Clone(j.entries), j.authorization}
 	for i, e := range k.entries {
 		from := e.from
 		from.Time = from.Time.Add(d)
