@@ -103,6 +103,8 @@ type host struct {
 	mistaken   int // near an end that the keeper expects wrongly
 	probes     int
 	refused    int
+	wanted     time.Time // when somebody has asked for it last; sleep does not count
+	asked      time.Time // and when the site was asked last
 }
 
 // end returns when the present session ends, as far as that is certain by now.
@@ -126,6 +128,9 @@ func (h *host) reach(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	h.mu.Lock()
+	h.asked = time.Now()
+	h.mu.Unlock()
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
 	h.w.second[time.Now().Unix()]++
@@ -309,6 +314,9 @@ func TestDays(t *testing.T) {
 			c, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer cancel()
 			s, err := k.Get(c, sites[i].Name, GetOptions{})
+			h.mu.Lock()
+			h.wanted = time.Now()
+			h.mu.Unlock()
 			switch code := api.CodeOf(err); {
 			case err == nil && s.Stale:
 				flagged.Add(1)
@@ -383,8 +391,8 @@ func TestDays(t *testing.T) {
 				t.Errorf("site %d: nobody uses it, and there are %d logins, %d probes", i, h.logins, h.probes)
 			case h.habit == kept && h.probes < 30**days: // half of an idle limit of half an hour
 				t.Errorf("site %d: it is to be kept alive, and there are %d logins, %d probes", i, h.logins, h.probes)
-			case h.habit == once && h.logins+h.probes > 3:
-				t.Errorf("site %d: used once, and there are %d logins, %d probes", i, h.logins, h.probes)
+			case h.habit != kept && h.asked.After(h.wanted.Add(minUse+time.Minute)):
+				t.Errorf("site %d: asked %v after its last use", i, h.asked.Sub(h.wanted))
 			}
 		}
 		refused := 0
