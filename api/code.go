@@ -144,7 +144,7 @@ var classes = map[Code]class{
 
 	InsecureRedirect: person, BadCredentials: person, PrincipalUnknown: person,
 	PrincipalDisabled: person, PrincipalExpired: person, PasswordExpired: person,
-	Captcha: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
+	Captcha: person, SecondFactor: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
 	Forbidden: person, NoChallenge: person, ChallengeUnsupported: person,
 	NTLMOnly: person, SPNUnknown: person,
 	ClockSkew: person, ServiceKeyMismatch: person, Replay: person,
@@ -153,7 +153,7 @@ var classes = map[Code]class{
 	ProxyAuthRequired: person, ProxyAuthFailed: person, NoTicket: person,
 	BadChannelBinding: person, CCacheUnusable: person,
 	SSORedirect: person, RedirectLoop: person, NoSessionCookie: person,
-	LoginOKButProbeFailed: person, WrongIdentity: person, Expired: person,
+	LoginOKButProbeFailed: person, PerRequestOnly: person, WrongIdentity: person, Expired: person,
 	UnexpectedStatus: person, Latched: person, ConfigInvalid: person,
 	StoreLocked: person, StoreKeyMissing: person, StoreDamaged: person,
 	StoreUnsafe: person,
@@ -191,7 +191,7 @@ func (c Code) GRPC() uint32 {
 // the account: no second attempt cures it, and too many lock the account.
 func (c Code) Refusal() bool {
 	switch c {
-	case BadCredentials, Captcha, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
+	case BadCredentials, Captcha, SecondFactor, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
 		return true
 	}
 	return false

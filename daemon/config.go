@@ -55,6 +55,7 @@ type Site struct {
 	idp          *Site   // whose session logs in here; nil: none
 	loginHosts   []web.Origin
 	userAgent    string
+	forwardedFor string // "": nobody is
 	insecureHTTP bool
 	recheck      time.Duration
 	recheckSet   bool

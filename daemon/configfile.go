@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -57,6 +58,7 @@ type entryTable struct {
 	Identity     string   `toml:"identity"`
 	LoginHosts   []string `toml:"login_hosts"`
 	UserAgent    string   `toml:"user_agent"`
+	ForwardedFor string   `toml:"forwarded_for"`
 	InsecureHTTP bool     `toml:"insecure_http"`
 	Recheck      string   `toml:"recheck"`
 	KeepAlive    bool     `toml:"keep_alive"`
@@ -501,6 +503,8 @@ func (d *decoder) entry(file, heading string, p *pending) (*entry, error) {
 		return wrong("mutual_auth is %q, not off, if-offered or required", t.MutualAuth)
 	case !web.BindingPolicy(t.ChannelBindings).Valid():
 		return wrong("channel_bindings is %q, not auto, off or required", t.ChannelBindings)
+	case t.ForwardedFor != "" && !isAddress(t.ForwardedFor):
+		return wrong("forwarded_for %q is not an IP address", t.ForwardedFor)
 	case strings.ContainsFunc(t.UserAgent, func(r rune) bool { return r < 0x20 || r == 0x7f }):
 		return wrong("user_agent holds a control character")
 	}
@@ -510,7 +514,7 @@ func (d *decoder) entry(file, heading string, p *pending) (*entry, error) {
 	case !validPort(o):
 		return wrong("url %s", noSuchPort)
 	}
-	s := &Site{Name: p.name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, keepAlive: t.KeepAlive,
+	s := &Site{Name: p.name, Kind: t.Kind, URL: u, insecureHTTP: t.InsecureHTTP, userAgent: t.UserAgent, forwardedFor: t.ForwardedFor, keepAlive: t.KeepAlive,
 		spn: t.SPN, noPAC: t.NoPAC, mutual: web.MutualPolicy(t.MutualAuth), bindings: web.BindingPolicy(t.ChannelBindings)}
 	if t.SPN != "" {
 		if err := krb.CheckSPN(t.SPN); err != nil {
@@ -584,4 +588,10 @@ func digest(values ...any) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:16])
+}
+
+// isAddress reports whether s is an IP address, without a zone.
+func isAddress(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
 }

@@ -120,7 +120,7 @@ func (c *Config) keeperSites(have *secrets) (sites, idps []keeper.Site) {
 
 // forKeeper puts a site together with what a user of it logs in with.
 func (s *Site) forKeeper(who *user, have *secrets) keeper.Site {
-	options := web.Options{Base: s.URL, LoginHosts: s.hosts(), InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent,
+	options := web.Options{Base: s.URL, LoginHosts: s.hosts(), InsecureHTTP: s.insecureHTTP, UserAgent: s.userAgent, ForwardedFor: s.forwardedFor,
 		SPN: s.spn, Mutual: s.mutual, Bindings: s.bindings}
 	k := keeper.Site{
 		ID: who.id, Name: s.Name, Kind: s.Kind, URL: s.URL, Credential: who.credential.Name, Account: who.credential.account(),

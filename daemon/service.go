@@ -748,7 +748,7 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 // cookie would be used, and be an anonymous request, so there is none.
 func (q question) message(served keeper.Served, now time.Time) (*pb.Session, error) {
 	m := q.describe(served, now)
-	if len(m.GetCookies()) == 0 {
+	if len(m.GetCookies()) == 0 && served.Authorization().Empty() {
 		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(q.to.url).String() + q.to.url.EscapedPath(),
 			Remedy: "ask for a URL below the cookies' path, or correct the site's url"}
 	}
@@ -765,6 +765,9 @@ func (q question) withheld(served keeper.Served, now time.Time) *pb.Session {
 
 // describe is message for whoever may get none.
 func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
+	if q.to.url == q.site.URL { // by its name
+		q.to.url = served.Home
+	}
 	m := &pb.Session{
 		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: canonical(q.to.url),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
@@ -780,10 +783,16 @@ func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 	if len(cookies) > 0 {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
 	}
+	if a := served.Authorization(); !a.Empty() && web.OriginOf(q.to.url) == web.OriginOf(q.site.URL) {
+		m.Headers = append(m.Headers, &pb.Header{Name: "Authorization", Value: []byte(a.Reveal()), Secret: true})
+	}
 	if c, ok := q.user.driver.(login.Companion); ok {
 		for _, h := range c.Headers(login.Asked{Method: q.to.method, URL: q.to.url, UserAgent: q.site.userAgent}) {
 			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value)})
 		}
+	}
+	if q.site.forwardedFor != "" {
+		m.Headers = append(m.Headers, &pb.Header{Name: "X-Forwarded-For", Value: []byte(q.site.forwardedFor)})
 	}
 	if q.site.userAgent != "" {
 		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(q.site.userAgent)})
@@ -805,6 +814,7 @@ func (site *Site) summary(s keeper.Summary) *pb.SessionSummary {
 		Site: site.Name, Kind: site.Kind, Url: site.URL.String(), User: s.Site.Account, Credential: s.Site.Credential,
 		State: states[s.State], RetryTime: stamp(s.RetryTime), CheckTime: stamp(s.CheckTime), NotDurable: s.NotDurable,
 		LifeLearned: s.LifeLearned, IdleLearned: s.IdleLearned,
+		Product: s.Found.Product, Version: s.Found.Version, Path: s.Found.Path, LoginGeneration: s.Found.Login, Gate: s.Found.Gate,
 	}
 	if site.idp != nil {
 		m.Idp = site.idp.Name

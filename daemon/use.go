@@ -97,13 +97,13 @@ func (r resolver) member(e *entry, idps map[string]*Site, wrong func(string, ...
 		return wrong("there is no [idp.%s]", e.table.IdP)
 	case e.idp.URL.Scheme == "http" && !e.insecureHTTP:
 		return wrong("idp.%s has an http url, over which the login of this site would go: set insecure_http = true here, too", e.idp.Name)
-	case slices.Contains(e.idp.origins(), web.OriginOf(e.URL)):
+	case !e.idp.shares() && slices.Contains(e.idp.origins(), web.OriginOf(e.URL)):
 		return wrong("%s is a host of idp.%s, whose cookies are never handed out, and so the site would have none: leave it out of the idp's login_hosts, or give one of the two a host name of its own",
 			web.OriginOf(e.URL), e.idp.Name)
 	}
 	lender := e.idp.users[0]
 	who := &user{id: e.Name, credential: lender.credential, driver: r.d.newDriver(e)}
-	who.expect = expectation(e.table.Identity, lender.credential, lender.fallback)
+	who.expect = expectation(e.table.Identity, lender)
 	who.fingerprint = e.fingerprint(e.table.Identity) + "/" + e.idp.Name + "/" + lender.fingerprint
 	if err := r.check(e, who, e.table.Identity, wrong); err != nil {
 		return err
@@ -111,6 +111,12 @@ func (r resolver) member(e *entry, idps map[string]*Site, wrong func(string, ...
 	e.users = []*user{who}
 	e.uses = []use{{e.ownRules, who}}
 	return nil
+}
+
+// shares reports whether an identity provider's sites take its own cookies.
+func (s *Site) shares() bool {
+	_, ok := s.users[0].driver.(login.Sharer)
+	return ok
 }
 
 // origins are where an identity provider's session is at home.
@@ -153,7 +159,7 @@ func (r resolver) user(e *entry, u useTable, wrong func(string, ...any) error) (
 			return nil, wrong("the kind %s does not log in with %s, so there is nothing to fall back to", e.Kind, login.Secret)
 		}
 	}
-	who.expect = expectation(u.Identity, who.credential, who.fallback)
+	who.expect = expectation(u.Identity, who)
 	who.fingerprint = e.fingerprint(u.Identity) + "/" + who.credential.account()
 	if who.fallback != nil {
 		who.fingerprint += "/" + who.fallback.account()
@@ -162,18 +168,24 @@ func (r resolver) user(e *entry, u useTable, wrong func(string, ...any) error) (
 }
 
 // expectation says who a session has to belong to, by an identity setting, else
-// by the credentials that log in.
-func expectation(identity string, credential, fallback *Credential) (e login.Expectation) {
-	switch identity {
-	case login.Unproven:
+// by what logs in.
+func expectation(identity string, who *user) (e login.Expectation) {
+	other := ""
+	if d, ok := who.driver.(login.Impersonator); ok {
+		other = d.Impersonates()
+	}
+	switch {
+	case identity == login.Unproven:
 		e.Unproven = true
-	case "":
-		e.Names = credential.names()
-		if fallback != nil {
-			e.Names = append(e.Names, fallback.Username)
-		}
-	default:
+	case identity != "":
 		e.Names = []string{identity}
+	case other != "":
+		e.Names = []string{other}
+	default:
+		e.Names = who.credential.names()
+		if who.fallback != nil {
+			e.Names = append(e.Names, who.fallback.Username)
+		}
 	}
 	return e
 }

@@ -273,12 +273,19 @@ func runHeader(p *process, o *options) error {
 var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
 	Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header SITE"}
 
+// errNoCookies is a session that has a token in place of cookies.
+var errNoCookies = &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+	Remedy: "ask for its headers: sessionctl header SITE"}
+
 // cookie returns the value of the Cookie header.
 func (s *session) cookie() (string, error) {
 	for _, h := range s.headers {
 		if strings.EqualFold(h.name, "Cookie") && h.value != "" {
 			return h.value, printable("Cookie", h.value)
 		}
+	}
+	if slices.ContainsFunc(s.headers, func(h header) bool { return strings.EqualFold(h.name, "Authorization") }) {
+		return "", errNoCookies
 	}
 	return "", errNoCookie
 }

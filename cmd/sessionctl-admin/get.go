@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -108,6 +109,10 @@ var formats = map[string]func(io.Writer, *pb.Session) error{
 var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
 	Remedy: "ask for a URL below the site's own, or for all there is: sessionctl get SITE -o json"}
 
+// errNoCookies is a session that has a token in place of cookies.
+var errNoCookies = &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+	Remedy: "ask for its headers: sessionctl header SITE, or sessionctl get SITE with -o curl, httpie or json"}
+
 // cookieHeader returns the value of the Cookie header.
 func cookieHeader(s *pb.Session) (string, error) {
 	for _, h := range s.GetHeaders() {
@@ -115,7 +120,15 @@ func cookieHeader(s *pb.Session) (string, error) {
 			return string(h.GetValue()), nil
 		}
 	}
+	if authorized(s) {
+		return "", errNoCookies
+	}
 	return "", errNoCookie
+}
+
+// authorized reports whether the session has a token in place of cookies.
+func authorized(s *pb.Session) bool {
+	return slices.ContainsFunc(s.GetHeaders(), func(h *pb.Header) bool { return strings.EqualFold(h.GetName(), "Authorization") })
 }
 
 type jsonSession struct {
@@ -219,7 +232,7 @@ func writeNetscape(w io.Writer, s *pb.Session) error {
 
 // writeCurl writes a configuration for curl -K (curl(1)).
 func writeCurl(w io.Writer, s *pb.Session) error {
-	if _, err := cookieHeader(s); err != nil {
+	if _, err := cookieHeader(s); err != nil && !authorized(s) {
 		return err
 	}
 	for _, h := range s.GetHeaders() {

@@ -93,6 +93,9 @@ left out:
   life_learned, idle_learned
                             that was learned from sessions that have died; if
                             not, it is documented for the kind
+  product, version, path    what the site was found to be, and where below url
+  login_generation          how it takes passwords: rest, tsv or form
+  gate                      whom it asks for Negotiate
   code, detail, remedy      the failure that stands, and what to do about it
   retry_time                no attempt is made before
   not_durable               the session could not be written to the store
@@ -119,6 +122,11 @@ type jsonSummary struct {
 	LifeLearned      bool   `json:"life_learned,omitempty"`
 	IdleSeconds      int64  `json:"idle_seconds,omitempty"`
 	IdleLearned      bool   `json:"idle_learned,omitempty"`
+	Product          string `json:"product,omitempty"`
+	Version          string `json:"version,omitempty"`
+	Path             string `json:"path,omitempty"`
+	LoginGeneration  string `json:"login_generation,omitempty"`
+	Gate             string `json:"gate,omitempty"`
 	Code             string `json:"code,omitempty"`
 	Detail           string `json:"detail,omitempty"`
 	Remedy           string `json:"remedy,omitempty"`
@@ -135,6 +143,7 @@ func summaries(in []*pb.SessionSummary) []jsonSummary {
 			State: state(s), Generation: s.GetGeneration(),
 			LoginTime: rfc3339(s.GetLoginTime()), ProveTime: rfc3339(s.GetProveTime()), CheckTime: rfc3339(s.GetCheckTime()), ExpireTime: rfc3339(s.GetExpireTime()),
 			LifeSeconds: s.GetLife().GetSeconds(), LifeLearned: s.GetLifeLearned(), IdleSeconds: s.GetIdle().GetSeconds(), IdleLearned: s.GetIdleLearned(),
+			Product: s.GetProduct(), Version: s.GetVersion(), Path: s.GetPath(), LoginGeneration: s.GetLoginGeneration(), Gate: s.GetGate(),
 			Code: s.GetCode(), Detail: s.GetDetail(), Remedy: s.GetRemedy(), RetryTime: rfc3339(s.GetRetryTime()), NotDurable: s.GetNotDurable(),
 			IdentityUnproven: s.GetIdentityUnproven(),
 		})
@@ -147,6 +156,24 @@ func state(s *pb.SessionSummary) string {
 }
 
 // sessionTable prints sessions of sites or of identity providers, as the first
+// found says what the site was found to be.
+func found(s *pb.SessionSummary) string {
+	var what []string
+	if s.GetVersion() != "" {
+		what = append(what, s.GetProduct()+" "+s.GetVersion())
+	}
+	if s.GetPath() != "" {
+		what = append(what, "at "+s.GetPath())
+	}
+	if s.GetLoginGeneration() != "" {
+		what = append(what, "passwords by "+s.GetLoginGeneration())
+	}
+	if s.GetGate() != "" {
+		what = append(what, s.GetGate())
+	}
+	return strings.Join(what, ", ")
+}
+
 // column's title says, and below what is wrong with which.
 func sessionTable(w io.Writer, title string, sessions []*pb.SessionSummary) {
 	users := map[string]int{}
@@ -161,6 +188,9 @@ func sessionTable(w io.Writer, title string, sessions []*pb.SessionSummary) {
 		}
 		if s.GetIdp() != "" {
 			notes = append(notes, "idp "+s.GetIdp())
+		}
+		if what := found(s); what != "" {
+			notes = append(notes, what)
 		}
 		if s.GetCode() != "" {
 			notes = append(notes, s.GetCode())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -52,6 +53,9 @@ type entry struct {
 	notAheadUntil time.Time
 	life          lifetimes
 	plans         int // sessions made anew, or not, because of what was learned
+	// found is what the site is like, nil if nobody has looked yet.
+	found atomic.Pointer[login.Findings]
+	ended time.Time // when a session of the site was found dead last
 
 	// Of the agenda, and under its lock:
 	due  time.Time // zero: it is not listed
@@ -252,7 +256,7 @@ func (e *entry) lives() (Served, bool) {
 }
 
 func (e *entry) served() Served {
-	return Served{Session: e.session, Stale: e.stale, NotDurable: e.notDurable}
+	return Served{Session: e.session, Home: e.home(), Stale: e.stale, NotDurable: e.notDurable}
 }
 
 // handOut returns the session for a caller. From now on it counts as used; and if
@@ -278,7 +282,7 @@ func (e *entry) isRetired() bool {
 
 // needs returns what work needs that others need, too. See circuits.
 func (e *entry) needs(n need) []string {
-	all := []string{web.OriginOf(e.site.URL).String()}
+	all := []string{web.OriginOf(e.home()).String()}
 	if n == aLogin {
 		all = append(all, e.realm()...)
 	}
@@ -470,7 +474,7 @@ func (e *entry) publish(s, old *Session) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load(), e.site.URL), false, e.proofs+1
+	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load(), e.home()), false, e.proofs+1
 	if old == nil {
 		e.notAheadUntil = time.Time{}
 		if _, learned := e.lifetime(); learned {
@@ -522,7 +526,7 @@ func (e *entry) load() {
 	if record == nil {
 		return
 	}
-	s, err := decodeSession(record, e.site.Fingerprint, e.k.clock, e.site.URL)
+	s, err := decodeSession(record, e.site.Fingerprint, e.k.clock, e.home())
 	if err != nil {
 		e.log.Info("the stored session is not used", "why", err)
 		return
@@ -559,7 +563,7 @@ func (e *entry) summary() Summary {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.k.clock.Now()
-	s := Summary{Site: e.site, Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
+	s := Summary{Site: e.site, Found: e.findings(), Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
 	s.Life, s.LifeLearned = e.lifetime()
 	s.Idle, s.IdleLearned = e.idle()
 	if h := e.hold(e.next(), now, nil); h != nil && h.trial == nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -28,15 +29,12 @@ func (k *Keeper) members(p *entry) []*entry {
 // on the way stays the provider's. If the site does not take that session, it may
 // have ended: it is proven, and another one is tried once.
 func (e *entry) enter(ctx context.Context, p *entry) (*Session, error) {
+	if d, ok := p.site.Driver.(login.Sharer); ok {
+		return e.share(ctx, p, d)
+	}
 	s, lent, err := e.visit(ctx, p, want{}, false)
 	if lent.Session != nil && api.CodeOf(err) == api.Expired {
-		w := want{strict: true}
-		p.mu.Lock()
-		if p.session != nil && p.session.Generation == lent.Generation {
-			w.proof = p.proofs + 1
-		}
-		p.mu.Unlock()
-		s, _, err = e.visit(ctx, p, w, true)
+		s, _, err = e.visit(ctx, p, p.provenAfter(lent.Session), true)
 	}
 	if err == nil {
 		return s, nil
@@ -91,12 +89,12 @@ func (e *entry) visit(ctx context.Context, p *entry, w want, forced bool) (*Sess
 // and what Clock.shifted was then. Whatever of them is the provider's stays its own.
 func (e *entry) walk(ctx context.Context, p *entry, lent *Session) (*web.Jar, int64, error) {
 	shifted := e.k.clock.shifted.Load()
-	lent = lent.at(shifted, p.site.URL)
+	lent = lent.at(shifted, p.home())
 	theirs := lent.jar.Clone()
-	x := e.site.Exchange(new(web.Jar), false)
+	x := e.exchange(new(web.Jar), false)
 	x.Lend(theirs, e.site.IdPOrigins)
 	defer x.Close()
-	r, err := x.Get(ctx, e.site.URL)
+	r, err := x.Get(ctx, e.home())
 	p.absorb(lent, theirs, x.Visited())
 	if err != nil {
 		return nil, 0, err
@@ -155,4 +153,70 @@ func (e *entry) throughIdP(err error) error {
 	}
 	f.Detail = "at the identity provider " + e.site.IdP + ": " + f.Detail
 	return &f
+}
+
+// share logs in to a site with the cookies that its identity provider shares: the
+// first proof has the site begin a session for them, and the second one is of that.
+// A provider that was not proven since the site's last session died, or whose cookies
+// the site does not take, is proven first, and logged in to anew if it is dead.
+func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, error) {
+	e.mu.Lock()
+	ended := e.ended
+	e.mu.Unlock()
+	lent, err := p.get(ctx, want{})
+	for tries := 0; err == nil; tries++ {
+		if tries > 0 || lent.ProveTime.After(ended) {
+			s, serr := e.begin(ctx, d, lent.Session)
+			switch {
+			case serr == nil || api.CodeOf(serr) != api.Expired:
+				return s, serr
+			case tries > 0:
+				f := *api.AsError(serr)
+				return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + f.Detail, Remedy: d.Refused(), Err: serr}
+			}
+		}
+		lent, err = p.get(ctx, p.provenAfter(lent.Session))
+	}
+	return nil, e.throughIdP(err)
+}
+
+// provenAfter is the want of a session that is proven after one was handed out.
+func (e *entry) provenAfter(lent *Session) want {
+	w := want{strict: true}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session != nil && e.session.Generation == lent.Generation {
+		w.proof = e.proofs + 1
+	}
+	return w
+}
+
+// begin has a site begin a session for the cookies that its provider shares.
+func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session) (*Session, error) {
+	if e.detected(ctx) != nil {
+		e.log.Debug("the site was not looked at") // it may show nothing to strangers
+	}
+	shifted := e.k.clock.shifted.Load()
+	jar := d.Shared(lent.at(shifted, e.provider.home()).jar)
+	if len(jar.Cookies(e.home(), e.k.clock.Now())) == 0 {
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "what the identity provider " + e.provider.site.Name + " shares is not for " + web.OriginOf(e.home()).String(), Remedy: d.Refused()}
+	}
+	s, err := e.probe(ctx, e.newborn(jar, shifted))
+	if err != nil || s.jar.Equal(jar) {
+		return s, err
+	}
+	return e.probe(ctx, s)
+}
+
+// sharedWith returns the provider's session among the cookies that a person has
+// brought for the site, nil if it is not there.
+func (e *entry) sharedWith(jar *web.Jar) *web.Jar {
+	if e.provider == nil || jar == nil {
+		return nil
+	}
+	d, ok := e.provider.site.Driver.(login.Sharer)
+	if !ok {
+		return nil
+	}
+	return d.Adopt(jar, e.provider.home(), e.k.clock.Now())
 }

@@ -195,6 +195,8 @@ func (k *Keeper) Close() {
 // Served is a session as it is handed out.
 type Served struct {
 	*Session
+	// Home is the URL of the product at the site.
+	Home *url.URL
 	// Stale says that the site could not be asked lately.
 	Stale bool
 	// NotDurable says that the session is not in the store.
@@ -294,6 +296,12 @@ func (k *Keeper) Login(ctx context.Context, site string, o LoginOptions) (Served
 }
 
 func (e *entry) loginOptions(ctx context.Context, o LoginOptions) (Served, error) {
+	if jar := e.sharedWith(o.Adopt); jar != nil {
+		if _, err := e.provider.loginAnew(ctx, LoginOptions{Adopt: jar}); err != nil {
+			return Served{}, e.throughIdP(err)
+		}
+		o = LoginOptions{}
+	}
 	if p := e.provider; p != nil && o.Adopt == nil && (o.Password != nil || o.Retry) {
 		if _, err := p.loginAnew(ctx, o); err != nil {
 			if errors.Is(err, errRetired) {
@@ -517,6 +525,7 @@ const (
 // Summary is the state of one site without its secrets.
 type Summary struct {
 	Site       Site
+	Found      login.Findings // zero: nobody has looked
 	State      State
 	Session    *Session   // nil if there is none
 	Failure    *api.Error // the failure that stands, or nil

@@ -244,6 +244,8 @@ type lifeRecord struct {
 	Fingerprint string `json:"fingerprint"`
 	Age         span   `json:"age"`
 	Idle        span   `json:"idle"`
+	// Found is what the site is like; nil: nobody has looked.
+	Found *login.Findings `json:"found,omitempty"`
 }
 
 // loadLife reads what was learned before the agent was started. The caller holds
@@ -260,6 +262,7 @@ func (e *entry) loadLife() {
 	var r lifeRecord
 	if record != nil && json.Unmarshal(record, &r) == nil && r.Version == lifeVersion && r.Fingerprint == e.site.Fingerprint {
 		e.life = lifetimes{r.Age, r.Idle}
+		e.found.Store(r.Found)
 	}
 }
 
@@ -269,7 +272,7 @@ func (e *entry) saveLife() {
 		return
 	}
 	e.mu.Lock()
-	r := lifeRecord{lifeVersion, e.site.Fingerprint, e.life.Age, e.life.Idle}
+	r := lifeRecord{lifeVersion, e.site.Fingerprint, e.life.Age, e.life.Idle, e.found.Load()}
 	e.mu.Unlock()
 	b, err := json.Marshal(r)
 	if err != nil {

@@ -22,7 +22,7 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 		s, err := e.prove(old)
 		switch code := api.CodeOf(err); {
 		case err == nil:
-			e.lived(old.at(s.shifted, e.site.URL), s.ProveTime)
+			e.lived(old.at(s.shifted, e.home()), s.ProveTime)
 			e.publish(s, old)
 			if f.ahead {
 				f.notAhead = e.renewAhead(f)
@@ -36,8 +36,11 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 			e.mu.Unlock()
 			return api.AsError(err)
 		default:
+			e.mu.Lock()
+			e.ended = e.k.clock.Now()
+			e.mu.Unlock()
 			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
-			e.died(old.at(e.k.clock.shifted.Load(), e.site.URL), e.k.clock.Now())
+			e.died(old.at(e.k.clock.shifted.Load(), e.home()), e.k.clock.Now())
 			e.forget()
 		}
 	}
@@ -205,7 +208,7 @@ func (e *entry) login(offered *attempt) (s *Session, err error) {
 			}
 		}()
 	}
-	s, err = e.newSession(ctx, a)
+	s, err = e.anySession(ctx, a)
 	if a == nil && e.site.Fallback != nil && noUse(api.CodeOf(err)) {
 		return e.fallBack(ctx, err)
 	}
@@ -243,6 +246,24 @@ func (e *entry) fallBack(ctx context.Context, why error) (s *Session, err error)
 			e.log.Error("what became of a password is not stored", "err", err)
 		}
 	}()
+	return e.anySession(ctx, a)
+}
+
+// anySession is newSession at a site that is looked at first, and once more if what
+// was found then no longer leads to a login. What a password was spent on is not
+// repeated.
+func (e *entry) anySession(ctx context.Context, a *attempt) (*Session, error) {
+	fresh := e.found.Load() == nil
+	if err := e.detected(ctx); err != nil {
+		return nil, err
+	}
+	s, err := e.newSession(ctx, a)
+	if err == nil || fresh || !outdated(api.CodeOf(err)) || a != nil && a.begun && !a.unseen {
+		return s, err
+	}
+	if news, derr := e.detect(ctx); derr != nil || !news {
+		return nil, err
+	}
 	return e.newSession(ctx, a)
 }
 
@@ -253,8 +274,8 @@ func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
 		lent = a
 	}
 	began := e.k.clock.shifted.Load()
-	x := e.site.Exchange(new(web.Jar), a == nil)
-	err := e.site.Driver.Login(ctx, x, lent)
+	x := e.exchange(new(web.Jar), a == nil)
+	err := e.driver().Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
 		return nil, err
@@ -280,6 +301,11 @@ func (e *entry) newborn(jar *web.Jar, shifted int64) *Session {
 
 // adopt publishes a session that a person made elsewhere, if it is good.
 func (e *entry) adopt(jar *web.Jar) *api.Error {
+	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
+	defer cancel()
+	if err := e.detected(ctx); err != nil {
+		return api.AsError(err)
+	}
 	s, err := e.prove(e.newborn(jar, e.k.clock.shifted.Load()))
 	if err != nil {
 		f := *api.AsError(err)
@@ -296,13 +322,13 @@ func (e *entry) adopt(jar *web.Jar) *api.Error {
 // logout ends a session at the site. Neither an end nor a refusal: the kind
 // cannot.
 func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
-	d, ok := e.site.Driver.(login.Logouter)
+	d, ok := e.driver().(login.Logouter)
 	if !ok {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, logoutTimeout)
 	defer cancel()
-	x := e.site.Exchange(s.jar.Clone(), false)
+	x := e.exchange(s.jar.Clone(), false)
 	defer x.Close()
 	if err := d.Logout(ctx, x); err != nil {
 		e.log.Warn("the site has not ended the session", "code", api.CodeOf(err), "detail", api.AsError(err).Detail)
@@ -322,10 +348,10 @@ func (e *entry) prove(s *Session) (*Session, error) {
 // lines of the probe replace older values. Whatever of the secrets and cookies a
 // site sends back as a name is not shown.
 func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Session, error) {
-	s = s.at(e.k.clock.shifted.Load(), e.site.URL)
-	x := e.site.Exchange(s.jar.Clone(), false)
+	s = s.at(e.k.clock.shifted.Load(), e.home())
+	x := e.exchange(s.jar.Clone(), false)
 	defer x.Close()
-	id, err := e.site.Driver.Probe(ctx, x)
+	id, err := e.driver().Probe(ctx, x)
 	if err != nil {
 		return nil, err
 	}
@@ -351,7 +377,7 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		p.LoginTime = now
 	}
 	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), x.Jar()
-	if p.ends(e.site.URL); !p.ExpireTime.Equal(s.ExpireTime) {
+	if p.ends(e.home()); !p.ExpireTime.Equal(s.ExpireTime) {
 		p.life = p.ExpireTime.Sub(p.ProveTime)
 	}
 	return &p, nil

@@ -215,7 +215,11 @@ func (a *attempt) User() string { return a.p.user }
 // Take implements login.Password.
 func (a *attempt) Take(ctx context.Context) (secret.String, error) {
 	if a.begun {
-		return secret.String{}, &api.Error{Code: api.Unknown, Detail: "a login asks for the password twice"}
+		if !a.unseen {
+			return secret.String{}, &api.Error{Code: api.Unknown, Detail: "a login asks for the password twice"}
+		}
+		a.unseen = false
+		return a.secret, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, turnTimeout)
 	defer cancel()
@@ -251,7 +255,7 @@ func (a *attempt) Accepted() { a.accepted = true }
 // end says what became of the login, its proof included. The error is of the
 // store, and says what is not remembered.
 func (a *attempt) end(ctx context.Context, verdict error) error {
-	captcha := api.CodeOf(verdict) == api.Captcha
+	captcha, more := api.CodeOf(verdict) == api.Captcha, api.CodeOf(verdict) == api.SecondFactor
 	if !a.begun {
 		if !captcha {
 			return nil
@@ -270,6 +274,8 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 	var alone error                                  // of what is written for this site
 	var others error = &api.Error{Code: api.Unknown} // the verdict for all sites: none
 	switch {
+	case more: // the password was right, and not enough here
+		others, alone = nil, l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	case verdict == nil, a.accepted: // the password was right, whatever else went wrong
 		others, alone = nil, l.End(ctx, a.site.verifier(), a.p.user, here, nil)
 	case captcha:

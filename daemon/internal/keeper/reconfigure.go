@@ -103,6 +103,7 @@ func (e *entry) inherit(old *entry) {
 				old.shift(d)
 			}
 			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
+			e.found.Store(old.found.Load())
 			e.life, e.asked, e.recent, e.shifted = old.life, old.asked, slices.Clone(old.recent), old.shifted
 			e.plan()
 		}

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 
@@ -20,13 +21,10 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	if e.site.ID != e.site.Name && e.site.ID != "" { // one of several users
 		login += " --credential " + e.site.Credential
 	}
-	judge := &e.site
-	if idp := e.provider; idp != nil {
-		judge = &idp.site
-	}
-	p := judge.password()
-	if judge.Bring != nil {
-		p = judge.Brought
+	judge := cmp.Or(e.provider, e)
+	p := judge.site.password()
+	if judge.site.Bring != nil {
+		p = judge.site.Brought
 	}
 	bring := p != nil && p.file == ""
 	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
@@ -63,10 +61,10 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 }
 
 // loginPage is where a person logs in with a browser.
-func (s *Site) loginPage() string {
-	page := s.URL
-	if d, ok := s.Driver.(login.Paged); ok {
-		if u, err := web.Resolve(s.URL, d.LoginPage()); err == nil {
+func (e *entry) loginPage() string {
+	page := e.home()
+	if d, ok := e.driver().(login.Paged); ok {
+		if u, err := web.Resolve(page, d.LoginPage()); err == nil {
 			page = u
 		}
 	}

@@ -227,7 +227,7 @@ func (e *entry) restate() {
 	e.store(&t)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session = t.at(e.k.clock.shifted.Load(), e.site.URL)
+	e.session = t.at(e.k.clock.shifted.Load(), e.home())
 	e.flight = nil // nothing has changed that anybody waits for, nor when it is due
 	close(f.done)
 }
@@ -246,7 +246,7 @@ func (a *agenda) shift(d time.Duration) {
 // holds the lock.
 func (e *entry) shift(d time.Duration) {
 	e.shifted += int64(d)
-	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.notAheadUntil} {
+	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.notAheadUntil, &e.ended} {
 		if !t.IsZero() {
 			*t = t.Add(d)
 		}
@@ -255,7 +255,7 @@ func (e *entry) shift(d time.Duration) {
 		e.recent[i] = e.recent[i].Add(d)
 	}
 	if e.session != nil {
-		e.session = e.session.at(e.k.clock.shifted.Load(), e.site.URL)
+		e.session = e.session.at(e.k.clock.shifted.Load(), e.home())
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -36,6 +37,10 @@ type Session struct {
 
 // Cookies returns the cookies for a request to u.
 func (s *Session) Cookies(u *url.URL, now time.Time) []*web.Cookie { return s.jar.Cookies(u, now) }
+
+// Authorization returns the value of the Authorization field that is sent in place
+// of cookies; empty: cookies are.
+func (s *Session) Authorization() secret.String { return s.jar.Authorization() }
 
 // LogValue keeps cookies out of logs.
 func (s *Session) LogValue() slog.Value {
@@ -102,13 +107,16 @@ type sessionRecord struct {
 	Prove       time.Time       `json:"prove"`
 	Life        time.Duration   `json:"life,omitempty"`
 	Cookies     []web.SetCookie `json:"cookies"`
-	Clock       moment          `json:"clock,omitzero"` // of the times
+	// Authorization is there in place of cookies.
+	Authorization []byte `json:"authorization,omitempty"`
+	Clock         moment `json:"clock,omitzero"` // of the times
 }
 
 func encodeSession(s *Session, fingerprint string, c *Clock) []byte {
 	b, err := json.Marshal(sessionRecord{
 		Version: recordVersion, Fingerprint: fingerprint, Generation: s.Generation,
 		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(), Clock: c.at(s.shifted),
+		Authorization: []byte(s.jar.Authorization().Reveal()),
 	})
 	if err != nil {
 		panic(err) // nothing in the record can fail
@@ -137,6 +145,9 @@ func decodeSession(record []byte, fingerprint string, c *Clock, u *url.URL) (*Se
 		Generation: r.Generation, Identity: r.Identity, Unproven: r.Unproven,
 		LoginTime: r.Login, ProveTime: r.Prove, life: r.Life, jar: web.NewJar(r.Cookies),
 		shifted: shifted - int64(set), foreign: !known,
+	}
+	if len(r.Authorization) > 0 {
+		s.jar.Authorize(secret.New(string(r.Authorization)))
 	}
 	s.ends(u)
 	s = s.at(shifted, u)

@@ -129,6 +129,8 @@ type Sharer interface {
 	// Adopt makes the provider's session from the cookies that a person has brought
 	// for one of its sites; nil if there is none of it among them.
 	Adopt(j *web.Jar, base *url.URL, now time.Time) *web.Jar
+	// Refused says what to look at when a site does not take them.
+	Refused() string
 }
 
 // Impersonator is a Driver that may log in as somebody else than its credential.
