@@ -1182,6 +1182,32 @@ func TestRetryThatIsLost(t *testing.T) {
 	}
 }
 
+// TestSecondFactor: a password that is right and not enough is not tried there again,
+// and is good elsewhere.
+func TestSecondFactor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTeam(t, rightPassword, rightPassword)
+		jira := m.sites["jira"]
+		jira.set(func() {
+			jira.taken = func(_ context.Context, p login.Password) error {
+				p.Accepted()
+				return &api.Error{Code: api.SecondFactor}
+			}
+		})
+		m.want(t, m.get(t, "jira"), api.SecondFactor)
+		for range 10 {
+			m.want(t, m.get(t, "jira"), api.Latched)
+			pass(time.Hour)
+		}
+		m.tried(t, 1)
+		m.want(t, m.get(t, "wiki"), "")
+		m.want(t, m.restarted(t).get(t, "jira"), api.Latched)
+		m.tried(t, 2)
+		jira.set(func() { jira.taken = nil }) // it no longer wants one
+		m.want(t, m.login(t, "jira", LoginOptions{Retry: true}), "")
+	})
+}
+
 // TestListKnowsLatches: what stands is shown although nobody has asked since, and
 // not shown when it has gone by way of another site.
 func TestListKnowsLatches(t *testing.T) {
