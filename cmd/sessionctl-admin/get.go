@@ -111,7 +111,7 @@ var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has
 
 // errNoCookies is a session that has a token in place of cookies.
 var errNoCookies = &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
-	Remedy: "ask for its headers: sessionctl header SITE, or sessionctl get SITE with -o curl, httpie or json"}
+	Remedy: "ask for its headers: sessionctl header SITE, or sessionctl get SITE with -o curl or json"}
 
 // cookieHeader returns the value of the Cookie header.
 func cookieHeader(s *pb.Session) (string, error) {
@@ -201,8 +201,8 @@ const softLife = 12 * time.Hour
 
 // writeNetscape writes the dialect that curl, wget, Python and aria2 all read.
 func writeNetscape(w io.Writer, s *pb.Session) error {
-	if len(s.GetCookies()) == 0 {
-		return errNoCookie
+	if _, err := cookieHeader(s); err != nil {
+		return err
 	}
 	fmt.Fprintln(w, "# Netscape HTTP Cookie File")
 	for _, c := range s.GetCookies() {
@@ -284,8 +284,8 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 		Secure  bool   `json:"secure"`
 		Expires *int64 `json:"expires"`
 	}
-	if len(s.GetCookies()) == 0 {
-		return errNoCookie
+	if _, err := cookieHeader(s); err != nil {
+		return err
 	}
 	type header struct {
 		Name  string `json:"name"`

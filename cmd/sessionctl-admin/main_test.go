@@ -243,6 +243,17 @@ func TestNoCookie(t *testing.T) {
 			t.Errorf("%s: %+v", name, err)
 		}
 	}
+	for name, write := range formats {
+		var text bytes.Buffer
+		err := write(&text, &pb.Session{Site: "app", Headers: []*pb.Header{{Name: "Authorization", Value: []byte("Bearer CANARY-token"), Secret: true}}})
+		if name == "json" || name == "curl" {
+			if err != nil || !strings.Contains(text.String(), "Bearer CANARY-token") {
+				t.Errorf("%s of a token: %v, %s", name, err, text.String())
+			}
+		} else if api.CodeOf(err) != api.PerRequestOnly || text.Len() > 0 {
+			t.Errorf("%s of a token: %v, %s", name, err, text.String())
+		}
+	}
 	s := hostile()
 	s.Cookies[0].Name = nil
 	if err := writeNetscape(&bytes.Buffer{}, s); api.CodeOf(err) != api.Unprintable {

@@ -210,8 +210,11 @@ func TestScripts(t *testing.T) {
 	injected.session.Headers = append(injected.session.Headers, &sessionctlv1.Header{Name: "X-Odd", Value: []byte("CANARY-1\r\nSet-Cookie: x")})
 	odd := live("odd", "a=CANARY-1")
 	odd.session.Headers[0].Name = "Cookie: x\nCookie"
+	token := live("token", "")
+	token.session.Headers = []*sessionctlv1.Header{{Name: "Authorization", Value: []byte("Bearer CANARY-token"), Secret: true}}
 	sites := map[string]site{
-		"jira": jira, "stale": stale, "empty": empty, "none": none, "injected": injected, "odd": odd,
+		"token": token,
+		"jira":  jira, "stale": stale, "empty": empty, "none": none, "injected": injected, "odd": odd,
 		"newline": live("newline", "a=CANARY-1\nb=2"), "delete": live("delete", "a=CANARY-\x7f"), "tab": live("tab", "a=CANARY-\t"),
 		"latched": {code: api.Latched, detail: "the KDC refused the key of svc@CORP.EXAMPLE", remedy: "sessionctl login latched --retry"},
 		"down":    {code: api.KDCUnreachable, detail: "no KDC of CORP.EXAMPLE answers"},
