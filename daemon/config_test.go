@@ -144,6 +144,8 @@ func TestConfigMistakes(t *testing.T) {
 		"recheck":                    {siteText + "recheck = \"often\"\n", "recheck"},
 		"negative recheck":           {siteText + "recheck = \"-1s\"\n", "recheck"},
 		"login host":                 {siteText + "login_hosts = [\"https://x/path\"]\n", "login_hosts"},
+		"forwarded for a name":       {siteText + "forwarded_for = \"host.corp.example\"\n", "not an IP address"},
+		"forwarded for a zone":       {siteText + "forwarded_for = \"fe80::1%eth0\"\n", "not an IP address"},
 		"agent with newline":         {siteText + "user_agent = \"a\\nb\"\n", "user_agent"},
 		"name of a site":             {strings.Replace(siteText, "site.app", `site."a b"`, 1), "a b"},
 		"names alike":                {siteText + strings.Replace(siteText, "site.app", "site.APP", 1), "$APP_COOKIE"},

@@ -71,6 +71,14 @@ func (e *entry) detected(ctx context.Context) error {
 	return err
 }
 
+// glance is detected where the session comes from elsewhere: the site may show
+// nothing to strangers.
+func (e *entry) glance(ctx context.Context) {
+	if err := e.detected(ctx); err != nil {
+		e.log.Debug("the site could not be looked at", "code", api.CodeOf(err))
+	}
+}
+
 // outdated reports whether a failed login may be the fault of what was found out of
 // the site: it may have been changed since.
 func outdated(c api.Code) bool {

@@ -193,9 +193,7 @@ func (e *entry) provenAfter(lent *Session) want {
 
 // begin has a site begin a session for the cookies that its provider shares.
 func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session) (*Session, error) {
-	if e.detected(ctx) != nil {
-		e.log.Debug("the site was not looked at") // it may show nothing to strangers
-	}
+	e.glance(ctx)
 	shifted := e.k.clock.shifted.Load()
 	jar := d.Shared(lent.at(shifted, e.provider.home()).jar)
 	if len(jar.Cookies(e.home(), e.k.clock.Now())) == 0 {

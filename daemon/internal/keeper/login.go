@@ -303,9 +303,7 @@ func (e *entry) newborn(jar *web.Jar, shifted int64) *Session {
 func (e *entry) adopt(jar *web.Jar) *api.Error {
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
-	if err := e.detected(ctx); err != nil {
-		return api.AsError(err)
-	}
+	e.glance(ctx)
 	s, err := e.prove(e.newborn(jar, e.k.clock.shifted.Load()))
 	if err != nil {
 		f := *api.AsError(err)
