@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/sessionctl/sessionctl/daemon/daemontest"
 )
 
 // maxPage is how much of a page fetch shows, in bytes.
@@ -26,7 +28,11 @@ func fetch(ctx context.Context, url string, headers io.Reader, page io.Writer) e
 		}
 		req.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req) // no redirects, as curl
+	transport := http.DefaultTransport
+	if strings.HasSuffix(req.URL.Hostname(), ".localhost") {
+		transport = &http.Transport{DialContext: daemontest.DialLocalhost, DisableKeepAlives: true} // as curl does it
+	}
+	resp, err := transport.RoundTrip(req) // no redirects, as curl
 	if err != nil {
 		return err
 	}

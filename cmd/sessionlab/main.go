@@ -1,6 +1,6 @@
-// Sessionlab is a place to try sessionctl: a Kerberos realm, a Jira, other sites
-// and an agent in one process, on loopback. The rigs are package daemontest's;
-// flags, the demonstration and what is printed are here.
+// Sessionlab is a place to try sessionctl: a Kerberos realm, models of Atlassian's
+// products, other sites and an agent in one process, on loopback. The rigs are
+// package daemontest's; flags, the demonstration and what is printed are here.
 package main
 
 import (
@@ -26,10 +26,12 @@ import (
 const usage = `usage: sessionlab [--demo [--once]]
        sessionlab fetch URL
 
-A place to try sessionctl, on this machine alone: a Kerberos realm, a Jira that
-asks for a ticket, a Jira that asks for a password, a site behind Negotiate, a
-site with a login form, and an agent that knows them all. It stays until Ctrl-C
-and leaves nothing behind.
+A place to try sessionctl, on this machine alone: a Kerberos realm, a Jira and a
+Bamboo that ask for a ticket, a Jira, a Confluence, a Bitbucket and a Crucible
+that ask for a password, a Crowd with a Confluence and a Jira that share one
+login, a site behind Negotiate, a site with a login form, and an agent that knows
+them all. The products are models of those that bear the names. It stays until
+Ctrl-C and leaves nothing behind.
 
   --demo     show the main job first, step by step
   --once     end after the demonstration: status 0 only if every step was right
@@ -115,24 +117,36 @@ func serve(ctx context.Context, demonstrate, once bool, stdout, stderr io.Writer
 			return err
 		}
 	}
+	fmt.Fprintln(stdout, "\nA lab is running:")
+	for _, site := range [][3]string{
+		{"jira", lab.Jira.URL(), "a Jira behind IWAAC; the agent logs in with a keytab"},
+		{"tracker", lab.Tracker.URL(), "a Jira that takes passwords"},
+		{"confluence", lab.Confluence.URL(), "a Confluence with a login form"},
+		{"bitbucket", lab.Bitbucket.URL(), "a Bitbucket with two-step verification's login"},
+		{"bamboo", lab.Bamboo.URL(), "a Bamboo that asks for a ticket"},
+		{"crucible", lab.Crucible.URL(), "a Crucible"},
+		{"wiki", lab.Wiki.URL(), "a Confluence that relies on Crowd"},
+		{"board", lab.Board.URL(), "a Jira that relies on Crowd: no login of its own"},
+		{"app", lab.App.URL() + "/spnego/", "a site behind Negotiate"},
+		{"form", lab.Form.URL() + "/app/", "a site with a login form"},
+	} {
+		fmt.Fprintf(stdout, "  %-11s %-36s %s\n", site[0], site[1], site[2])
+	}
 	_, err = fmt.Fprintf(stdout, `
-A lab is running:
-  jira     %-32s a Jira behind IWAAC; the agent logs in with a keytab
-  tracker  %-32s a Jira that takes passwords
-  app      %-32s a site behind Negotiate
-  form     %-32s a site with a login form
+The Crowd of wiki and board: %s
+Their hosts are this machine, as curl knows. For other clients there is a proxy
+that knows it: %s
 
 To go on in another shell:
   export PATH=%s:"$PATH"
   export SESSIONCTL_SOCKET=%s
   sessionctl list
   sessionctl header jira | %s %s/rest/api/2/myself
-  echo %s | sessionctl login tracker --password-stdin     # of %s, for form too
+  echo %s | sessionctl login tracker --password-stdin     # of %s, for all others too
 
 The agent's configuration: %s
 Ctrl-C ends it all.
-`, lab.Jira.URL(), lab.Tracker.URL(), lab.App.URL()+"/spnego/", lab.Form.URL()+"/app/",
-		quote(bin), quote(lab.Socket), get, lab.Jira.URL(), daemontest.Password, daemontest.User, filepath.Join(lab.Dir, "sessiond.toml"))
+`, lab.Crowd.URL(), lab.Proxy.URL(), quote(bin), quote(lab.Socket), get, lab.Jira.URL(), daemontest.Password, daemontest.User, filepath.Join(lab.Dir, "sessiond.toml"))
 	if err != nil {
 		return err
 	}

@@ -18,12 +18,17 @@ import (
 const (
 	// Realm is the lab's Kerberos realm.
 	Realm = "LAB.EXAMPLE"
-	// Account is the account that has a keytab, at the sites jira and app.
+	// Account is the account that has a keytab, at the sites jira, bamboo and app.
 	Account = "svc-build"
-	// User and Password are of a person, at the sites tracker and form. The agent
-	// does not know the password yet.
+	// User and Password are of a person, at the sites that take passwords. The
+	// agent does not know the password yet.
 	User     = "alice"
 	Password = "CANARY-alice"
+	// Domain is the domain of all hosts of the single sign-on. They are this
+	// machine, as all of localhost is, but few resolvers know it: the agent reaches
+	// them through a proxy of the lab's, curl by itself, and other clients with
+	// DialLocalhost or that proxy.
+	Domain = ".corp.localhost"
 )
 
 // LabOptions say how a lab is to be.
@@ -37,24 +42,42 @@ type LabOptions struct {
 	Register func(*grpc.Server)
 }
 
-// Lab is a realm, four web sites and an agent that has them all configured, in
-// this process:
+// Lab is a realm, web sites and an agent that has them all configured, in this
+// process:
 //
-//	jira     a Jira behind IWAAC, by keytab
-//	tracker  a Jira that takes passwords
-//	app      a site behind Negotiate, by keytab
-//	form     a site with a login form, by password
+//	jira        a Jira behind IWAAC, by keytab
+//	tracker     a Jira that takes passwords
+//	confluence  a Confluence with the login form of old, by password
+//	bitbucket   a Bitbucket with two-step verification's login, by password
+//	bamboo      a Bamboo whose login page asks for a ticket, by keytab
+//	crucible    a Crucible, by password
+//	wiki        a Confluence that relies on a Crowd, at wiki.corp.localhost
+//	board       a Jira that relies on the same Crowd, at board.corp.localhost
+//	app         a site behind Negotiate, by keytab
+//	form        a site with a login form, by password
+//
+// The Crowd's single sign-on is the identity provider sso: one login at wiki, by
+// password, is good for wiki and board.
 type Lab struct {
 	// Dir holds the agent's configuration, store, keytab and socket.
 	Dir string
 	// Socket is where the agent listens.
 	Socket string
 
-	KDC     *KDC
-	Jira    *Atlassian
-	Tracker *Atlassian
-	App     *App
-	Form    *Form
+	KDC        *KDC
+	Jira       *Atlassian
+	Tracker    *Atlassian
+	Confluence *Atlassian
+	Bitbucket  *Atlassian
+	Bamboo     *Atlassian
+	Crucible   *Atlassian
+	Crowd      *Crowd
+	Wiki       *Atlassian
+	Board      *Atlassian
+	App        *App
+	Form       *Form
+	// Proxy knows the hosts of the single sign-on, and serves everybody.
+	Proxy *Proxy
 
 	o     LabOptions
 	close []func() error
@@ -108,16 +131,37 @@ func (l *Lab) startSites() (err error) {
 	l.KDC.AddPrincipal(Account, "CANARY-"+Account)
 	l.KDC.AddService("HTTP/localhost")
 	keys := l.KDC.Keytab("HTTP/localhost")
-	if l.Jira, err = StartJira(AtlassianOptions{ContextPath: "/jira", Keytab: keys, Guard: &IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}}); err != nil {
+	if l.Crowd, err = StartCrowd(CrowdOptions{Host: "crowd" + Domain, Domain: Domain}); err != nil {
 		return err
 	}
-	stops(l.Jira.Stop)
-	l.Jira.AddUser(Account, "")
-	if l.Tracker, err = StartJira(AtlassianOptions{}); err != nil {
-		return err
+	stops(l.Crowd.Stop)
+	l.Crowd.AddUser(User, Password)
+	for _, product := range []struct {
+		site    **Atlassian
+		start   func(AtlassianOptions) (*Atlassian, error)
+		options AtlassianOptions
+	}{
+		{&l.Jira, StartJira, AtlassianOptions{ContextPath: "/jira", Keytab: keys, Guard: &IWAAC{Agent: "Windows NT", URIs: []string{"/login.jsp"}}}},
+		{&l.Tracker, StartJira, AtlassianOptions{}},
+		{&l.Confluence, StartConfluence, AtlassianOptions{ContextPath: "/confluence"}},
+		{&l.Bitbucket, StartBitbucket, AtlassianOptions{TwoStep: true}},
+		{&l.Bamboo, StartBamboo, AtlassianOptions{Keytab: keys}},
+		{&l.Crucible, StartCrucible, AtlassianOptions{}},
+		{&l.Wiki, StartConfluence, AtlassianOptions{Host: "wiki" + Domain, Crowd: l.Crowd}},
+		{&l.Board, StartJira, AtlassianOptions{Host: "board" + Domain, Crowd: l.Crowd}},
+	} {
+		a, err := product.start(product.options)
+		if err != nil {
+			return err
+		}
+		stops(a.Stop)
+		if product.options.Keytab != nil {
+			a.AddUser(Account, "")
+		} else if product.options.Crowd == nil {
+			a.AddUser(User, Password)
+		}
+		*product.site = a
 	}
-	stops(l.Tracker.Stop)
-	l.Tracker.AddUser(User, Password)
 	if l.App, err = StartApp(keys); err != nil {
 		return err
 	}
@@ -127,13 +171,17 @@ func (l *Lab) startSites() (err error) {
 	}
 	stops(l.Form.Stop)
 	l.Form.AddUser(User, Password)
+	if l.Proxy, err = StartProxy(ProxyOptions{Dial: DialLocalhost}); err != nil {
+		return err
+	}
+	stops(l.Proxy.Close)
 	return nil
 }
 
 // configuration is the agent's. A lab's sites forget sessions when they are told
 // to, and its people want to see that at once: recheck is 0.
 func (l *Lab) configuration() string {
-	return fmt.Sprintf(`# The agent of a sessionlab. All servers are on this machine, so http will do.
+	text := fmt.Sprintf(`# The agent of a sessionlab. All servers are on this machine, so http will do.
 
 [credential.build]
 principal = "%s@%s"
@@ -142,39 +190,49 @@ keytab    = %q
 [credential.alice]
 username = %q                # its password: sessionctl login tracker --password-stdin
 
-[site.jira]
-url           = %q
-kind          = "jira"
-credential    = "build"
-insecure_http = true
-recheck       = "0s"         # ask the site before each answer
+[proxy.lab]
+url = %q
 
-[site.tracker]
+[idp.sso]
 url           = %q
-kind          = "jira"
+kind          = "crowd"
+via           = "confluence" # whose login is the one for all
 credential    = "alice"
 insecure_http = true
-recheck       = "0s"
-
-[site.app]
-url           = %q
-kind          = "spnego"
-credential    = "build"
-insecure_http = true
-recheck       = "0s"
+recheck       = "0s"         # ask before each answer
+proxy         = "lab"
+`, Account, Realm, filepath.Join(l.Dir, "build.keytab"), User, l.Proxy.URL(), l.Wiki.URL()+"/")
+	for _, site := range []struct{ name, url, kind, lines string }{
+		{"jira", l.Jira.URL(), "jira", `credential    = "build"`},
+		{"tracker", l.Tracker.URL(), "jira", `credential    = "alice"`},
+		{"confluence", l.Confluence.URL(), "confluence", `credential    = "alice"`},
+		{"bitbucket", l.Bitbucket.URL(), "bitbucket", `credential    = "alice"`},
+		{"bamboo", l.Bamboo.URL(), "bamboo", `credential    = "build"`},
+		{"crucible", l.Crucible.URL(), "crucible", `credential    = "alice"
+probe_url     = "/"          # no resource names the user, but its pages do
+identity_regexp = 'id="headerUserDetails"><a href="/user/([^"]+)"'`},
+		{"wiki", l.Wiki.URL(), "confluence", `idp           = "sso"
+proxy         = "lab"`},
+		{"board", l.Board.URL(), "jira", `idp           = "sso"
+proxy         = "lab"`},
+		{"app", l.App.URL() + "/", "spnego", `credential    = "build"
 login_url     = "spnego/"
 probe_url     = "spnego/whoami"
-identity_json = "user"
-
-[site.form]
+identity_json = "user"`},
+		{"form", l.Form.URL() + "/app/", "form", `credential    = "alice"
+probe_url     = "whoami"
+identity_json = "user"`},
+	} {
+		text += fmt.Sprintf(`
+[site.%s]
 url           = %q
-kind          = "form"
-credential    = "alice"
+kind          = %q
 insecure_http = true
 recheck       = "0s"
-probe_url     = "whoami"
-identity_json = "user"
-`, Account, Realm, filepath.Join(l.Dir, "build.keytab"), User, l.Jira.URL(), l.Tracker.URL(), l.App.URL()+"/", l.Form.URL()+"/app/")
+%s
+`, site.name, site.url, site.kind, site.lines)
+	}
+	return text
 }
 
 // StartAgent starts the agent, after StopAgent anew.

@@ -71,7 +71,11 @@ func TestLab(t *testing.T) {
 	if _, err := sessions.Login(t.Context(), &pb.LoginRequest{Site: "tracker", Password: []byte(daemontest.Password)}); err != nil {
 		t.Error(err)
 	}
-	whose := map[string]string{"jira": daemontest.Account, "app": daemontest.Account + "@" + daemontest.Realm, "tracker": daemontest.User, "form": daemontest.User}
+	whose := map[string]string{
+		"jira": daemontest.Account, "bamboo": daemontest.Account, "app": daemontest.Account + "@" + daemontest.Realm,
+		"tracker": daemontest.User, "confluence": daemontest.User, "bitbucket": daemontest.User, "crucible": daemontest.User,
+		"wiki": daemontest.User, "board": daemontest.User, "form": daemontest.User,
+	}
 	ask := func() {
 		t.Helper()
 		for site, user := range whose {
@@ -89,8 +93,24 @@ func TestLab(t *testing.T) {
 		t.Error(err)
 	}
 	ask()
-	if k, f := lab.Jira.Counts().KerberosLogins, lab.Form.Counts().Logins; k != 1 || f != 1 {
-		t.Errorf("%d logins at jira, %d at form", k, f)
+	// One login each, and one for both that rely on Crowd.
+	for site, n := range map[string]int{
+		"jira": lab.Jira.Counts().KerberosLogins, "bamboo": lab.Bamboo.Counts().KerberosLogins,
+		"confluence": lab.Confluence.Counts().Forms, "bitbucket": lab.Bitbucket.Counts().TwoStepLogins, "crucible": lab.Crucible.Counts().Forms,
+		"form": lab.Form.Counts().Logins, "crowd": lab.Crowd.Counts().Logins,
+	} {
+		if n != 1 {
+			t.Errorf("%d logins at %s", n, site)
+		}
+	}
+	if n := lab.Board.Counts(); n.Logins+n.Forms != 0 || n.CrowdSessions != 1 || lab.Crowd.Tokens() != 1 {
+		t.Errorf("board: %+v, %d tokens", n, lab.Crowd.Tokens())
+	}
+	// When the token dies, both heal by one login.
+	lab.Crowd.KillToken(daemontest.User)
+	ask()
+	if n := lab.Crowd.Counts(); n.Logins != 2 || lab.Crowd.Tokens() != 1 {
+		t.Errorf("crowd: %+v, %d tokens", n, lab.Crowd.Tokens())
 	}
 	if err := lab.Close(); err != nil {
 		t.Error(err)

@@ -24,9 +24,10 @@ import (
 
 // The pages are tried out as they stand. How a fenced block is tried is said by
 // its language: toml is a configuration of the agent, ini a krb5.conf, systemd a
-// unit; sh is commands for a shell; js, python and go are programs; console and text
-// are not run. If the line before a block begins with a file's name, `name.sh`, the
-// block is that file.
+// unit; sh is commands for a shell; js, python, groovy and go are programs; console
+// and text are not run, nor is powershell, which Debian does not have, so that its page
+// says so. If the line before a block begins with a file's name, `name.sh`, the block
+// is that file.
 const (
 	repository = "../../.."
 	siteURL    = "https://jira.corp.example/jira" // on the pages
@@ -34,7 +35,7 @@ const (
 	cacheName  = "FILE:/tmp/krb5cc_1000"
 )
 
-var pages = []string{"README.md", "docs/jira.md", "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
+var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
 
 // block is a fenced block of a page.
 type block struct{ page, language, file, text string }
@@ -51,7 +52,7 @@ func blocks(t *testing.T, page, language string) []block {
 	t.Helper()
 	var found []block
 	var b *block
-	name, last := regexp.MustCompile("^`([a-z_]+\\.[a-z]+)`"), ""
+	name, last := regexp.MustCompile("^`([a-z_]+\\.[a-z0-9]+)`"), ""
 	for line := range strings.Lines(readPage(t, page)) {
 		fence, fenced := strings.CutPrefix(line, "```")
 		switch {
@@ -78,6 +79,36 @@ func blocks(t *testing.T, page, language string) []block {
 	return found
 }
 
+// section returns what stands under a heading of a page.
+func section(t *testing.T, page, title string) string {
+	t.Helper()
+	_, text, ok := strings.Cut(readPage(t, page), "\n## "+title+"\n")
+	if !ok {
+		t.Fatalf("%s: there is no section %s", page, title)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	return text
+}
+
+// sectionBlocks returns the texts of a section's blocks in a language.
+func sectionBlocks(t *testing.T, page, title, language string) (texts []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile("(?s)\n```"+language+"\n(.*?\n)```\n").FindAllStringSubmatch(section(t, page, title), -1) {
+		texts = append(texts, m[1])
+	}
+	return texts
+}
+
+// sectionBlock returns the text of a section's only block in a language.
+func sectionBlock(t *testing.T, page, title, language string) string {
+	t.Helper()
+	found := sectionBlocks(t, page, title, language)
+	if len(found) != 1 {
+		t.Fatalf("%s, %s: %d blocks in %s", page, title, len(found), language)
+	}
+	return found[0]
+}
+
 // program returns the block that is a file.
 func program(t *testing.T, file string) block {
 	t.Helper()
@@ -92,9 +123,10 @@ func program(t *testing.T, file string) block {
 	return block{}
 }
 
-// tried are the blocks that TestExamples, TestWatchExample, TestTestingExamples and
-// TestTicketExamples run.
-var tried = []string{"ticket.service", "issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go", "fake_test.go", "lab_test.go"}
+// tried are the blocks that TestExamples, TestIWAACExamples, TestWatchExample,
+// TestTestingExamples and TestTicketExamples run.
+var tried = []string{"ticket.service", "issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go", "fake_test.go", "lab_test.go",
+	"get.py", "get.groovy", "fetch.groovy"}
 
 // TestBlocks: no block goes untried, unless its language says so.
 func TestBlocks(t *testing.T) {
@@ -103,10 +135,15 @@ func TestBlocks(t *testing.T) {
 		for _, b := range blocks(t, page, "") {
 			switch b.language {
 			case "toml", "ini", "sh", "console", "text", "":
-			case "js", "python", "go", "systemd":
+			case "js", "python", "groovy", "go", "systemd":
 				if b.file == "" {
 					t.Errorf("%s: a program or unit without a name:\n%s", page, b.text)
 				}
+			case "powershell":
+				if !strings.Contains(oneLine(readPage(t, page)), "`"+b.file+"` is for PowerShell 7. No test runs it") {
+					t.Errorf("%s: nobody says that this is not tried:\n%s", page, b.text)
+				}
+				continue
 			default:
 				t.Errorf("%s: a block in %q, of which nobody knows how to try it", page, b.language)
 			}
@@ -606,18 +643,9 @@ func (v *visitor) write(t *testing.T, text string) {
 }
 
 // block returns the text of a section's only block in a language.
-func (v *visitor) block(t *testing.T, section, language string) string {
+func (v *visitor) block(t *testing.T, title, language string) string {
 	t.Helper()
-	_, text, ok := strings.Cut(readPage(t, "docs/kerberos.md"), "\n## "+section+"\n")
-	if !ok {
-		t.Fatalf("there is no section %s", section)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	found := regexp.MustCompile("(?s)\n```"+language+"\n(.*?\n)```\n").FindAllStringSubmatch(text, -1)
-	if len(found) != 1 {
-		t.Fatalf("%s: %d blocks in %s", section, len(found), language)
-	}
-	return found[0][1]
+	return sectionBlock(t, "docs/kerberos.md", title, language)
 }
 
 // says checks that a block of the page shows what sessionctl says.
@@ -849,7 +877,7 @@ func TestCodesTable(t *testing.T) {
 	// What is not about a login, but about calls, the store and files of the agent.
 	elsewhere := []string{"invalid_request", "config_invalid", "store_damaged", "store_failed", "deadline", "not_cached", "unknown_site"}
 	var files []string
-	for _, pattern := range []string{"login/jira.go", "login/spnego.go", "keeper/*.go", "web/*.go", "krb/*.go", "krb/ccache/*.go"} {
+	for _, pattern := range []string{"login/*.go", "keeper/*.go", "web/*.go", "krb/*.go", "krb/ccache/*.go"} {
 		found, err := filepath.Glob(filepath.Join("..", pattern))
 		must(t, err)
 		files = append(files, found...)

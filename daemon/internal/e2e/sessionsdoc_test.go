@@ -42,32 +42,26 @@ func oneLine(text string) string { return strings.Join(strings.Fields(text), " "
 // sessionsSection returns what stands under a heading of the page.
 func sessionsSection(t *testing.T, title string) string {
 	t.Helper()
-	_, text, ok := strings.Cut(readPage(t, sessionsPage), "\n## "+title+"\n")
-	if !ok {
-		t.Fatalf("there is no section %s", title)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	return text
+	return section(t, sessionsPage, title)
 }
 
 // sessionsBlock returns the only block in a language under a heading.
 func sessionsBlock(t *testing.T, title, language string) string {
 	t.Helper()
-	found := regexp.MustCompile("(?s)\n```"+language+"\n(.*?\n)```\n").FindAllStringSubmatch(sessionsSection(t, title), -1)
-	if len(found) != 1 {
-		t.Fatalf("%s: %d blocks in %s", title, len(found), language)
-	}
-	return found[0][1]
+	return sectionBlock(t, sessionsPage, title, language)
 }
 
 // shown is a command that the page shows, and what comes of it.
 type shown struct{ command, output string }
 
-// transcripts returns the commands under a heading.
-func transcripts(t *testing.T, title string) (all []shown) {
+// transcripts returns the commands under a heading of docs/sessions.md.
+func transcripts(t *testing.T, title string) []shown { return shownIn(t, sessionsPage, title) }
+
+// shownIn returns the commands under a heading of a page.
+func shownIn(t *testing.T, page, title string) (all []shown) {
 	t.Helper()
-	for _, m := range regexp.MustCompile("(?s)\n```console\n(.*?)```\n").FindAllStringSubmatch(sessionsSection(t, title), -1) {
-		for line := range strings.Lines(m[1]) {
+	for _, text := range sectionBlocks(t, page, title, "console") {
+		for line := range strings.Lines(text) {
 			if command, ok := strings.CutPrefix(line, "$ "); ok {
 				all = append(all, shown{command: strings.TrimSpace(command)})
 			} else if len(all) > 0 {
@@ -88,20 +82,25 @@ func plain(text string) string {
 	return regexp.MustCompile(` +`).ReplaceAllString(spans.ReplaceAllString(text, "TIME"), " ")
 }
 
-// same runs a command of the page in a shell, with a program pass that knows a
-// password, and holds what it says to what the page shows. The replacements are
+// same runs a command of the page in a shell, with programs pass and wl-paste that
+// know a secret, and holds what it says to what the page shows. The replacements are
 // pairs of what is here and what it is on the page.
-func (s shown) same(t *testing.T, h *home, password string, replace ...string) {
+func (s shown) same(t *testing.T, h *home, secret string, replace ...string) {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "pass"), []byte("#!/bin/sh\necho '"+password+"'\n"), 0o700))
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", s.command)
+	for _, name := range []string{"pass", "wl-paste"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho '"+secret+"'\n"), 0o700))
+	}
+	back := slices.Clone(replace)
+	slices.Reverse(back)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.NewReplacer(back...).Replace(s.command))
 	cmd.Dir = dir
 	cmd.Env = []string{"SESSIONCTL_SOCKET=" + h.socket, "PATH=" + dir + ":" + bin + ":" + os.Getenv("PATH")}
 	r := finish(t, cmd, "")
 	r.stdout = regexp.MustCompile("(?m)^warning: .*insecure_http.*\n").ReplaceAllString(r.stdout, "") // the page has https
-	if got := plain(strings.NewReplacer(replace...).Replace(r.stderr + r.stdout)); got != plain(s.output) {
-		t.Errorf("%s says (%d):\n%s\nthe page has:\n%s", s.command, r.status, got, plain(s.output))
+	got, want := plain(strings.NewReplacer(replace...).Replace(r.stderr+r.stdout)), plain(s.output)
+	if strings.TrimRight(got, "\n") != strings.TrimRight(want, "\n") { // an answer need not end with one
+		t.Errorf("%s says (%d):\n%s\nthe page has:\n%s", s.command, r.status, got, want)
 	}
 }
 

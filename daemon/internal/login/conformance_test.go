@@ -34,15 +34,17 @@ const (
 	forbidden               // 403 after the login
 )
 
-// kindTests has, for every kind and every means it takes, its fake site and the
-// driver's options. A kind without an entry fails the test.
-var kindTests = []struct {
+type kindTest struct {
 	kind   string
 	means  Means
 	driver Driver
 	site   func(b behaviour, foreign string) http.HandlerFunc
 	codes  map[behaviour]api.Code // where Login or the Probe after it must end
-}{
+}
+
+// kindTests has, for every kind and every means it takes, its fake site and the
+// driver's options. A kind without an entry fails the test.
+var kindTests = append(familyTests(), []kindTest{
 	{
 		kind: "spnego", means: Ticket,
 		driver: &spnego{proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
@@ -76,7 +78,7 @@ var kindTests = []struct {
 			unchallenged: api.UnexpectedStatus, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
-}
+}...)
 
 // jiraSite is what of Jira every kind has: rig.Atlassian, which jira_test.go asks,
 // has the rest.

@@ -66,22 +66,7 @@ func (f *form) Login(ctx context.Context, x *web.Exchange, p Password) error {
 		return err
 	}
 	before := cookieValues(x.Jar())
-	password, err := p.Take(ctx)
-	if err != nil {
-		return err
-	}
-	if !s.exact(password.Reveal()) {
-		p.GiveBack()
-		return unusable(page, "is not in an encoding that has all characters of the password", "ask for a password of ASCII characters, or for a page in UTF-8")
-	}
-	header := http.Header{
-		"Content-Type": {urlencoded},
-		"Origin":       {web.OriginOf(page.URL).String()},
-	}
-	if web.OriginOf(page.URL) == web.OriginOf(s.action) {
-		header.Set("Referer", page.Shown()) // without query: it may hold a token
-	}
-	r, err := x.Send(ctx, web.Request{Method: http.MethodPost, URL: s.action, Header: header, Body: s.body(p.User(), password.Reveal())})
+	r, err := s.send(ctx, x, page, p)
 	if err != nil {
 		return err
 	}
@@ -125,22 +110,37 @@ func (f *form) answer(ctx context.Context, x *web.Exchange, r *web.Response, s *
 		return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d to the login form", r.Shown(), r.Status),
 			Remedy: "log in there with a browser to see what it wants; check login_url"}
 	}
-	for c := range cookieValues(x.Jar()) {
-		if !cookies[c] {
-			return nil
-		}
+	return sessionBegun(ctx, x, r, cookies, f.Probe)
+}
+
+// sessionBegun judges by the cookies whether a login that ended with r has begun a
+// session. before are those from before it.
+func sessionBegun(ctx context.Context, x *web.Exchange, r *web.Response, before map[string]bool, probe func(context.Context, *web.Exchange) (Identity, error)) error {
+	if newCookie(x, before) {
+		return nil
 	}
 	// A site may go on with the session it began before the login. Nobody else
 	// can have chosen it, for x began without cookies; but it is a login only if
 	// the probe says so. A 403 does not: strangers may get it, too.
 	if x.Jar().Len() > 0 {
-		_, err := f.Probe(ctx, x)
+		_, err := probe(ctx, x)
 		if code := api.CodeOf(err); code != api.Expired && code != api.Forbidden {
 			return err
 		}
 	}
 	return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " ends the login without a new cookie",
 		Remedy: "log in there with a browser to see what it answers; check login_url"}
+}
+
+// newCookie reports whether there is a cookie, or a value of one, that there was
+// not before.
+func newCookie(x *web.Exchange, before map[string]bool) bool {
+	for c := range cookieValues(x.Jar()) {
+		if !before[c] {
+			return true
+		}
+	}
+	return false
 }
 
 // cookieValues returns what is in a jar: NAME=VALUE.
@@ -283,6 +283,26 @@ func (f *form) usernameOf(h *htmlForm) *control {
 		return nil
 	}
 	return fields[0]
+}
+
+// send takes the password and sends the form of a page with it.
+func (s *submission) send(ctx context.Context, x *web.Exchange, page *web.Response, p Password) (*web.Response, error) {
+	password, err := p.Take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !s.exact(password.Reveal()) {
+		p.GiveBack()
+		return nil, unusable(page, "is not in an encoding that has all characters of the password", "ask for a password of ASCII characters, or for a page in UTF-8")
+	}
+	header := http.Header{
+		"Content-Type": {urlencoded},
+		"Origin":       {web.OriginOf(page.URL).String()},
+	}
+	if web.OriginOf(page.URL) == web.OriginOf(s.action) {
+		header.Set("Referer", page.Shown()) // without query: it may hold a token
+	}
+	return x.Send(ctx, web.Request{Method: http.MethodPost, URL: s.action, Header: header, Body: s.body(p.User(), password.Reveal())})
 }
 
 // option returns an attribute of the form; the button's own counts more.

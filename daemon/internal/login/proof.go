@@ -88,6 +88,11 @@ func (p *proof) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	return p.judge(ctx, x, r)
+}
+
+// judge reads the answer to the probe's request.
+func (p *proof) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Identity, error) {
 	if err := web.StatusError(r); err != nil {
 		return Identity{}, err
 	}
@@ -106,7 +111,7 @@ func (p *proof) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
 			Remedy: "check probe_url"}
 	}
 	if p.IdentityJSON == "" && p.IdentityHeader == "" && p.IdentityRegexp == "" {
-		return p.unproven(ctx, x, u)
+		return p.unproven(ctx, x, r.URL)
 	}
 	name, err := p.identity(r)
 	if err != nil {
@@ -130,7 +135,7 @@ func (p *proof) unproven(ctx context.Context, x *web.Exchange, u *url.URL) (Iden
 	if err := web.StatusError(r); err != nil {
 		return Identity{}, err
 	}
-	if r.Status < 300 {
+	if r.Status < 300 && !asksForPassword(r) { // a login page is a refusal, too
 		return Identity{}, &api.Error{Code: api.LoginOKButProbeFailed, Detail: r.Shown() + " answers the same without any session",
 			Remedy: "point probe_url at a page that needs a session"}
 	}

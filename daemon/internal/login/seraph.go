@@ -1,6 +1,10 @@
 package login
 
 import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -16,38 +20,157 @@ const (
 	loggedOut            = "OUT"
 )
 
-// seraphHeaders is what the login framework of Atlassian's products says in an
-// answer.
-type seraphHeaders struct {
+// Exceptions that Bitbucket's errors name, without their packages (Bitbucket REST
+// API, "Errors"; the 401s are told apart by nothing else).
+const (
+	captchaRequired   = "CaptchaRequiredAuthenticationException"
+	incorrectPassword = "IncorrectPasswordAuthenticationException"
+	noAccess          = "NoAccessAuthenticationException" // no licence
+	authorisation     = "AuthorisationException"          // no permission, or nobody
+)
+
+// heard is what an answer of Atlassian's products says of a login: the headers of
+// their login framework, Seraph, and what their errors have in common.
+type heard struct {
+	status  int
 	reasons []string
 	denied  string // X-Authentication-Denied-Reason
 	user    string // "" for nobody
 	// anonymous: it is said that nobody asks, and not only not said who.
 	anonymous bool
-	// jira: the answer is of Jira itself, not of something in front.
-	jira bool
+	// own: the answer is of the product itself, not of something in front.
+	own bool
+	errorBody
+	text []byte // of a refusal
 }
 
-func seraph(r *web.Response) seraphHeaders {
-	var s seraphHeaders
+func hear(r *web.Response) heard {
+	h := heard{status: r.Status}
 	// The field may hold several values, and come several times.
 	for _, v := range r.Header.Values("X-Seraph-LoginReason") {
 		for reason := range strings.SplitSeq(v, ",") {
-			s.reasons = append(s.reasons, strings.ToUpper(strings.TrimSpace(reason)))
+			h.reasons = append(h.reasons, strings.ToUpper(strings.TrimSpace(reason)))
 		}
 	}
-	s.denied = r.Header.Get("X-Authentication-Denied-Reason")
-	if s.user = r.Header.Get("X-AUSERNAME"); s.user == "anonymous" {
-		s.user, s.anonymous = "", true
+	h.denied = r.Header.Get("X-Authentication-Denied-Reason")
+	if h.user = r.Header.Get("X-AUSERNAME"); h.user == "anonymous" {
+		h.user, h.anonymous = "", true
 	}
-	// On every answer of Jira's (captured in Jit#12 and others).
-	s.jira = s.reasons != nil || s.user != "" || s.anonymous || r.Header.Get("X-AREQUESTID") != ""
-	return s
+	// On every answer of a product's (captured in Jit#12 and others).
+	h.own = h.reasons != nil || h.user != "" || h.anonymous || r.Header.Get("X-AREQUESTID") != ""
+	if r.Status >= 400 && r.Status < 500 {
+		h.text, h.errorBody = r.Body, readErrorBody(r.Body)
+	}
+	return h
 }
 
-func (s seraphHeaders) says(reason string) bool { return slices.Contains(s.reasons, reason) }
+func (h heard) says(reason string) bool { return slices.Contains(h.reasons, reason) }
+
+// refusal reports whether a refusal's text gives that reason, as it does for Basic
+// (markdown-confluence#621, jira-node#314).
+func (h heard) refusal(reason string) bool {
+	return (h.status == http.StatusUnauthorized || h.status == http.StatusForbidden) && bytes.Contains(h.text, []byte("Reason : "+reason))
+}
 
 // captcha reports whether a person has to solve a picture first.
-func (s seraphHeaders) captcha() bool {
-	return s.says(authenticationDenied) || strings.HasPrefix(s.denied, "CAPTCHA_CHALLENGE")
+func (h heard) captcha() bool {
+	return h.says(authenticationDenied) || strings.HasPrefix(h.denied, "CAPTCHA_CHALLENGE") ||
+		h.throws(captchaRequired) || h.captchaRequired || h.refusal(authenticationDenied)
+}
+
+// wrong reports whether the password was looked at, and is wrong.
+func (h heard) wrong() bool {
+	return h.says(authenticatedFailed) || h.throws(incorrectPassword) || h.refusal(authenticatedFailed)
+}
+
+// basicDisabled reports whether no password is looked at
+// (atlassian/data-center-helm-charts#1101).
+func (h heard) basicDisabled() bool {
+	return h.status == http.StatusForbidden && bytes.Contains(h.text, []byte("Basic Authentication has been disabled"))
+}
+
+// forged reports whether the request is taken for a forged one. It has to be
+// asked before noRight: such an answer names the user, too.
+func (h heard) forged() bool {
+	return h.status == http.StatusForbidden && bytes.Contains(h.text, []byte("XSRF check failed"))
+}
+
+// noRight reports whether the user is known, but may not use the product.
+func (h heard) noRight() bool {
+	return h.says(authorisationFailed) || h.status == http.StatusForbidden && h.user != "" ||
+		h.throws(noAccess) || h.throws(authorisation) && h.user != ""
+}
+
+// stranger reports whether it is the product's own 401: by its headers, or, where a
+// front keeps those to itself, by the form of its errors. A gate's 401 is another.
+func (h heard) stranger() bool {
+	return h.status == http.StatusUnauthorized && (h.own || h.familiar)
+}
+
+// errorBody is what the body of a refusal says.
+type errorBody struct {
+	// familiar: it has the form of the family's errors.
+	familiar        bool
+	exceptions      []string // without their packages
+	captchaRequired bool
+	step            string // of a login that wants another one
+	elevation       bool   // more rights are asked for
+}
+
+// readErrorBody reads a refusal: Jira's collection of errors (Jira REST API, "Error
+// responses"), Bitbucket's (Bitbucket REST API, "Errors and validation"), the status
+// of Atlassian's REST framework ("status-code"), and what the two-step login says
+// (Bitbucket Data Center's OpenAPI description, tsv).
+func readErrorBody(body []byte) errorBody {
+	var b struct {
+		ErrorMessages    json.RawMessage `json:"errorMessages"` // as it is: there may be many
+		Errors           json.RawMessage `json:"errors"`
+		StatusCode       json.RawMessage `json:"status-code"`
+		CaptchaRequired  json.RawMessage `json:"captchaRequired"`
+		NextLoginStep    json.RawMessage `json:"nextLoginStep"`
+		ElevationMethods json.RawMessage `json:"elevationMethods"`
+	}
+	if json.Unmarshal(body, &b) != nil {
+		return errorBody{}
+	}
+	list := func(m json.RawMessage) bool { return bytes.HasPrefix(m, []byte("[")) }
+	e := errorBody{captchaRequired: string(b.CaptchaRequired) == "true", elevation: list(b.ElevationMethods)}
+	var errors []struct{ ExceptionName string }
+	if list(b.Errors) && json.Unmarshal(b.Errors, &errors) == nil {
+		for _, err := range errors {
+			if name, ok := strings.CutPrefix(err.ExceptionName, "com.atlassian."); ok {
+				e.exceptions = append(e.exceptions, name[strings.LastIndexByte(name, '.')+1:])
+			}
+		}
+	}
+	if json.Unmarshal(b.NextLoginStep, &e.step) != nil {
+		e.step = ""
+	}
+	e.familiar = list(b.ErrorMessages) || e.exceptions != nil || b.StatusCode != nil || e.elevation ||
+		e.captchaRequired || string(b.CaptchaRequired) == "false"
+	return e
+}
+
+// throws reports whether the errors name an exception.
+func (e errorBody) throws(exception string) bool { return slices.Contains(e.exceptions, exception) }
+
+// browser finds the agents that the products take for a browser's pages (Atlassian
+// knowledge base, "REST API calls with a browser User-Agent header may fail CSRF
+// checks").
+var browser = regexp.MustCompile(`^Mozilla/.*\b(Firefox|Chrome|Safari|Edg|OPR)/`)
+
+// Headers implements Companion: forms without the token are refused, whoever sends
+// them (Atlassian, "Form token handling"), and so is what a browser seems to send
+// from a page that it does not name.
+func (*atlassian) Headers(r Asked) []Header {
+	var fields []Header
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return nil
+	case http.MethodPost, "":
+		if r.URL != nil && browser.MatchString(r.UserAgent) {
+			fields = []Header{{"Origin", web.OriginOf(r.URL).String()}}
+		}
+	}
+	return append(fields, Header{"X-Atlassian-Token", "no-check"})
 }

@@ -47,53 +47,23 @@ func (j *Atlassian) addIssue(i jiraIssue) *jiraIssue {
 	return &i
 }
 
-// rest answers what is under /rest (Jira's REST API documentation, as far as
+// jiraREST answers what is under /rest (Jira's REST API documentation, as far as
 // python-jira 3.4 and go-jira 1 ask for it).
-func (j *Atlassian) rest(c *atlassianCall) {
-	switch {
-	case j.modes.RetryAfter > 0:
-		c.cookieless = true
-		c.header.Set("Retry-After", strconv.Itoa(int(j.modes.RetryAfter/time.Second)))
-		for name, value := range map[string]string{"Limit": "10", "Remaining": "0", "Interval-Seconds": "60", "FillRate": "10"} {
-			c.header.Set("X-RateLimit-"+name, value)
-		}
-		c.json(http.StatusTooManyRequests, map[string]string{"message": "Rate limit exceeded."})
-		return
-	case c.stale && !strings.HasPrefix(c.path, "/rest/auth/"):
-		// An expired cookie is not taken for no cookie (Atlassian, "REST and
-		// os_authType"), and beats any Authorization (pycontribs/jira#1904). To log
-		// in is possible all the same (JRA-25405).
-		c.cookieless = true
-		j.challenge(c)
-		c.html(http.StatusUnauthorized, "Unauthorized (401)", "<p>os_authType was 'any' and an invalid cookie was sent.</p>")
-		return
-	}
-	if !j.basic(c) {
-		return
-	}
-	if j.modes.NoPermission && c.user != "" && c.Method != http.MethodDelete {
-		j.forbidden(c)
-		return
-	}
+func (j *Atlassian) jiraREST(c *atlassianCall) {
 	issue, attachments := strings.CutSuffix(c.path, "/attachments")
-	if c.Method == http.MethodPost {
-		takes := "application/json"
-		if attachments {
-			takes = "multipart/form-data"
-		}
-		switch {
-		case c.mediaType() != takes: // the resource is chosen before its filters run (JAX-RS)
-			c.page(http.StatusUnsupportedMediaType, "Unsupported Media Type (415)")
-			return
-		case j.forged(c):
-			c.page(http.StatusForbidden, xsrfFailed)
-			return
-		}
+	takes := "application/json"
+	if attachments {
+		takes = "multipart/form-data"
+	}
+	if c.Method == http.MethodPost && !j.takes(c, takes) {
+		return
 	}
 	name, isIssue := strings.CutPrefix(issue, "/rest/api/2/issue/")
 	project, isProject := strings.CutPrefix(c.path, "/rest/api/2/project/")
 	post := c.Method == http.MethodPost
 	switch {
+	case strings.HasPrefix(c.path, "/rest/api/3/"): // Cloud's; as others measured with Jira 10.3
+		c.redirect(j.loginURL(c.path))
 	case c.path == sessionPath:
 		j.session(c)
 	case isIssue && attachments && post:
@@ -112,8 +82,8 @@ func (j *Atlassian) rest(c *atlassianCall) {
 		j.myself(c)
 	case c.path == "/rest/api/2/serverInfo":
 		c.json(http.StatusOK, map[string]any{ // everybody may ask: python-jira does before anything else
-			"baseUrl": j.URL(), "version": "9.12.0", "versionNumbers": []int{9, 12, 0}, "deploymentType": "Server",
-			"buildNumber": 912000, "serverTitle": "Jira", "serverTime": jiraTime(j.now()),
+			"baseUrl": j.URL(), "version": j.version, "versionNumbers": j.versionNumbers(), "deploymentType": "Server",
+			"buildNumber": j.buildNumber(), "serverTitle": "Jira", "serverTime": jiraTime(j.now()),
 		})
 	case c.path == "/rest/api/2/field":
 		fields := []any{}

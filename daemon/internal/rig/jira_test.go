@@ -75,13 +75,14 @@ func TestJiraLoginPage(t *testing.T) {
 	}
 	v.do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(403)
 	const form = "application/x-www-form-urlencoded"
-	v.do("POST", "/login.jsp", "os_username=fred&os_password=CANARY-wrong", "Content-Type", form).want(200, "os_password", "X-Seraph-Loginreason: AUTHENTICATED_FAILED")
+	v.do("POST", "/login.jsp", "os_username=fred&os_password=CANARY-wrong", "Content-Type", form).want(200, "os_captcha", "X-Seraph-Loginreason: AUTHENTICATION_DENIED")
+	v.do("POST", "/login.jsp", "os_username=fred&os_password=CANARY-wrong&os_captcha=solved", "Content-Type", form).want(200, "os_password", "X-Seraph-Loginreason: AUTHENTICATED_FAILED")
 	v.do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(403)
 	var login struct{ Username, Password string }
 	if err := json.Unmarshal([]byte(goodLogin), &login); err != nil {
 		t.Fatal(err)
 	}
-	fill := url.Values{"os_username": {login.Username}, "os_password": {login.Password}, "os_destination": {"/secure/a.jspa"}}
+	fill := url.Values{"os_username": {login.Username}, "os_password": {login.Password}, "os_captcha": {"solved"}, "os_destination": {"/secure/a.jspa"}}
 	v.do("POST", "/login.jsp", fill.Encode(), "Content-Type", form).want(302, "Location: /jira/secure/a.jspa", "Set-Cookie: JSESSIONID=")
 	v.get("/rest/api/2/myself").want(200, login.Username)
 	newVisitor(t, j.URL()).do("POST", sessionPath, goodLogin, "Content-Type", "application/json").want(200)

@@ -37,6 +37,8 @@ type ProxyOptions struct {
 	Endless bool
 	// TLS is the server's side of TLS between client and proxy. nil: none.
 	TLS *tls.Config
+	// Dial connects to origins. nil: net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // ProxyCounts is what has come to a proxy so far.
@@ -88,7 +90,10 @@ func StartProxy(o ProxyOptions) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{DisableCompression: true}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	transport := &http.Transport{DisableCompression: true, DialContext: o.Dial}
 	p := &Proxy{options: o, addr: ln.Addr().String(), disconnect: transport.CloseIdleConnections, tunnels: make(map[net.Conn]bool)}
 	if p.options.Challenges == nil {
 		if o.Acceptor != nil {
@@ -285,7 +290,7 @@ func (w *proving) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // tunnel answers a CONNECT (RFC 9110, 9.3.6).
 func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, proof string) {
-	origin, err := new(net.Dialer).DialContext(r.Context(), "tcp", r.Host)
+	origin, err := p.options.Dial(r.Context(), "tcp", r.Host)
 	if err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
