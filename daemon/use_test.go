@@ -189,6 +189,40 @@ func TestMember(t *testing.T) {
 	}
 }
 
+// TestSharedProvider: the sites of a provider that shares its cookies may be where it
+// logs in, and are the user's whose token it is.
+func TestSharedProvider(t *testing.T) {
+	const jira = "[site.jira]\nurl = \"https://jira.corp.example/jira\"\nkind = \"jira\"\nidp = \"crowd\"\n"
+	c := loaded(t, `[credential.person]
+username = "person"
+[idp.crowd]
+url = "https://jira.corp.example/jira"
+kind = "crowd"
+via = "jira"
+credential = "person"
+`, jira)
+	if u := c.Sites[0].users[0]; !slices.Equal(u.expect.Names, []string{"person"}) {
+		t.Errorf("%+v", u.expect)
+	}
+	c = loaded(t, `[credential.application]
+username = "sessionctl"
+[idp.crowd]
+url = "https://crowd.corp.example/crowd"
+kind = "crowd"
+via = "rest"
+user = "build"
+probe_url = "https://jira.corp.example/jira/rest/auth/1/session"
+identity_json = "name"
+login_hosts = ["jira.corp.example"]
+credential = "application"
+`, jira)
+	for _, u := range []*user{c.Sites[0].users[0], c.idps[0].users[0]} {
+		if !slices.Equal(u.expect.Names, []string{"build"}) {
+			t.Errorf("%s: %+v", u.id, u.expect)
+		}
+	}
+}
+
 // TestUseMistakes: each is one sentence that names the table.
 func TestUseMistakes(t *testing.T) {
 	use := func(credential, more string) string {
