@@ -42,7 +42,7 @@ type product struct {
 	kind, name string
 	// legacy is how it took passwords before the two-step login, and marker a text of
 	// a login page that still does (atlassian/dc-app-performance-toolkit).
-	legacy, marker     string // marker is "" where there is no two-step login
+	legacy, marker     string        // marker is "" where there is no two-step login
 	username, password string        // the login form's fields
 	idle               time.Duration // how long a session lives unused, as documented; 0: it is not
 	// whoami reads the answer that names the user: "" for nobody, an error for
@@ -399,35 +399,46 @@ func (a *atlassian) page(ctx context.Context, x *web.Exchange, r *web.Response) 
 		return err
 	}
 	if a.StatusURL != "" {
-		if err := a.running(ctx, x, r); err != nil {
+		answer, state, err := a.status(ctx, x)
+		switch {
+		case err != nil:
 			return err
+		case answer == nil:
+			return away(r, " shows a page that is not "+a.product.name+"'s")
+		case state != running:
+			return a.notRunning(answer)
 		}
 	}
 	return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 200 with a page", Remedy: checkPages}
 }
 
-// running asks the status resource ("Jira status endpoint") after a page that the
-// product would not show.
-func (a *atlassian) running(ctx context.Context, x *web.Exchange, page *web.Response) error {
+// running is what the status resource says of a product that serves.
+const running = "RUNNING"
+
+// status asks the status resource ("Jira status endpoint"). r is nil if there is none.
+func (a *atlassian) status(ctx context.Context, x *web.Exchange) (r *web.Response, state string, err error) {
+	if a.StatusURL == "" {
+		return nil, "", nil
+	}
 	u, err := x.URL(a.StatusURL)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	r, err := x.Send(ctx, a.request(x, http.MethodGet, u))
-	if err != nil {
-		return err
+	if r, err = x.Send(ctx, a.request(x, http.MethodGet, u)); err != nil {
+		return nil, "", err
 	}
 	if err := web.StatusError(r); err != nil {
-		return err
+		return nil, "", err
 	}
 	var status struct{ State string }
-	switch err := json.Unmarshal(r.Body, &status); {
-	case r.Status != http.StatusOK, err != nil:
-		return away(page, " shows a page that is not "+a.product.name+"'s")
-	case status.State != "RUNNING":
-		return away(r, " does not say that "+a.product.name+" is running")
+	if r.Status != http.StatusOK || json.Unmarshal(r.Body, &status) != nil {
+		return nil, "", nil
 	}
-	return nil
+	return r, status.State, nil
+}
+
+func (a *atlassian) notRunning(r *web.Response) error {
+	return away(r, " does not say that "+a.product.name+" is running")
 }
 
 // announced is for a page that says that the product is in maintenance, with

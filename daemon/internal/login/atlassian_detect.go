@@ -20,7 +20,8 @@ import (
 
 // Detect implements Detector. Redirects aside it makes six requests at the most: for
 // the manifest; if that is not there, for the front page and the manifest where this
-// leads to; for the login page, in one or two guises, and for the ways to log in.
+// leads to; for the login page, in one or two guises, and for the ways to log in. Of
+// a page that is not the product's it asks the status resource instead.
 func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
 	m, path, err := a.locate(ctx, x)
 	if err != nil {
@@ -36,18 +37,8 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 	if err != nil {
 		return Findings{}, err
 	}
-	legacy := page != nil && bytes.Contains(page.Body, []byte(a.product.marker))
-	if !legacy {
-		if found.Login, err = a.options(ctx, x); err != nil {
-			return Findings{}, err
-		}
-	}
-	switch {
-	case found.Login != "" || page == nil:
-	case legacy, a.product.legacy == byREST: // which the login page says nothing about
-		found.Login = a.product.legacy
-	case page.Status == http.StatusOK:
-		found.Login = byTSV
+	if found.Login, err = a.takesPasswords(ctx, x, page, m); err != nil {
+		return Findings{}, err
 	}
 	if page != nil && asksForNegotiate(page) {
 		found.Gate = gateForAll
@@ -67,6 +58,33 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 		return Findings{}, gone
 	}
 	return found, nil
+}
+
+// takesPasswords finds out how a product with that login page, nil if it is
+// elsewhere, takes passwords: "" if that cannot be seen.
+func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *web.Response, m manifest) (string, error) {
+	shown := page != nil && page.Status == http.StatusOK
+	switch {
+	case page != nil && bytes.Contains(page.Body, []byte(a.product.marker)):
+		return a.product.legacy, nil
+	case shown && m == (manifest{}) && !hear(page).own:
+		// Nothing of this is the product's. It may be starting.
+		r, state, err := a.status(ctx, x)
+		if r != nil && state != running {
+			err = a.notRunning(r)
+		}
+		return "", err
+	}
+	login, err := a.options(ctx, x)
+	switch {
+	case err != nil || login != "" || page == nil:
+		return login, err
+	case a.product.legacy == byREST: // about which the login page says nothing
+		return byREST, nil
+	case shown:
+		return byTSV, nil
+	}
+	return "", nil
 }
 
 func asksForNegotiate(r *web.Response) bool {

@@ -78,6 +78,40 @@ var kindTests = append(familyTests(), []kindTest{
 			unchallenged: api.UnexpectedStatus, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
+	{
+		kind: "crowd", means: Secret, // the console's form
+		driver: &crowd{Token: "s", proof: proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   formSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			unchallenged: api.UnexpectedStatus, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "crowd", means: Ticket, driver: &crowd{Via: "jira", Token: "JSESSIONID"}, site: jiraSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.NegotiateRejected, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			unchallenged: api.NoChallenge, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "crowd", means: Secret, // an application's own
+		driver: &crowd{Via: viaREST, User: "build", Token: "s", proof: proof{ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   crowdRESTSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.UnexpectedStatus,
+			unchallenged: api.UnexpectedStatus, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "token", means: Secret,
+		driver: &token{Scheme: "Bearer", proof: proof{ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   tokenSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.BadCredentials, keepsNothing: "", // nothing is kept in any case
+			unchallenged: api.LoginOKButProbeFailed, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
 }...)
 
 // jiraSite is what of Jira every kind has: rig.Atlassian, which jira_test.go asks,

@@ -120,10 +120,7 @@ func (c *crowd) Check(o web.Options, identity string) error {
 	if home, err := c.home(o.Base); err == nil && c.Domain != "" && c.cookie(home, "x", c.Domain, time.Now()) == nil {
 		return errors.New("domain is not one that the single sign-on can have: " + web.OriginOf(home).Host + " is not in it, or it is a public suffix")
 	}
-	if k, ok := d.(Checker); ok {
-		return k.Check(o, identity)
-	}
-	return nil
+	return d.(Checker).Check(o, identity)
 }
 
 // namesUser reports whether an option says how the site names the user.

@@ -111,13 +111,7 @@ func TestCrowdREST(t *testing.T) {
 		"a token on two lines":      {stranger, settings, says(201, "<session><token>CANARY\r\nb</token></session>"), api.UnexpectedStatus, good, "answers 201"},
 	} {
 		a := &answers{t: t, say: map[string]http.HandlerFunc{
-			crowdConfig: func(w http.ResponseWriter, r *http.Request) {
-				if r.Header.Get("Authorization") == "" {
-					c.stranger(w, r)
-				} else {
-					c.settings(w, r)
-				}
-			},
+			crowdConfig:  tokens(c.settings, c.stranger),
 			crowdSession: c.session,
 		}}
 		x := exchangeWith(t, a, new(web.Jar), nil)
@@ -144,6 +138,16 @@ func TestCrowdREST(t *testing.T) {
 		if got := ssoToken(t, x, "http://wiki.corp.example/x"); got != "CANARY-token" {
 			t.Errorf("%s: another host of the domain gets %q", name, got)
 		}
+	}
+	// The configuration's domain counts more than Crowd's.
+	a := &answers{t: t, say: map[string]http.HandlerFunc{
+		crowdConfig:  tokens(says(200, `{"name":"crowd.token_key","domain":"other.example"}`), stranger),
+		crowdSession: made,
+	}}
+	c, x := restCrowd(), exchangeWith(t, a, new(web.Jar), nil)
+	c.Domain = ".corp.example"
+	if err := c.Login(t.Context(), x, new(lent)); err != nil || ssoToken(t, x, "http://wiki.corp.example/") == "" {
+		t.Errorf("domain: %v", err)
 	}
 	// A password that is not lent is not sent, nor one that Basic cannot say.
 	latched := &api.Error{Code: api.Latched, Detail: "x", Remedy: "x"}
@@ -521,6 +525,56 @@ func TestCrowdLogout(t *testing.T) {
 			a.asked = nil
 			if err := c.crowd.Logout(t.Context(), x); err != nil || !slices.Equal(a.asked, []string{whoami}) {
 				t.Errorf("%s, again: %v; asked %q", name, err, a.asked)
+			}
+		}
+	}
+}
+
+// TestCrowdLogoutOutage: an outage says nothing of the token.
+func TestCrowdLogoutOutage(t *testing.T) {
+	for _, down := range []int{1, 2} { // the first proof, or that after the logout
+		proofs := 0
+		a := &answers{t: t, say: map[string]http.HandlerFunc{logout: says(204, ""), question: func(w http.ResponseWriter, r *http.Request) {
+			if proofs++; proofs == down {
+				says(503, page)(w, r)
+			} else {
+				says(200, me, user)(w, r)
+			}
+		}}}
+		err := (&crowd{Via: "jira", Token: "crowd.token_key"}).Logout(t.Context(), exchangeWith(t, a, new(web.Jar), nil))
+		if quiet(t, "logout", err); api.CodeOf(err) != api.Maintenance || slices.Contains(a.asked, logout) != (down == 2) {
+			t.Errorf("proof %d: %v; asked %q", down, err, a.asked)
+		}
+	}
+	if f, err := restCrowd().Detect(t.Context(), nil); f != (Findings{}) || err != nil {
+		t.Errorf("via rest: %+v %v", f, err)
+	}
+}
+
+// crowdRESTSite is Crowd's REST API, which crowd_test.go has more of, with an
+// application beside it.
+func crowdRESTSite(b behaviour, foreign string) http.HandlerFunc {
+	negotiate := negotiateSite(b, foreign)
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _, named := r.BasicAuth()
+		switch {
+		case b == down, b == limited, r.URL.Path == "/app/me":
+			negotiate(w, r)
+		case b == toForeignHost:
+			http.Redirect(w, r, foreign, http.StatusFound)
+		case b == unchallenged:
+			w.Write([]byte("who are you?"))
+		case !named, b == refused:
+			w.Header().Set("WWW-Authenticate", `Basic realm="Crowd REST Service"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case b == forbidden:
+			w.WriteHeader(http.StatusForbidden)
+		case r.Method == http.MethodGet:
+			w.Write([]byte(`{"name":"s"}`))
+		default:
+			w.WriteHeader(http.StatusCreated)
+			if b != keepsNothing {
+				w.Write([]byte(`<session><token>CANARY-token</token></session>`))
 			}
 		}
 	}

@@ -1,9 +1,11 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -21,7 +23,7 @@ var _ = register("token", func() Driver { return &token{Scheme: "Bearer"} })
 // cookies beside it, and nothing that a logout could end. The token is the password
 // of the site's credential.
 type token struct {
-	// Product is one of tokenProducts, which then has its own way to prove the token.
+	// Product is one of tokenProducts, which says by itself whose token it is.
 	// "": the options of the proof say how.
 	Product string `toml:"product"`
 	// Scheme stands before the token.
@@ -32,12 +34,22 @@ type token struct {
 }
 
 // tokenProducts are the kinds whose products have such tokens (Atlassian, "Using
-// personal access tokens"; for Bitbucket "HTTP access tokens").
-var tokenProducts = []string{"jira", "confluence", "bitbucket", "bamboo"}
+// personal access tokens"; for Bitbucket "HTTP access tokens"), each with a resource
+// that says whose it is. Of Jira's session resource nobody says whether it takes a
+// token; of "myself" it was measured (BFoerschner/knobas).
+var tokenProducts = map[string]string{
+	"jira":       "rest/api/2/myself",
+	"confluence": "rest/api/user/current",
+	"bitbucket":  "rest/api/latest/application-properties",
+	"bamboo":     "rest/api/latest/currentUser",
+}
+
+// whoami returns where the site says whose token it is.
+func (t *token) whoami() string { return cmp.Or(t.ProbeURL, tokenProducts[t.Product]) }
 
 // by returns the driver of the product, nil if none is named.
 func (t *token) by() Driver {
-	if !slices.Contains(tokenProducts, t.Product) {
+	if tokenProducts[t.Product] == "" {
 		return nil
 	}
 	switch d := New(t.Product).(type) {
@@ -46,33 +58,13 @@ func (t *token) by() Driver {
 		return d.As(t.found)
 	case *application:
 		d.ProbeURL = t.whoami()
-		if found := d.As(t.found); t.Product != "bitbucket" {
-			return found
-		} else {
-			return &bitbucketToken{found.(*application)}
+		if t.Product == "bitbucket" {
+			return &bitbucketToken{d.As(t.found).(*application)}
 		}
+		return d.As(t.found)
 	default:
 		panic("login: " + t.Product + " has no tokens")
 	}
-}
-
-// whoami returns where the site names the user.
-func (t *token) whoami() string {
-	if t.ProbeURL != "" {
-		return t.ProbeURL
-	}
-	if t.Product == "bitbucket" {
-		return "rest/api/latest/application-properties"
-	}
-	switch d := New(t.Product).(type) {
-	case *jira:
-		// Of the session resource nobody says whether it takes a token; this one does
-		// (measured by BFoerschner/knobas).
-		return "rest/api/2/myself"
-	case *application:
-		return d.ProbeURL
-	}
-	return ""
 }
 
 // bitbucketToken proves a token at Bitbucket, which takes none outside /rest and /scm
@@ -94,24 +86,26 @@ func (b *bitbucketToken) Probe(ctx context.Context, x *web.Exchange) (Identity, 
 	if err := b.dead(x, r); err != nil {
 		return Identity{}, err
 	}
-	name := hear(r).user
+	h := hear(r)
 	switch {
 	case r.Status != http.StatusOK:
 		return Identity{}, b.unexpected(r)
-	case name == "":
+	case !h.own:
+		return Identity{}, b.page(ctx, x, r)
+	case h.user == "":
 		return Identity{}, expired(r, "answers 200 without naming a user")
 	}
-	if unescaped, err := url.PathUnescape(name); err == nil {
-		name = unescaped
+	if name, err := url.PathUnescape(h.user); err == nil {
+		return Identity{Name: name}, nil
 	}
-	return Identity{Name: name}, nil
+	return Identity{Name: h.user}, nil
 }
 
 // Check implements Checker.
 func (t *token) Check(o web.Options, identity string) error {
 	switch {
 	case t.Product != "" && t.by() == nil:
-		return fmt.Errorf("product = %q is none that has tokens: %s; without it probe_url and identity_… say how the token is proven", t.Product, strings.Join(tokenProducts, ", "))
+		return fmt.Errorf("product = %q is none that has tokens: %s; without it probe_url and identity_… say how the token is proven", t.Product, strings.Join(slices.Sorted(maps.Keys(tokenProducts)), ", "))
 	case t.Product != "" && t.namesUser():
 		return errors.New("identity_… is for tokens without a product, which knows how it names the user")
 	case t.LoginURL != "":

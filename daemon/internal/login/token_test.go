@@ -28,6 +28,29 @@ func tokens(with, without http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// tokenSite names whoever brings a token.
+func tokenSite(b behaviour, foreign string) http.HandlerFunc {
+	negotiate := negotiateSite(b, foreign)
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case b == down, b == limited:
+			negotiate(w, r)
+		case b == toForeignHost:
+			http.Redirect(w, r, foreign, http.StatusFound)
+		case b == unchallenged:
+			w.Write([]byte(`{"user":{"name":"build"}}`))
+		case r.Header.Get("Authorization") != "Bearer CANARY-password", b == refused:
+			w.WriteHeader(http.StatusUnauthorized)
+		case b == forbidden:
+			w.WriteHeader(http.StatusForbidden)
+		case b == anonymous:
+			w.Write([]byte(`{"user":null}`))
+		default:
+			w.Write([]byte(`{"user":{"name":"build"}}`))
+		}
+	}
+}
+
 // TestTokenAnswers: what a site says to a token, and what that means for it.
 func TestTokenAnswers(t *testing.T) {
 	refused, good, unseen := lent{taken: true}, lent{taken: true, accepted: true}, lent{taken: true, back: true}
@@ -94,7 +117,7 @@ func TestTokenProducts(t *testing.T) {
 		"jira": rig.StartJira, "confluence": rig.StartConfluence, "bitbucket": rig.StartBitbucket, "bamboo": rig.StartBamboo,
 	}
 	whoami := map[string]string{"jira": me, "confluence": `{"type":"known","username":"build"}`, "bitbucket": "build", "bamboo": me}
-	for _, product := range tokenProducts {
+	for product := range tokenProducts {
 		for _, twoStep := range []bool{false, true} {
 			name := fmt.Sprintf("%s, two steps %v", product, twoStep)
 			s, err := starts[product](rig.AtlassianOptions{ContextPath: "/app", TwoStep: twoStep})
@@ -159,6 +182,29 @@ func TestTokenProducts(t *testing.T) {
 		}
 		if !slices.Equal(slices.Compact(a.asked), []string{"GET my/own"}) {
 			t.Errorf("%s: asked %q", product, a.asked)
+		}
+	}
+	// At Bitbucket a page of something in front says nothing of the token.
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		code   api.Code
+		user   string
+	}{
+		"user":            {says(200, "{}", "X-AUSERNAME: svc%2Bci%40corp.example"), "", "svc+ci@corp.example"},
+		"user, as it is":  {says(200, "{}", "X-AUSERNAME: svc+ci@corp.example"), "", "svc+ci@corp.example"},
+		"user, a percent": {says(200, "{}", "X-AUSERNAME: 100%"), "", "100%"},
+		"nobody":          {says(200, "{}", request), api.Expired, ""},
+		"anonymous":       {says(200, "{}", nobody), api.Expired, ""},
+		"a page":          {says(200, page), api.Maintenance, ""},
+		"no licence":      {says(401, `{"errors":[{"exceptionName":"com.atlassian.bitbucket.auth.NoAccessAuthenticationException"}]}`), api.Forbidden, ""},
+		"refused":         {says(401, `{"errors":[{"exceptionName":"com.atlassian.bitbucket.auth.IncorrectPasswordAuthenticationException"}]}`), api.Expired, ""},
+		"away":            {says(503, page, user), api.Maintenance, ""},
+		"not there":       {says(404, page), api.UnexpectedStatus, ""},
+	} {
+		a := &answers{t: t, say: map[string]http.HandlerFunc{"GET rest/api/latest/application-properties": c.answer}}
+		id, err := (&token{Product: "bitbucket"}).Probe(t.Context(), exchangeWith(t, a, new(web.Jar), nil))
+		if quiet(t, name, err); api.CodeOf(err) != c.code || id.Name != c.user {
+			t.Errorf("Bitbucket, %s: %+v %v, want %q", name, id, err, c.code)
 		}
 	}
 	if h := (&token{}).Headers(Asked{Method: http.MethodPost}); h != nil {

@@ -31,14 +31,13 @@ func (a *Atlassian) rest(c *atlassianCall) {
 	if !a.basic(c) || !a.bearer(c) || a.exhausted(c) {
 		return
 	}
-	login := c.path == sessionPath || isTwoStep(c.path)
 	switch {
 	case a.product.tokenAlways && c.writes() && !c.noCheck():
 		c.page(http.StatusForbidden, xsrfFailed)
 	case a.common(c):
 	case a.modes.NoPermission && c.user != "" && c.Method != http.MethodDelete:
 		a.product.forbidden(a, c)
-	case a.wantsSudo(c) && !login:
+	case a.wantsSudo(c) && !(c.path == sessionPath && c.writes()): // who logs in or out
 		a.toWebSudo(c)
 	default:
 		a.product.rest(a, c)
