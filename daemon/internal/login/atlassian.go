@@ -223,11 +223,12 @@ func (a *atlassian) twoStep(ctx context.Context, x *web.Exchange, p Password, re
 		return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers a password with 200, but not as a login does", Remedy: checkPages}
 	}
 	p.Accepted()
+	begun := newCookie(x, before)
 	_, err = a.whoami(ctx, x, proof)
 	switch {
 	case api.CodeOf(err) != api.Expired:
 		return err
-	case !newCookie(x, before):
+	case !begun:
 		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the password but sets no session cookie", Remedy: noCookie}
 	}
 	// What a login whose second factor is missing looks like, if it is not announced.
@@ -296,16 +297,16 @@ func (a *atlassian) form(ctx context.Context, x *web.Exchange, p Password, probe
 	if err := a.refusal(x, r, p); err != nil {
 		return err
 	}
-	to, _ := x.Follows(r) // it may
-	switch {
-	case to != nil && r.Status != http.StatusTemporaryRedirect && r.Status != http.StatusPermanentRedirect:
+	switch to, _ := x.Follows(r); { // it may
+	case r.Status == http.StatusTemporaryRedirect, r.Status == http.StatusPermanentRedirect, to == nil && r.Status != http.StatusOK:
+		return a.unexpected(r)
+	case to != nil && !a.toLogin(x, r): // a good login leads on, to whatever page
+		return sessionBegun(ctx, x, r, before, probe)
+	case to != nil:
 		if r, err = x.Get(ctx, to); err != nil {
 			return err
 		}
-	case r.Status != http.StatusOK:
-		return a.unexpected(r)
 	}
-	// The page that a user lands on may be any; only the login is known.
 	switch again, h := s.shownBy(r), hear(r); {
 	case h.captcha(), again != nil && again.captcha():
 		return a.captcha(x, r)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 
@@ -173,7 +172,7 @@ func TestDetect(t *testing.T) {
 		"a page for all that is asked": {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: two}, page: two, options: two, want: Findings{Login: byTSV}},
 		"nothing there":                {kind: "confluence", path: "/wiki", want: Findings{}},
 	} {
-		m := family[slices.IndexFunc(family, func(m member) bool { return m.kind == c.kind })]
+		m := memberOf(c.kind)
 		say := map[string]http.HandlerFunc{}
 		for path, answer := range c.asked {
 			say[path] = answer

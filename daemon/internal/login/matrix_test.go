@@ -164,6 +164,13 @@ func logIn(kind string, p Password) func(context.Context, *web.Exchange) error {
 	return func(ctx context.Context, x *web.Exchange) error { return New(kind).Login(ctx, x, p) }
 }
 
+// logInBy is logIn at a product that takes passwords so.
+func logInBy(kind, login string) func(context.Context, *web.Exchange) error {
+	return func(ctx context.Context, x *web.Exchange) error {
+		return memberOf(kind).driver(login).Login(ctx, x, new(lent))
+	}
+}
+
 func get(ctx context.Context, x *web.Exchange) error {
 	u, err := x.URL("")
 	if err != nil {
@@ -206,13 +213,21 @@ func walk(h http.Header, each bool) func(context.Context, *web.Exchange) error {
 
 func probe(kind string) func(context.Context, *web.Exchange) error {
 	return func(ctx context.Context, x *web.Exchange) error {
-		_, err := New(kind).Probe(ctx, x)
+		_, err := driverOf(kind).Probe(ctx, x)
 		return err
 	}
 }
 
-func logOut(ctx context.Context, x *web.Exchange) error {
-	return New("jira").(Logouter).Logout(ctx, x)
+func logOut(kind string) func(context.Context, *web.Exchange) error {
+	return func(ctx context.Context, x *web.Exchange) error { return driverOf(kind).(Logouter).Logout(ctx, x) }
+}
+
+// driverOf is New with the options that a kind cannot be without.
+func driverOf(kind string) Driver {
+	if kind == "crucible" {
+		return memberOf(kind).driver("")
+	}
+	return New(kind)
 }
 
 // steps are the matrix's third side.
@@ -228,7 +243,7 @@ func steps() []step {
 		}
 		return t.code
 	}
-	return []step{
+	all := []step{
 		{credential: password, name: "form", path: "/before/form", run: logIn("form", new(lent)), text: "CANARY-password", sent: 1},
 		{credential: password, name: "form's answer", path: "/after/form", run: logIn("form", new(lent)), own: notAgain, text: "CANARY-password", sent: 1, sentAway: 1},
 		{credential: password, name: "jira", path: "/before/jira", run: logIn("jira", new(lent)), own: always(api.UnexpectedStatus), text: "CANARY-password"},
@@ -248,7 +263,7 @@ func steps() []step {
 		{credential: cookie, name: "Send", path: "/before/page", run: walk(nil, true), text: liveCookie, sent: 2, sentAway: 1},
 		{credential: cookie, name: "probe of spnego", path: "/before/gate", run: probe("spnego"), own: always(api.Expired), away: always(api.Expired), text: liveCookie, sent: 1, sentAway: 1},
 		{credential: cookie, name: "probe of jira", path: "/before/jira", run: probe("jira"), own: always(api.UnexpectedStatus), away: always(api.Expired), text: liveCookie, sent: 1, sentAway: 1},
-		{credential: cookie, name: "logout of jira", path: "/before/jira", run: logOut, own: always(api.UnexpectedStatus), away: always(api.UnexpectedStatus), text: liveCookie, sent: 1, sentAway: 1},
+		{credential: cookie, name: "logout of jira", path: "/before/jira", run: logOut("jira"), own: always(api.UnexpectedStatus), away: always(api.UnexpectedStatus), text: liveCookie, sent: 1, sentAway: 1},
 
 		{credential: cookie, name: "Get through a proxy", path: "/before/page", proxy: "Basic", run: get, text: liveCookie, sent: 2, sentAway: 1},
 
@@ -260,6 +275,28 @@ func steps() []step {
 		{credential: proxy, name: "Basic, and the proxy leads", path: "/before/page", proxy: "Basic", leads: true, run: get, own: connect, away: connect, text: proxyBasic, sent: -1, sentAway: -1},
 		{credential: proxy, name: "Negotiate, and the proxy leads", path: "/before/page", proxy: "Negotiate", leads: true, run: get, own: connect, away: connect, text: proxyNegotiate, sent: -1, sentAway: -1},
 	}
+	// Bitbucket and Bamboo are drivers as Confluence's, with other paths.
+	for _, kind := range []string{"jira", "confluence", "crucible"} {
+		before, after := "/before/"+kind, "/after/"+kind
+		all = append(all,
+			step{credential: password, name: kind + "'s form", path: before, run: logInBy(kind, byForm), text: "CANARY-password", sent: 1},
+			step{credential: password, name: kind + "'s form's answer", path: after, run: logInBy(kind, byForm), own: notAgain, text: "CANARY-password", sent: 1, sentAway: 1})
+		if kind != "crucible" {
+			all = append(all,
+				step{credential: password, name: kind + ", two-step", path: before, run: logInBy(kind, byTSV), own: always(api.UnexpectedStatus), text: "CANARY-password"},
+				step{credential: password, name: kind + ", two-step, answer", path: after, run: logInBy(kind, byTSV), own: always(api.UnexpectedStatus), text: "CANARY-password", sent: 1, sentAway: 1})
+		}
+		if kind != "jira" {
+			// The probe decides what the logout says, and it is led elsewhere, too.
+			lives := always(map[string]api.Code{"confluence": api.UnexpectedStatus}[kind])
+			all = append(all,
+				step{credential: negotiate, name: kind, path: before, negotiates: true, run: logIn(kind, nil), text: token, sent: 1},
+				step{credential: negotiate, name: kind + "'s answer", path: after, negotiates: true, run: logIn(kind, nil), text: token, sent: 1, sentAway: 1},
+				step{credential: cookie, name: "probe of " + kind, path: before, run: probe(kind), own: always(cmp.Or(lives(turn{}, 0), api.Expired)), away: always(api.Expired), text: liveCookie, sent: 1, sentAway: 1},
+				step{credential: cookie, name: "logout of " + kind, path: before, run: logOut(kind), own: lives, away: always(""), text: liveCookie, sent: 2, sentAway: 2})
+		}
+	}
+	return all
 }
 
 // TestRedirectMatrix: no credential leaves its origin.
@@ -575,8 +612,17 @@ func (g *ground) page(w http.ResponseWriter, r *http.Request, page, owner string
 	if brings {
 		w.Header().Add("Set-Cookie", "s="+value+"; Path=/")
 	}
+	kind, at, _ := strings.Cut(page, "/")
+	i := slices.IndexFunc(family, func(m member) bool { return m.kind == kind })
 	switch {
-	case page == "gate" || page == "jira/login.jsp":
+	case i >= 0 && at == family[i].login && !known && !brings:
+		w.Header()["Www-Authenticate"] = []string{"Negotiate"}
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprintf(w, `<form method=post><input name=%s><input type=password name=%s></form>`, family[i].username, family[i].password)
+	case i >= 0 && at == family[i].probe && kind != "jira" && !known:
+		w.Header().Set("X-AUSERNAME", "anonymous")
+		w.WriteHeader(http.StatusUnauthorized)
+	case page == "gate":
 		if !known && !brings {
 			w.Header()["Www-Authenticate"] = []string{"Negotiate", `Basic realm="x"`}
 			w.WriteHeader(http.StatusUnauthorized)
