@@ -349,10 +349,10 @@ func TestShellExamples(t *testing.T) {
 			if args := r.spied(t, "arguments"); strings.Contains(args, "CANARY") || !strings.Contains(args, "\n@-\n") {
 				t.Errorf("curl was called with\n%s", args)
 			}
-			// While it logs in, and only then, the agent calls itself so.
+			// Where it logs in, and only there, the agent calls itself so.
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if got := slices.Sorted(maps.Keys(r.windows)); !slices.Equal(got, []string{"/jira/login.jsp", "/jira/secure/Dashboard.jspa"}) || r.ordinary["/jira/login.jsp"] {
+			if got := slices.Sorted(maps.Keys(r.windows)); !slices.Equal(got, []string{"/jira/login.jsp", "/jira/secure/Dashboard.jspa"}) || r.ordinary["/jira/secure/Dashboard.jspa"] {
 				t.Errorf("a Windows NT asked for %s", got)
 			}
 			a.stop(t)

@@ -42,7 +42,7 @@ type product struct {
 	kind, name string
 	// legacy is how it took passwords before the two-step login, and marker a text of
 	// a login page that still does (atlassian/dc-app-performance-toolkit).
-	legacy, marker     string        // marker is "" where there is no two-step login
+	legacy, marker     string        // marker is "", as every page has it, where there is no two-step login
 	username, password string        // the login form's fields
 	idle               time.Duration // how long a session lives unused, as documented; 0: it is not
 	// whoami reads the answer that names the user: "" for nobody, an error for
@@ -140,6 +140,27 @@ func (a *atlassian) Life() Life { return Life{Idle: a.product.idle} }
 
 // LoginPage implements Paged.
 func (a *atlassian) LoginPage() string { return a.LoginURL }
+
+// browser finds the agents that the products take for a browser's pages (Atlassian
+// knowledge base, "REST API calls with a browser User-Agent header may fail CSRF
+// checks").
+var browser = regexp.MustCompile(`^Mozilla/.*\b(Firefox|Chrome|Safari|Edg|OPR)/`)
+
+// Headers implements Companion: forms without the token are refused, whoever sends
+// them (Atlassian, "Form token handling"), and so is what a browser seems to send
+// from a page that it does not name.
+func (*atlassian) Headers(r Asked) []Header {
+	var fields []Header
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return nil
+	case http.MethodPost, "":
+		if r.URL != nil && browser.MatchString(r.UserAgent) {
+			fields = []Header{{"Origin", web.OriginOf(r.URL).String()}}
+		}
+	}
+	return append(fields, Header{"X-Atlassian-Token", "no-check"})
+}
 
 // generation is how the site takes passwords.
 func (a *atlassian) generation() string {
@@ -381,7 +402,7 @@ func (a *atlassian) there(ctx context.Context, x *web.Exchange, ref string) erro
 	h := hear(r)
 	_, read := a.product.whoami(r.Body)
 	switch {
-	case h.stranger(), r.Status == http.StatusOK && h.own && read == nil, r.Status == http.StatusForbidden && h.own && json.Valid(r.Body):
+	case h.stranger(), h.own && (r.Status == http.StatusOK && read == nil || r.Status == http.StatusForbidden && json.Valid(r.Body) || a.toLogin(x, r)):
 		return nil
 	case r.Status == http.StatusUnauthorized && len(r.Challenges) > 0:
 		return &api.Error{Code: api.ChallengeUnsupported, Detail: fmt.Sprintf("%s wants a login before %s is reached", r.Shown(), a.product.name),
@@ -518,7 +539,7 @@ func (a *atlassian) dead(x *web.Exchange, r *web.Response) error {
 		return a.noRight(r)
 	case h.elevation, toElevation(x, r):
 		return &api.Error{Code: api.Forbidden, Detail: r.Shown() + " wants the password once more, as for an administrator (WebSudo)",
-			Remedy: "point probe_url at a page that every user may read"}
+			Remedy: "have the site proven by a page that every user may read"}
 	case h.stranger(), r.Status == http.StatusUnauthorized && len(r.Challenges) > 0: // the product, or a gate
 		return expired(r, "answers 401 to the session's cookies")
 	case h.captcha(), h.wrong(), h.says(loggedOut):

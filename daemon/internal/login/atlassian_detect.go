@@ -91,16 +91,19 @@ func asksForNegotiate(r *web.Response) bool {
 	return r.Status == http.StatusUnauthorized && web.FindChallenge(r.Challenges, "negotiate") != nil
 }
 
-// loginPage gets the login page. Where it leads to another host, gone says so.
+// loginPage gets the login page. Where it leads to what may not be asked, or nowhere,
+// gone says so: the product may be there all the same.
 func (a *atlassian) loginPage(ctx context.Context, x *web.Exchange) (page *web.Response, gone, err error) {
 	u, err := x.URL(a.LoginURL)
 	if err != nil {
 		return nil, nil, err
 	}
-	switch page, err = x.Get(ctx, u); {
-	case api.CodeOf(err) == api.SSORedirect:
+	page, err = x.Get(ctx, u)
+	switch api.CodeOf(err) {
+	case "":
+	case api.SSORedirect, api.InsecureRedirect, api.RedirectLoop:
 		return nil, err, nil
-	case err != nil:
+	default:
 		return nil, nil, err
 	}
 	if err := web.StatusError(page); err != nil {

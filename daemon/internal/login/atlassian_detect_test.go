@@ -153,6 +153,8 @@ func TestDetect(t *testing.T) {
 		"to a foreign host, two-step": {kind: "confluence", path: "/wiki", page: says(302, "", foreignLocation), options: loginOptions("IDP"), want: Findings{Login: byTSV}},
 		"to a foreign host, Jira":     {kind: "jira", path: "/jira", page: says(302, "", foreignLocation), want: Findings{}},
 		"to a foreign host, Fisheye":  {kind: "crucible", path: "/fe", page: says(302, "", foreignLocation), code: api.SSORedirect},
+		"in circles":                  {kind: "bitbucket", path: "/git", page: says(302, "", "Location: /git/login"), code: api.RedirectLoop},
+		"in circles, Jira":            {kind: "jira", path: "/jira", asked: map[string]http.HandlerFunc{"/jira" + resource: manifestJSON("jira", "9.12.0")}, page: says(302, "", "Location: /jira/login.jsp"), want: Findings{Product: "jira", Version: "9.12.0"}},
 		"to https":                    {kind: "confluence", path: "/wiki", page: toHTTPS, code: api.InsecureRedirect},
 
 		"away":                     {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(503, page)}, code: api.Maintenance},

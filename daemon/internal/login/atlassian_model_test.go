@@ -274,3 +274,38 @@ func TestFamilyUpgrade(t *testing.T) {
 		}
 	}
 }
+
+// TestFamilyGateModel: which gates are found, by what they ask of whom.
+func TestFamilyGateModel(t *testing.T) {
+	k, err := rig.NewKDC("RIG.TEST")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	k.AddService("HTTP/localhost", rig.AES256SHA1)
+	keys := k.Keytab("HTTP/localhost")
+	for kind := range models {
+		for name, c := range map[string]struct {
+			guard *rig.IWAAC
+			want  string
+		}{
+			"all":                  {nil, gateForAll},
+			"any agent":            {&rig.IWAAC{}, gateForAll},
+			"IWAAC":                {&rig.IWAAC{Agent: "Windows NT"}, gateForWindows},
+			"Kantega's":            {&rig.IWAAC{Deny: []string{"HttpClient", "Java/", "JIRA-", "Confluence-", "Axis/"}}, gateForAll},
+			"none of ours":         {&rig.IWAAC{Deny: []string{"sessionctl/"}}, ""},
+			"from elsewhere":       {&rig.IWAAC{From: []string{"192.0.2.0/24"}}, ""},
+			"somewhere else there": {&rig.IWAAC{URIs: []string{"/CANARY"}}, ""},
+		} {
+			m := model(t, kind, rig.AtlassianOptions{ContextPath: "/app", Keytab: keys, Guard: c.guard})
+			f, err := m.detect()
+			if err != nil || f.Gate != c.want || f.Product != kind {
+				t.Errorf("%s, %s: %+v %v, want %q", kind, name, f, err, c.want)
+			}
+			if n := m.Counts(); n.Tokens+n.Begun()+n.Refused != 0 {
+				t.Errorf("%s, %s: %+v", kind, name, n)
+			}
+			m.Stop()
+		}
+	}
+}

@@ -325,6 +325,7 @@ func TestTwoStepThere(t *testing.T) {
 			"503":                       {says(503, page), nil, api.Maintenance},
 			"to a foreign host":         {says(302, "", foreignLocation), nil, api.SSORedirect},
 			"to the login page":         {says(302, "", "Location: /app/"+m.login), nil, api.UnexpectedStatus},
+			"to the login page, by it":  {says(302, "", "Location: /app/"+m.login+"?next=CANARY", request), nil, ""},
 			"a page, running":           {says(200, page), running, api.UnexpectedStatus},
 			"a page, starting":          {says(200, page), says(200, `{"state":"STARTING"}`), api.Maintenance},
 			"a page everywhere":         {says(200, page), says(200, page), api.Maintenance},
@@ -427,7 +428,7 @@ func TestFormGeneration(t *testing.T) {
 			"once more, elsewhere":         {says(307, "", "Location: /app/home"), nil, verdict{code: api.UnexpectedStatus}},
 			"nowhere":                      {says(302, ""), nil, verdict{code: api.UnexpectedStatus}},
 			"204":                          {says(204, "", m.session()), nil, verdict{code: api.UnexpectedStatus}},
-			"once more, to the login page": {says(308, "", "Location: /app/"+m.login), says(200, page), verdict{code: api.NoSessionCookie}},
+			"once more, to the login page": {says(308, "", "Location: /app/"+m.login), nil, verdict{code: api.UnexpectedStatus}},
 			"to a foreign host, later":     {again, says(302, "", foreignLocation), verdict{code: api.SSORedirect}},
 		} {
 			first := true

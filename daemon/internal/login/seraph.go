@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -153,24 +152,3 @@ func readErrorBody(body []byte) errorBody {
 
 // throws reports whether the errors name an exception.
 func (e errorBody) throws(exception string) bool { return slices.Contains(e.exceptions, exception) }
-
-// browser finds the agents that the products take for a browser's pages (Atlassian
-// knowledge base, "REST API calls with a browser User-Agent header may fail CSRF
-// checks").
-var browser = regexp.MustCompile(`^Mozilla/.*\b(Firefox|Chrome|Safari|Edg|OPR)/`)
-
-// Headers implements Companion: forms without the token are refused, whoever sends
-// them (Atlassian, "Form token handling"), and so is what a browser seems to send
-// from a page that it does not name.
-func (*atlassian) Headers(r Asked) []Header {
-	var fields []Header
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return nil
-	case http.MethodPost, "":
-		if r.URL != nil && browser.MatchString(r.UserAgent) {
-			fields = []Header{{"Origin", web.OriginOf(r.URL).String()}}
-		}
-	}
-	return append(fields, Header{"X-Atlassian-Token", "no-check"})
-}
