@@ -508,7 +508,7 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 		return nil, usual(err, q)
 	}
 	if s.current() == q.config && q.site.lets(q.caller, q.user) {
-		return &pb.LoginResponse{Session: q.describe(served, s.now())}, nil
+		return &pb.LoginResponse{Session: q.at(served).describe(served, s.now())}, nil
 	}
 	return &pb.LoginResponse{Session: q.withheld(served, s.now())}, nil
 }
@@ -747,6 +747,7 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 // message is a session as a caller gets it, for a request. An answer without a
 // cookie would be used, and be an anonymous request, so there is none.
 func (q question) message(served keeper.Served, now time.Time) (*pb.Session, error) {
+	q = q.at(served)
 	m := q.describe(served, now)
 	if len(m.GetCookies()) == 0 && served.Authorization().Empty() {
 		return nil, &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for " + web.OriginOf(q.to.url).String() + q.to.url.EscapedPath(),
@@ -758,16 +759,22 @@ func (q question) message(served keeper.Served, now time.Time) (*pb.Session, err
 // withheld is a session for an operator who may log in; being served is another
 // right.
 func (q question) withheld(served keeper.Served, now time.Time) *pb.Session {
-	m := q.describe(served, now)
+	m := q.at(served).describe(served, now)
 	m.Headers, m.Cookies = nil, nil
 	return m
 }
 
-// describe is message for whoever may get none.
-func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
-	if q.to.url == q.site.URL { // by its name
+// at is the question as it is meant by who asks for a site by its name: about where
+// the product is there.
+func (q question) at(served keeper.Served) question {
+	if q.to.url == q.site.URL {
 		q.to.url = served.Home
 	}
+	return q
+}
+
+// describe is message for whoever may get none.
+func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 	m := &pb.Session{
 		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: canonical(q.to.url),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),

@@ -60,7 +60,9 @@ func TestJiraCodes(t *testing.T) {
 		}},
 		{name: "no right", code: "forbidden", passwordCode: "forbidden", status: person, modes: rig.AtlassianModes{NoPermission: true}},
 		{name: "Basic disabled", passwordCode: "basic_disabled", status: person, modes: rig.AtlassianModes{BasicDisabled: true}, says: "Basic Authentication is disabled"},
-		{name: "a browser's User-Agent", passwordCode: "csrf_403", status: person, config: func(_ *jiraWorld, text string) string {
+		{name: "a browser's User-Agent, and a proxy that Jira does not know of", passwordCode: "csrf_403", status: person, config: func(j *jiraWorld, text string) string {
+			front := frontOf(t, j, func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) })
+			text = strings.ReplaceAll(text, j.Atlassian.URL(), front+"/jira")
 			return strings.ReplaceAll(text, `kind          = "jira"`, "kind = \"jira\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\"")
 		}},
 		{name: "wrong password", passwordCode: "bad_credentials", status: person, setUp: func(_ *testing.T, j *jiraWorld) { j.SetPassword("alice", "CANARY-another") }},

@@ -18,12 +18,7 @@ func (e *entry) findings() login.Findings {
 }
 
 // home is the URL of the product at the site.
-func (e *entry) home() *url.URL {
-	if path := e.findings().Path; path != "" {
-		return e.site.URL.JoinPath(path)
-	}
-	return e.site.URL
-}
+func (e *entry) home() *url.URL { return web.Below(e.site.URL, e.findings().Path) }
 
 // driver returns the driver for the site as it was found.
 func (e *entry) driver() login.Driver {

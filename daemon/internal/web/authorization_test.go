@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +106,9 @@ func TestBelow(t *testing.T) {
 	} {
 		x := NewExchange(Options{Base: at(t, c[0])}, new(Jar))
 		x.Below(c[1])
+		if path := Below(at(t, c[0]), c[1]).Path; c[1] != "" && !strings.HasPrefix(path, "/") {
+			t.Errorf("%s below %s: the path %q is relative", c[0], c[1], path)
+		}
 		if u, err := x.URL(c[2]); err != nil || u.String() != c[3] {
 			t.Errorf("%s below %s + %s: %v %v, want %s", c[0], c[1], c[2], u, err, c[3])
 		}

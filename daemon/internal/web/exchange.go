@@ -177,10 +177,19 @@ func (x *Exchange) URL(ref string) (*url.URL, error) { return Resolve(x.o.Base, 
 
 // Below has the exchange go on at a path below the site's own URL, such as
 // "/jira".
-func (x *Exchange) Below(path string) {
-	if path != "" {
-		x.o.Base = x.o.Base.JoinPath(path)
+func (x *Exchange) Below(path string) { x.o.Base = Below(x.o.Base, path) }
+
+// Below returns the URL at a path below another, such as "/jira", or that itself if
+// the path is empty.
+func Below(u *url.URL, path string) *url.URL {
+	if path == "" {
+		return u
 	}
+	b := *u
+	if b.Path == "" {
+		b.Path = "/" // or JoinPath leaves it out
+	}
+	return b.JoinPath(path)
 }
 
 // Resolve is Exchange.URL for a given site URL.
