@@ -155,7 +155,6 @@ func state(s *pb.SessionSummary) string {
 	return strings.ToLower(strings.TrimPrefix(s.GetState().String(), "SESSION_STATE_"))
 }
 
-// sessionTable prints sessions of sites or of identity providers, as the first
 // found says what the site was found to be.
 func found(s *pb.SessionSummary) string {
 	var what []string
@@ -174,6 +173,7 @@ func found(s *pb.SessionSummary) string {
 	return strings.Join(what, ", ")
 }
 
+// sessionTable prints sessions of sites or of identity providers, as the first
 // column's title says, and below what is wrong with which.
 func sessionTable(w io.Writer, title string, sessions []*pb.SessionSummary) {
 	users := map[string]int{}

@@ -147,7 +147,9 @@ func negotiateSite(url string) string {
 	return fmt.Sprintf("url = %q\nkind = \"spnego\"\nprobe_url = \"whoami\"\nidentity_json = \"user\"\n", url)
 }
 
-func atJira(w *codesWorld) string { return fmt.Sprintf("url = %q\nkind = \"jira\"\n", w.Atlassian.URL()) }
+func atJira(w *codesWorld) string {
+	return fmt.Sprintf("url = %q\nkind = \"jira\"\n", w.Atlassian.URL())
+}
 
 // get asks for the session of a scenario's site.
 func (w *codesWorld) get(t *testing.T, code api.Code) error {

@@ -145,6 +145,9 @@ func (e *entry) bring(password []byte, retry bool) *api.Error {
 // unless that is a password.
 func (e *entry) ready(a *attempt) error {
 	if p := e.provider; p != nil {
+		if p.living() { // a token that a person brought, with nothing to log in with
+			return nil
+		}
 		return p.ready(p.attempt(nil))
 	}
 	if a != nil {

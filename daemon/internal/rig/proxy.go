@@ -105,7 +105,12 @@ func StartProxy(o ProxyOptions) (*Proxy, error) {
 	}
 	quiet := log.New(io.Discard, "", 0)
 	p.forward = &httputil.ReverseProxy{
-		Rewrite:   func(*httputil.ProxyRequest) {}, // the URL is the origin's already
+		Rewrite: func(r *httputil.ProxyRequest) { // the URL is the origin's already
+			// A proxy of one's own site hides nobody, nor what he says of himself.
+			if said := r.In.Header["X-Forwarded-For"]; said != nil {
+				r.Out.Header["X-Forwarded-For"] = said
+			}
+		},
 		Transport: transport,
 		ErrorLog:  quiet,
 		// As Squid says that it cannot connect.
