@@ -26,6 +26,7 @@ type crowd struct {
 	mu             sync.Mutex
 	token          string // that is good; "": none
 	logins, probes int
+	ready          error // what keeps its credential from being used
 }
 
 type crowdApp struct {
@@ -125,8 +126,14 @@ func startCrowd(t *testing.T, hosts ...string) *crowd {
 		s.IdP = "crowd"
 		c.apps, sites = append(c.apps, a), append(sites, s)
 	}
+	provider := site("crowd", c.url, c)
+	provider.Ready = func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.ready
+	}
 	var log countingLog
-	c.keeper = New(Options{Sites: sites, IdPs: []Site{site("crowd", c.url, c)}, Records: newRecords(), Latches: NewLatches(newRecords(), mac), Log: log.logger()})
+	c.keeper = New(Options{Sites: sites, IdPs: []Site{provider}, Records: newRecords(), Latches: NewLatches(newRecords(), mac), Log: log.logger()})
 	t.Cleanup(func() {
 		c.keeper.Close()
 		if log.canary.Load() {
@@ -239,7 +246,7 @@ func TestTokenThatIsNotTaken(t *testing.T) {
 func TestTokenOfABrowser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCrowd(t, crowdHosts...)
-		c.set(func() { c.token = "CANARY-browser" })
+		c.set(func() { c.token, c.ready = "CANARY-browser", &api.Error{Code: api.NoSecret, Detail: "no password"} })
 		brought, err := web.Adopt(c.apps[0].url, []byte("token=CANARY-browser; app=CANARY-theirs"), time.Now())
 		if err != nil {
 			t.Fatal(err)
