@@ -312,6 +312,9 @@ func (e *entry) adopt(jar *web.Jar) *api.Error {
 		f := *api.AsError(err)
 		if f.Code == api.Expired {
 			f.Detail, f.Remedy = "the cookie is no login: "+f.Detail, "log in with a browser once more, and take the Cookie header of a request that worked"
+			if d, ok := e.site.Driver.(login.Sharer); ok {
+				f.Remedy += "; " + d.Refused()
+			}
 		}
 		return &f
 	}

@@ -260,8 +260,8 @@ func TestTokenOfABrowser(t *testing.T) {
 
 		// One that is no login changes nothing.
 		brought, _ = web.Adopt(c.apps[0].url, []byte("token=CANARY-wrong"), time.Now())
-		if _, err := c.keeper.Login(t.Context(), "app1", LoginOptions{Adopt: brought}); api.CodeOf(err) != api.Expired {
-			t.Error(err)
+		if _, err := c.keeper.Login(t.Context(), "app1", LoginOptions{Adopt: brought}); api.CodeOf(err) != api.Expired || !strings.Contains(api.AsError(err).Remedy, c.Refused()) {
+			t.Errorf("%v, remedy %q", err, api.AsError(err).Remedy)
 		}
 		c.get(t)
 		c.is(t, 0, 3)
