@@ -768,7 +768,7 @@ func (q question) withheld(served keeper.Served, now time.Time) *pb.Session {
 // the product is there.
 func (q question) at(served keeper.Served) question {
 	if q.to.url == q.site.URL {
-		q.to.url = served.Home
+		q.to.url = served.Home()
 	}
 	return q
 }

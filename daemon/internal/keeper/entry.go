@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
-	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -54,8 +53,12 @@ type entry struct {
 	life          lifetimes
 	plans         int // sessions made anew, or not, because of what was learned
 	// found is what the site is like, nil if nobody has looked yet.
-	found atomic.Pointer[login.Findings]
-	ended time.Time // when a session of the site was found dead last
+	found   atomic.Pointer[finding]
+	glanced time.Time // when somebody has had a short look last
+	ended   time.Time // when a session of the site was found dead last
+	// doubtful says that the provider of the session has another one by now.
+	doubtful bool
+	doubts   []time.Time // when the provider's was doubted because of this one, of late
 
 	// Of the agenda, and under its lock:
 	due  time.Time // zero: it is not listed
@@ -106,7 +109,7 @@ func (e *entry) need(w want, now time.Time) need {
 	switch {
 	case s == nil, s.Generation == w.not, s.ended(now), s.endsWithin(w.minValidity, now):
 		return aLogin
-	case e.proofs < w.proof, e.stale, s.restored, s.changed(now):
+	case e.proofs < w.proof, e.stale, e.doubtful, s.restored, s.changed(now):
 		return aProbe
 	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.goodFor()):
 		return aProbe
@@ -256,7 +259,7 @@ func (e *entry) lives() (Served, bool) {
 }
 
 func (e *entry) served() Served {
-	return Served{Session: e.session, Home: e.home(), Stale: e.stale, NotDurable: e.notDurable}
+	return Served{Session: e.session, Stale: e.stale, NotDurable: e.notDurable}
 }
 
 // handOut returns the session for a caller. From now on it counts as used; and if
@@ -282,7 +285,7 @@ func (e *entry) isRetired() bool {
 
 // needs returns what work needs that others need, too. See circuits.
 func (e *entry) needs(n need) []string {
-	all := []string{web.OriginOf(e.home()).String()}
+	all := []string{web.OriginOf(e.site.URL).String()}
 	if n == aLogin {
 		all = append(all, e.realm()...)
 	}
@@ -472,9 +475,12 @@ func (e *entry) publish(s, old *Session) {
 	if changed {
 		e.store(s)
 	}
+	if old == nil {
+		defer e.k.doubt(e) // without the lock
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load(), e.home()), false, e.proofs+1
+	e.session, e.stale, e.doubtful, e.proofs = s.at(e.k.clock.shifted.Load()), false, false, e.proofs+1
 	if old == nil {
 		e.notAheadUntil = time.Time{}
 		if _, learned := e.lifetime(); learned {
@@ -526,7 +532,7 @@ func (e *entry) load() {
 	if record == nil {
 		return
 	}
-	s, err := decodeSession(record, e.site.Fingerprint, e.k.clock, e.home())
+	s, err := decodeSession(record, e.site.Fingerprint, e.k.clock, e.site.URL)
 	if err != nil {
 		e.log.Info("the stored session is not used", "why", err)
 		return
@@ -539,8 +545,9 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget() *api.Error {
 	e.mu.Lock()
-	e.session, e.stale, e.notDurable, e.renewAt, e.endAt = nil, false, false, time.Time{}, time.Time{}
+	e.session, e.stale, e.doubtful, e.notDurable, e.renewAt, e.endAt = nil, false, false, false, time.Time{}, time.Time{}
 	e.mu.Unlock()
+	e.k.doubt(e)
 	if err := e.swap(nil); err != nil {
 		e.log.Error("the stored session could not be removed", "err", err)
 		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err,

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -25,6 +26,8 @@ type product struct {
 	wrongWay  api.Code // of a login as it is not
 	loggedIn  []string // as which generation
 	askedPath []string // of exchanges
+	hangs     bool     // when it is looked at
+	echo      bool     // its version is the last password
 }
 
 // asFound is its driver.
@@ -33,11 +36,33 @@ type asFound struct {
 	found login.Findings
 }
 
-func (p *product) Detect(_ context.Context, x *web.Exchange) (login.Findings, error) {
+func (p *product) Detect(ctx context.Context, x *web.Exchange) (login.Findings, error) {
+	p.mu.Lock()
+	hangs := p.hangs
+	p.detected++
+	p.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return login.Findings{}, api.AsError(ctx.Err())
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.detected++
+	if p.echo && p.spent > 0 {
+		return login.Findings{Product: "jira", Version: "9CANARY-password", Login: p.now.Login}, nil
+	}
 	return p.now, p.detectE
+}
+
+// Probe finds the session where the product is, and nothing elsewhere.
+func (a asFound) Probe(ctx context.Context, x *web.Exchange) (login.Identity, error) {
+	u, _ := x.URL("")
+	a.mu.Lock()
+	here := strings.Trim(u.Path, "/") == strings.Trim(a.now.Path, "/")
+	a.mu.Unlock()
+	if !here {
+		return login.Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: "404"}
+	}
+	return a.site.Probe(ctx, x)
 }
 
 func (p *product) As(f login.Findings) login.Driver { return asFound{p, f} }
@@ -58,7 +83,7 @@ func (a asFound) Login(ctx context.Context, x *web.Exchange, pw login.Password) 
 		if a.gives {
 			pw.GiveBack()
 		}
-		return &api.Error{Code: a.wrongWay, Detail: "404"}
+		return &api.Error{Code: a.wrongWay, Detail: "404" + a.says()}
 	}
 	if pw != nil {
 		pw.Accepted()
@@ -66,6 +91,14 @@ func (a asFound) Login(ctx context.Context, x *web.Exchange, pw login.Password) 
 	a.logins++
 	a.issue(x)
 	return nil
+}
+
+// says is what a hostile site has to say about a password.
+func (p *product) says() string {
+	if p.echo {
+		return " CANARY-password"
+	}
+	return ""
 }
 
 func startProduct(t *testing.T, p *product, r, lives *records, pw *Password) *Keeper {
@@ -98,8 +131,8 @@ func TestFindings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.logins != wantLogins || p.detected != wantDetected || s.Home.Path != "/jira" {
-				t.Errorf("%d logins, looked at %d times, at %v; want %d, %d", p.logins, p.detected, s.Home, wantLogins, wantDetected)
+			if p.logins != wantLogins || p.detected != wantDetected || s.Home().Path != "/jira" {
+				t.Errorf("%d logins, looked at %d times, at %v; want %d, %d", p.logins, p.detected, s.Home(), wantLogins, wantDetected)
 			}
 			if f := k.List()[0].Found; f != p.now {
 				t.Errorf("%+v", f)
@@ -165,6 +198,143 @@ func TestFindingsAndPasswords(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMoved: a product that is elsewhere now is found, and its session served from
+// there, without a login.
+func TestMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Path: "/jira"}, wrongWay: api.UnexpectedStatus}
+		r, lives := newRecords(), newRecords()
+		k := startProduct(t, p, r, lives, nil)
+		get := func(path string) {
+			t.Helper()
+			s, err := k.Get(t.Context(), "app", GetOptions{})
+			if err != nil || s.Home().Path != path || s.Stale {
+				t.Errorf("%v at %v, stale: %v; want %s", err, s.Home(), s.Stale, path)
+			}
+		}
+		get("/jira")
+		p.set(func() { p.now.Path = "/tracker" })
+		pass(5 * time.Minute)
+		get("/tracker")
+		k.Close()
+		k = startProduct(t, p, r, lives, nil)
+		get("/tracker")
+		if p.logins != 1 || k.List()[0].Found.Path != "/tracker" {
+			t.Errorf("%d logins, found %+v", p.logins, k.List()[0].Found)
+		}
+	})
+}
+
+// TestBadMoment: who looks while the product is away forgets nothing, and what is
+// served stays what it was.
+func TestBadMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Version: "9.12.1", Path: "/jira"}, wrongWay: api.NoChallenge}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		before, err := k.Get(t.Context(), "app", GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		good := p.now
+		p.set(func() { p.now = login.Findings{Login: "form"} }) // of a page in front
+		if _, err := k.Refresh(t.Context(), "app", "", true); err == nil {
+			t.Error("no failure")
+		}
+		p.set(func() { p.now = good })
+		s, err := k.Get(t.Context(), "app", GetOptions{})
+		if err != nil || s.Generation != before.Generation || s.Home().Path != "/jira" || k.List()[0].Found != good {
+			t.Errorf("%v, at %v, found %+v", err, s.Home(), k.List()[0].Found)
+		}
+	})
+}
+
+// TestUpgradedAndOpen: what still lets everybody in is looked at once a day.
+func TestUpgradedAndOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Version: "9.12.1"}}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		for day := range 3 {
+			p.set(func() { p.current, p.now.Version = "", fmt.Sprintf("10.%d", day) })
+			for range 4 {
+				if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				p.set(func() { p.current = "" })
+				pass(6 * time.Hour)
+			}
+			if p.detected != day+1 || k.List()[0].Found.Version != fmt.Sprintf("10.%d", day) {
+				t.Errorf("day %d: looked at %d times, %+v", day, p.detected, k.List()[0].Found)
+			}
+		}
+	})
+}
+
+// TestPersonDoubtsFindings: who retries has the site looked at anew.
+func TestPersonDoubtsFindings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Login: "rest"}, wrongWay: api.Server5xx} // which says nothing
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.set(func() { p.now.Login = "tsv" })
+		if _, err := k.Login(t.Context(), "app", LoginOptions{}); api.CodeOf(err) != api.Server5xx {
+			t.Error(err)
+		}
+		if _, err := k.Login(t.Context(), "app", LoginOptions{Retry: true}); err != nil || p.detected != 2 {
+			t.Errorf("%v, looked at %d times", err, p.detected)
+		}
+	})
+}
+
+// TestGlance: a browser's session does not wait for a site that hangs when it is
+// looked at, and the next one not at all.
+func TestGlance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{hangs: true}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		p.set(func() { p.current = "CANARY-browser" })
+		jar, err := web.Adopt(siteURL, []byte("session=CANARY-browser"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, wait := range []time.Duration{probeTimeout, 0} {
+			began := time.Now()
+			if _, err := k.Login(t.Context(), "app", LoginOptions{Adopt: jar}); err != nil || time.Since(began) != wait {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		}
+	})
+}
+
+// TestEcho: what a site makes of a password is nowhere to be read.
+func TestEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Login: "rest"}, wrongWay: api.UnexpectedStatus, gives: true}
+		l := NewLatches(newRecords(), mac)
+		pw := NewPassword("office", "build", "", newRecords(), l)
+		if err := pw.Store(t.Context(), secret.New("CANARY-password")); err != nil {
+			t.Fatal(err)
+		}
+		k := startProduct(t, p, newRecords(), newRecords(), pw) // looks at the log
+		if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.set(func() { p.echo, p.now.Login, p.current = true, "tsv", "" })
+		pass(5 * time.Minute)
+		_, err := k.Get(t.Context(), "app", GetOptions{})
+		if text := fmt.Sprint(err, api.AsError(err), k.List()); strings.Contains(text, "CANARY-password") {
+			t.Error(text)
+		}
+		p.set(func() { p.wrongWay, p.now.Login, p.current = api.BadCredentials, "form", "" })
+		pass(5 * time.Minute)
+		_, err = k.Get(t.Context(), "app", GetOptions{})
+		if text := fmt.Sprint(err, api.AsError(err), k.List()); err == nil || strings.Contains(text, "CANARY-password") {
+			t.Error(text)
+		}
+	})
 }
 
 // TestUndetected: what keeps a site from being looked at is the login's failure, and

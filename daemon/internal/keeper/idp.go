@@ -81,7 +81,7 @@ func (e *entry) visit(ctx context.Context, p *entry, w want, forced bool) (*Sess
 	if err != nil {
 		return nil, lent, err
 	}
-	s, err := e.probe(ctx, e.newborn(jar, shifted))
+	s, err := e.probe(ctx, e.newborn(jar, shifted, e.findings().Path))
 	return s, lent, err
 }
 
@@ -89,12 +89,12 @@ func (e *entry) visit(ctx context.Context, p *entry, w want, forced bool) (*Sess
 // and what Clock.shifted was then. Whatever of them is the provider's stays its own.
 func (e *entry) walk(ctx context.Context, p *entry, lent *Session) (*web.Jar, int64, error) {
 	shifted := e.k.clock.shifted.Load()
-	lent = lent.at(shifted, p.home())
+	lent = lent.at(shifted)
 	theirs := lent.jar.Clone()
-	x := e.exchange(new(web.Jar), false)
+	x := e.exchange(new(web.Jar), false, e.findings().Path)
 	x.Lend(theirs, e.site.IdPOrigins)
 	defer x.Close()
-	r, err := x.Get(ctx, e.home())
+	r, err := x.Get(ctx, web.Below(e.site.URL, e.findings().Path))
 	p.absorb(lent, theirs, x.Visited())
 	if err != nil {
 		return nil, 0, err
@@ -166,7 +166,9 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 	lent, err := p.get(ctx, want{})
 	for tries := 0; err == nil; tries++ {
 		if tries > 0 || lent.ProveTime.After(ended) {
-			s, serr := e.begin(ctx, d, lent.Session)
+			s, serr := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
+				return e.begin(ctx, d, lent.Session, f.Path)
+			})
 			switch {
 			case serr == nil || api.CodeOf(serr) != api.Expired:
 				return s, serr
@@ -175,7 +177,14 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 				return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + f.Detail, Remedy: d.Refused(), Err: serr}
 			}
 		}
-		lent, err = p.get(ctx, p.provenAfter(lent.Session))
+		w := p.provenAfter(lent.Session)
+		if !e.mayDoubt() {
+			if tries > 0 {
+				break
+			}
+			w = want{}
+		}
+		lent, err = p.get(ctx, w)
 	}
 	return nil, e.throughIdP(err)
 }
@@ -192,14 +201,14 @@ func (e *entry) provenAfter(lent *Session) want {
 }
 
 // begin has a site begin a session for the cookies that its provider shares.
-func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session) (*Session, error) {
-	e.glance(ctx)
+func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session, path string) (*Session, error) {
+	home := web.Below(e.site.URL, path)
 	shifted := e.k.clock.shifted.Load()
-	jar := d.Shared(lent.at(shifted, e.provider.home()).jar)
-	if len(jar.Cookies(e.home(), e.k.clock.Now())) == 0 {
-		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "what the identity provider " + e.provider.site.Name + " shares is not for " + web.OriginOf(e.home()).String(), Remedy: d.Refused()}
+	jar := d.Shared(lent.at(shifted).jar)
+	if len(jar.Cookies(home, e.k.clock.Now())) == 0 {
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "what the identity provider " + e.provider.site.Name + " shares is not for " + web.OriginOf(home).String(), Remedy: d.Refused()}
 	}
-	s, err := e.probe(ctx, e.newborn(jar, shifted))
+	s, err := e.probe(ctx, e.newborn(jar, shifted, path))
 	if err != nil || s.jar.Equal(jar) {
 		return s, err
 	}
@@ -216,5 +225,36 @@ func (e *entry) sharedWith(jar *web.Jar) *web.Jar {
 	if !ok {
 		return nil
 	}
-	return d.Adopt(jar, e.provider.home(), e.k.clock.Now())
+	return d.Adopt(jar, web.Below(e.provider.site.URL, e.provider.findings().Path), e.k.clock.Now())
+}
+
+// maxDoubts is how often within loginWindow a site may have the session that its
+// provider shares proven, and made anew: it could be the one that ends them.
+const maxDoubts = 3
+
+// mayDoubt counts a doubt, if there may be another.
+func (e *entry) mayDoubt() bool {
+	now := e.k.clock.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.doubts) >= maxDoubts {
+		if d := now.Sub(e.doubts[0]); 0 <= d && d < loginWindow {
+			return false
+		}
+	}
+	e.doubts = append(e.doubts[max(0, len(e.doubts)-maxDoubts+1):], now)
+	return true
+}
+
+// doubt has the sites of a provider that shares its session prove theirs before they
+// are handed out again: it was theirs, too, and has ended, or is another one.
+func (k *Keeper) doubt(p *entry) {
+	if _, ok := p.site.Driver.(login.Sharer); !ok || !p.site.isIdP {
+		return
+	}
+	for _, e := range k.members(p) {
+		e.mu.Lock()
+		e.doubtful = e.session != nil
+		e.mu.Unlock()
+	}
 }

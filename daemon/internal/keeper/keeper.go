@@ -195,8 +195,6 @@ func (k *Keeper) Close() {
 // Served is a session as it is handed out.
 type Served struct {
 	*Session
-	// Home is the URL of the product at the site.
-	Home *url.URL
 	// Stale says that the site could not be asked lately.
 	Stale bool
 	// NotDurable says that the session is not in the store.
@@ -344,6 +342,7 @@ func (e *entry) loginAnew(ctx context.Context, o LoginOptions) (Served, error) {
 		offered = &attempt{p: p, site: &e.site, secret: secret.New(string(o.Password)), offered: true}
 	}
 	if o.Retry {
+		e.doubtFindings()
 		if err := e.forgive(ctx, offered); err != nil {
 			return Served{}, e.remedied(err, offered)
 		}

@@ -245,7 +245,7 @@ type lifeRecord struct {
 	Age         span   `json:"age"`
 	Idle        span   `json:"idle"`
 	// Found is what the site is like; nil: nobody has looked.
-	Found *login.Findings `json:"found,omitempty"`
+	Found *finding `json:"found,omitempty"`
 }
 
 // loadLife reads what was learned before the agent was started. The caller holds

@@ -19,10 +19,10 @@ import (
 // the session.
 func (e *entry) work(f *flight, old *Session) *api.Error {
 	if !f.login {
-		s, err := e.prove(old)
+		s, err := e.proveAsFound(old)
 		switch code := api.CodeOf(err); {
 		case err == nil:
-			e.lived(old.at(s.shifted, e.home()), s.ProveTime)
+			e.lived(old.at(s.shifted), s.ProveTime)
 			e.publish(s, old)
 			if f.ahead {
 				f.notAhead = e.renewAhead(f)
@@ -40,7 +40,7 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 			e.ended = e.k.clock.Now()
 			e.mu.Unlock()
 			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
-			e.died(old.at(e.k.clock.shifted.Load(), e.home()), e.k.clock.Now())
+			e.died(old.at(e.k.clock.shifted.Load()), e.k.clock.Now())
 			e.forget()
 		}
 	}
@@ -252,62 +252,51 @@ func (e *entry) fallBack(ctx context.Context, why error) (s *Session, err error)
 	return e.anySession(ctx, a)
 }
 
-// anySession is newSession at a site that is looked at first, and once more if what
-// was found then no longer leads to a login. What a password was spent on is not
-// repeated.
+// anySession makes a session at a site as it was found. What a password was spent on
+// is not repeated.
 func (e *entry) anySession(ctx context.Context, a *attempt) (*Session, error) {
-	fresh := e.found.Load() == nil
-	if err := e.detected(ctx); err != nil {
-		return nil, err
-	}
-	s, err := e.newSession(ctx, a)
-	if err == nil || fresh || !outdated(api.CodeOf(err)) || a != nil && a.begun && !a.unseen {
-		return s, err
-	}
-	if news, derr := e.detect(ctx); derr != nil || !news {
-		return nil, err
-	}
-	return e.newSession(ctx, a)
+	s, err := e.asFound(ctx, false, a.secrets, a.spent, func(f login.Findings) (*Session, error) { return e.newSession(ctx, a, f) })
+	return s, redactedError(err, a.secrets())
 }
 
 // newSession logs in and proves the session. a is nil unless a password is lent.
-func (e *entry) newSession(ctx context.Context, a *attempt) (*Session, error) {
+func (e *entry) newSession(ctx context.Context, a *attempt, f login.Findings) (*Session, error) {
 	var lent login.Password // a nil *attempt in it would not be nil
 	if a != nil {
 		lent = a
 	}
 	began := e.k.clock.shifted.Load()
-	x := e.exchange(new(web.Jar), a == nil)
-	err := e.driver().Login(ctx, x, lent)
+	x := e.exchange(new(web.Jar), a == nil, f.Path)
+	err := e.as(f).Login(ctx, x, lent)
 	x.Close()
 	if err != nil {
 		return nil, err
 	}
-	var secrets []string
-	if a != nil {
-		secrets = []string{a.secret.Reveal()}
-	}
-	s, err := e.probe(ctx, e.newborn(x.Jar(), began), secrets...)
+	s, err := e.probe(ctx, e.newborn(x.Jar(), began, f.Path), a.secrets()...)
 	if api.CodeOf(err) == api.Expired {
-		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail,
-			Remedy: "check the site's url, and its probe_url and identity_… if it has them", Err: err}
+		remedy := "check the site's url, and its probe_url and identity_… if it has them"
+		if d, ok := e.site.Driver.(login.Sharer); ok {
+			remedy += "; " + d.Refused()
+		}
+		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the login looked good, but " + api.AsError(err).Detail, Remedy: remedy, Err: err}
 	}
 	return s, err
 }
 
 // newborn returns a session that is not proven yet, from cookies that came while
 // the agent's time was shifted so.
-func (e *entry) newborn(jar *web.Jar, shifted int64) *Session {
+func (e *entry) newborn(jar *web.Jar, shifted int64, path string) *Session {
 	now := e.k.clock.Now().Add(time.Duration(shifted - e.k.clock.shifted.Load()))
-	return &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: now, shifted: shifted, jar: jar}
+	return &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: now, shifted: shifted, jar: jar, home: web.Below(e.site.URL, path), path: path}
 }
 
 // adopt publishes a session that a person made elsewhere, if it is good.
 func (e *entry) adopt(jar *web.Jar) *api.Error {
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
-	e.glance(ctx)
-	s, err := e.prove(e.newborn(jar, e.k.clock.shifted.Load()))
+	s, err := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
+		return e.prove(e.newborn(jar, e.k.clock.shifted.Load(), f.Path))
+	})
 	if err != nil {
 		f := *api.AsError(err)
 		if f.Code == api.Expired {
@@ -332,13 +321,50 @@ func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, logoutTimeout)
 	defer cancel()
-	x := e.exchange(s.jar.Clone(), false)
+	x := e.exchange(s.jar.Clone(), false, s.path)
 	defer x.Close()
 	if err := d.Logout(ctx, x); err != nil {
 		e.log.Warn("the site has not ended the session", "code", api.CodeOf(err), "detail", api.AsError(err).Detail)
 		return false, api.AsError(err)
 	}
 	return true, nil
+}
+
+// proveAsFound asks the site about a session; where the product is now, if it is no
+// longer where the session was made.
+func (e *entry) proveAsFound(old *Session) (*Session, error) {
+	s, err := e.prove(old)
+	if err == nil || api.CodeOf(err) == api.Expired || !outdated(api.CodeOf(err), e.findings()) {
+		return s, err
+	}
+	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
+	defer cancel()
+	f, lerr := e.glance(ctx, true, nil)
+	if lerr != nil || f.Path == old.path {
+		return s, err
+	}
+	moved := *old
+	moved.home, moved.path = web.Below(e.site.URL, f.Path), f.Path
+	s, err = e.prove(&moved)
+	if err == nil {
+		e.remember(f)
+	}
+	return s, err
+}
+
+// keepShared returns what a site's proof has left of a session, with what its
+// provider shares as it was: that is not the site's to replace, or take away.
+func (e *entry) keepShared(before, after *web.Jar) *web.Jar {
+	if e.provider == nil {
+		return after
+	}
+	d, ok := e.provider.site.Driver.(login.Sharer)
+	if !ok {
+		return after
+	}
+	own := after.Without(d.Shared(after))
+	own.Add(d.Shared(before))
+	return own
 }
 
 // prove asks the site about a session.
@@ -352,8 +378,8 @@ func (e *entry) prove(s *Session) (*Session, error) {
 // lines of the probe replace older values. Whatever of the secrets and cookies a
 // site sends back as a name is not shown.
 func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Session, error) {
-	s = s.at(e.k.clock.shifted.Load(), e.home())
-	x := e.exchange(s.jar.Clone(), false)
+	s = s.at(e.k.clock.shifted.Load())
+	x := e.exchange(s.jar.Clone(), false, s.path)
 	defer x.Close()
 	id, err := e.driver().Probe(ctx, x)
 	if err != nil {
@@ -372,7 +398,8 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 		}
 		return nil, e.wrongIdentity(id)
 	}
-	if x.Jar().Living(x.Now()) == 0 {
+	jar := e.keepShared(s.jar, x.Jar())
+	if jar.Living(x.Now()) == 0 {
 		return nil, &api.Error{Code: api.Expired, Detail: "the site answered the proof by taking the cookies away"}
 	}
 	p := *s
@@ -380,8 +407,8 @@ func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Sess
 	if now := x.Now(); p.LoginTime.After(now) { // by a clock that was wrong
 		p.LoginTime = now
 	}
-	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), x.Jar()
-	if p.ends(e.home()); !p.ExpireTime.Equal(s.ExpireTime) {
+	p.Identity, p.Unproven, p.ProveTime, p.jar = id.Name, id.Unproven, x.Now(), jar
+	if p.ends(); !p.ExpireTime.Equal(s.ExpireTime) {
 		p.life = p.ExpireTime.Sub(p.ProveTime)
 	}
 	return &p, nil
@@ -398,8 +425,12 @@ func (e *entry) wrongIdentity(id login.Identity) error {
 	if id.Name == redacted {
 		return &api.Error{Code: api.WrongIdentity, Detail: "the site names the user by a secret, " + redacted, Remedy: "find the name elsewhere in its answer: check identity_…"}
 	}
+	where := "for this site"
+	if e.site.isIdP {
+		where = "in [idp." + e.site.Name + "]"
+	}
 	return &api.Error{Code: api.WrongIdentity, Detail: "the site says the session is " + printable(id.Name) + "'s, not " + strings.Join(e.site.Expect.Names, "'s or ") + "'s",
-		Remedy: "if that is the same person, set identity = \"" + printable(id.Name) + "\" for this site"}
+		Remedy: "if that is the same person, set identity = \"" + printable(id.Name) + "\" " + where}
 }
 
 // printable shortens what a server sent to what may stand in a message.

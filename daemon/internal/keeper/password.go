@@ -183,6 +183,20 @@ type attempt struct {
 	unkept error
 }
 
+// secrets are what must not be shown of it; a may be nil.
+func (a *attempt) secrets() []string {
+	if a == nil || a.secret.Empty() {
+		return nil
+	}
+	return []string{a.secret.Reveal()}
+}
+
+// noSecrets are those of who lends none.
+func noSecrets() []string { return nil }
+
+// spent reports whether somebody may have looked at what was lent; a may be nil.
+func (a *attempt) spent() bool { return a != nil && a.begun && !a.unseen }
+
 // password returns what is lent.
 func (a *attempt) password() (pw secret.String, err error) {
 	if !a.offered {

@@ -17,9 +17,9 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	if e.site.isIdP {
 		return &f // the ways out are at its sites
 	}
-	login := "sessionctl login " + e.site.Name
+	verb := "sessionctl login " + e.site.Name
 	if e.site.ID != e.site.Name && e.site.ID != "" { // one of several users
-		login += " --credential " + e.site.Credential
+		verb += " --credential " + e.site.Credential
 	}
 	judge := cmp.Or(e.provider, e)
 	p := judge.site.password()
@@ -29,19 +29,27 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	bring := p != nil && p.file == ""
 	captcha := errors.Is(err, &api.Error{Code: api.Captcha})
 	stands := f.Code == api.Latched || f.Code == api.StoreDamaged || f.Code.Refusal()
-	ways := e.waysAtProxy(&f, login)
-	if bring && f.Code == api.NoSecret {
-		ways = append(ways, login+" --password-stdin", login+" --cookie-stdin")
+	ways := e.waysAtProxy(&f, verb)
+	cookie := func() { // a browser's session will do
+		if _, ok := e.site.Driver.(login.Authorizer); !ok {
+			ways = append(ways, verb+" --cookie-stdin")
+		}
 	}
-	if bring && stands && !captcha {
-		ways = append(ways, login+" --password-stdin")
+	switch more := errors.Is(err, &api.Error{Code: api.SecondFactor}); {
+	case bring && f.Code == api.NoSecret:
+		ways = append(ways, verb+" --password-stdin")
+		cookie()
+	case more && stands:
+		cookie()
+	case bring && stands && !captcha:
+		ways = append(ways, verb+" --password-stdin")
 	}
 	switch {
 	case !stands:
 	case offered != nil:
-		ways = append(ways, login+" --password-stdin --retry")
+		ways = append(ways, verb+" --password-stdin --retry")
 	default:
-		ways = append(ways, login+" --retry")
+		ways = append(ways, verb+" --retry")
 	}
 	way := strings.Join(ways, ", or: ")
 	switch page := judge.loginPage(); {
@@ -62,7 +70,7 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 
 // loginPage is where a person logs in with a browser.
 func (e *entry) loginPage() string {
-	page := e.home()
+	page := web.Below(e.site.URL, e.findings().Path)
 	if d, ok := e.driver().(login.Paged); ok {
 		if u, err := web.Resolve(page, d.LoginPage()); err == nil {
 			page = u

@@ -227,7 +227,7 @@ func (e *entry) restate() {
 	e.store(&t)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session = t.at(e.k.clock.shifted.Load(), e.home())
+	e.session = t.at(e.k.clock.shifted.Load())
 	e.flight = nil // nothing has changed that anybody waits for, nor when it is due
 	close(f.done)
 }
@@ -246,16 +246,18 @@ func (a *agenda) shift(d time.Duration) {
 // holds the lock.
 func (e *entry) shift(d time.Duration) {
 	e.shifted += int64(d)
-	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.notAheadUntil, &e.ended} {
+	for _, t := range []*time.Time{&e.retryAt, &e.asked, &e.renewAt, &e.endAt, &e.notAheadUntil, &e.ended, &e.glanced} {
 		if !t.IsZero() {
 			*t = t.Add(d)
 		}
 	}
-	for i := range e.recent {
-		e.recent[i] = e.recent[i].Add(d)
+	for _, times := range [][]time.Time{e.recent, e.doubts} {
+		for i := range times {
+			times[i] = times[i].Add(d)
+		}
 	}
 	if e.session != nil {
-		e.session = e.session.at(e.k.clock.shifted.Load(), e.home())
+		e.session = e.session.at(e.k.clock.shifted.Load())
 	}
 }
 

@@ -33,10 +33,16 @@ type Session struct {
 	lastLife   time.Duration // for how long that was set
 	life       time.Duration // how long the session had when ExpireTime was set
 	jar        *web.Jar
+	// home is the URL of the product, which is at path below the site's.
+	home *url.URL
+	path string
 }
 
 // Cookies returns the cookies for a request to u.
 func (s *Session) Cookies(u *url.URL, now time.Time) []*web.Cookie { return s.jar.Cookies(u, now) }
+
+// Home returns the URL of the product at the site.
+func (s *Session) Home() *url.URL { return s.home }
 
 // Authorization returns the value of the Authorization field that is sent in place
 // of cookies; empty: cookies are.
@@ -74,13 +80,13 @@ func (s *Session) endsWithin(d time.Duration, now time.Time) bool {
 	return !s.ExpireTime.After(now.Add(d))
 }
 
-// ends finds out when the cookies for the site's URL end that lived at the proof.
-func (s *Session) ends(u *url.URL) {
-	s.ExpireTime, s.lastExpire, s.lastLife = s.jar.Ends(u, s.ProveTime)
+// ends finds out when the cookies for the product's URL end that lived at the proof.
+func (s *Session) ends() {
+	s.ExpireTime, s.lastExpire, s.lastLife = s.jar.Ends(s.home, s.ProveTime)
 }
 
 // at returns the session for an agent's time that was shifted so.
-func (s *Session) at(shifted int64, u *url.URL) *Session {
+func (s *Session) at(shifted int64) *Session {
 	d := time.Duration(shifted - s.shifted)
 	if d == 0 {
 		return s
@@ -90,7 +96,7 @@ func (s *Session) at(shifted int64, u *url.URL) *Session {
 		return &t
 	}
 	t.LoginTime, t.ProveTime, t.jar = s.LoginTime.Add(d), s.ProveTime.Add(d), s.jar.Shift(d)
-	t.ends(u)
+	t.ends()
 	return &t
 }
 
@@ -110,12 +116,13 @@ type sessionRecord struct {
 	// Authorization is there in place of cookies.
 	Authorization []byte `json:"authorization,omitempty"`
 	Clock         moment `json:"clock,omitzero"` // of the times
+	Path          string `json:"path,omitempty"` // of the product below the site's URL
 }
 
 func encodeSession(s *Session, fingerprint string, c *Clock) []byte {
 	b, err := json.Marshal(sessionRecord{
 		Version: recordVersion, Fingerprint: fingerprint, Generation: s.Generation,
-		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(), Clock: c.at(s.shifted),
+		Identity: s.Identity, Unproven: s.Unproven, Login: s.LoginTime, Prove: s.ProveTime, Life: s.life, Cookies: s.jar.Lines(), Clock: c.at(s.shifted), Path: s.path,
 		Authorization: []byte(s.jar.Authorization().Reveal()),
 	})
 	if err != nil {
@@ -124,7 +131,8 @@ func encodeSession(s *Session, fingerprint string, c *Clock) []byte {
 	return b
 }
 
-func decodeSession(record []byte, fingerprint string, c *Clock, u *url.URL) (*Session, error) {
+// decodeSession makes the session of a site again, whose URL is given.
+func decodeSession(record []byte, fingerprint string, c *Clock, site *url.URL) (*Session, error) {
 	var r sessionRecord
 	if err := json.Unmarshal(record, &r); err != nil {
 		return nil, fmt.Errorf("the record is malformed: %w", err)
@@ -145,12 +153,13 @@ func decodeSession(record []byte, fingerprint string, c *Clock, u *url.URL) (*Se
 		Generation: r.Generation, Identity: r.Identity, Unproven: r.Unproven,
 		LoginTime: r.Login, ProveTime: r.Prove, life: r.Life, jar: web.NewJar(r.Cookies),
 		shifted: shifted - int64(set), foreign: !known,
+		home: web.Below(site, r.Path), path: r.Path,
 	}
 	if len(r.Authorization) > 0 {
 		s.jar.Authorize(secret.New(string(r.Authorization)))
 	}
-	s.ends(u)
-	s = s.at(shifted, u)
+	s.ends()
+	s = s.at(shifted)
 	s.restored, s.stored = true, shifted
 	return s, nil
 }

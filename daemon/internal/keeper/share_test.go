@@ -36,7 +36,9 @@ type crowdApp struct {
 	session string // its own
 	begun   int    // sessions
 	probes  int
-	refuses bool // tokens, of whomever
+	refuses bool   // tokens, of whomever
+	plants  string // a token that it sets with each proof
+	kills   bool   // tokens that it gets
 }
 
 func (c *crowd) set(f func()) {
@@ -103,6 +105,13 @@ func (a *crowdApp) Probe(_ context.Context, x *web.Exchange) (login.Identity, er
 	id, err := c.named(header)
 	if a.refuses {
 		id, err = login.Identity{}, &api.Error{Code: api.Expired, Detail: "401"}
+	}
+	if a.plants != "" {
+		x.Jar().Set(a.url, []string{"token=" + a.plants + "; Domain=corp.example"}, x.Now())
+	}
+	if a.kills {
+		c.token = ""
+		return login.Identity{}, &api.Error{Code: api.Expired, Detail: "401"}
 	}
 	if err == nil && (a.session == "" || !strings.Contains(header, "app="+a.session)) {
 		a.begun++
@@ -217,6 +226,71 @@ func TestSharedToken(t *testing.T) {
 		c.set(func() { c.apps[0].session = "" })
 		c.all(t, func(site string) (Served, error) { return c.keeper.Refresh(t.Context(), site, "", false) })
 		c.is(t, 2, 7)
+	})
+}
+
+// TestTokenHealsForAll: who finds the token dead has it made anew for all sites, also
+// for those that were proven a moment ago.
+func TestTokenHealsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCrowd(t, crowdHosts...)
+		c.get(t)
+		c.set(func() { c.token = "" })
+		if _, err := c.keeper.Refresh(t.Context(), "app1", "", false); err != nil {
+			t.Fatal(err)
+		}
+		for i, a := range c.apps {
+			s, err := c.keeper.Get(t.Context(), fmt.Sprintf("app%d", i), GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.mu.Lock()
+			if h := web.CookieHeader(s.Cookies(a.url, time.Now())); !strings.Contains(h, "token="+c.token) {
+				t.Errorf("%v is served a token that is known to be dead", a.url)
+			}
+			c.mu.Unlock()
+		}
+		c.is(t, 2, 6)
+	})
+}
+
+// TestPlantedToken: a site can neither replace nor take away what its provider shares.
+func TestPlantedToken(t *testing.T) {
+	for _, planted := range []string{"CANARY-planted", "; Max-Age=0"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startCrowd(t, crowdHosts...)
+			c.apps[0].plants = planted
+			for range 3 {
+				c.get(t)
+				for i, a := range c.apps {
+					s, err := c.keeper.Refresh(t.Context(), fmt.Sprintf("app%d", i), "", false)
+					if h := web.CookieHeader(s.Cookies(a.url, time.Now())); err != nil || !strings.Contains(h, "token="+c.token) || strings.Contains(h, "planted") {
+						t.Errorf("%v, %q", err, h)
+					}
+				}
+				pass(time.Hour)
+			}
+			c.is(t, 1, 3)
+		})
+	}
+}
+
+// TestSiteThatKillsTokens: each costs a login, so there are few.
+func TestSiteThatKillsTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCrowd(t, crowdHosts...)
+		c.get(t)
+		c.set(func() { c.apps[0].kills = true })
+		for range 60 { // a minute
+			c.keeper.Refresh(t.Context(), "app0", "", true)
+			pass(time.Second)
+		}
+		if c.logins > 1+2*maxDoubts {
+			t.Errorf("%d logins in a minute", c.logins)
+		}
+		// The others go on.
+		c.set(func() { c.apps[0].kills = false })
+		c.get(t)
 	})
 }
 

@@ -133,6 +133,13 @@ type Sharer interface {
 	Refused() string
 }
 
+// Authorizer is a Driver whose sessions are a token in an Authorization field: cookies
+// are none, whoever brings them, or lends them.
+type Authorizer interface {
+	// Authorizes names the field's scheme.
+	Authorizes() string
+}
+
 // Impersonator is a Driver that may log in as somebody else than its credential.
 type Impersonator interface {
 	// Impersonates returns whom, "" for the credential's own account.
