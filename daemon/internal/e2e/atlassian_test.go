@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -199,6 +200,7 @@ func TestGateChanges(t *testing.T) {
 			url := strings.Replace(front.URL, "127.0.0.1", "localhost", 1)
 			h := newHome(t, w, m.table("it", url, "build", ""))
 			g := h.start(t)
+			known := "" // what has led to a session last
 			for i, gate := range gates {
 				a, err := m.start(rig.AtlassianOptions{Keytab: keytab, Guard: &gate.guard})
 				must(t, err)
@@ -212,7 +214,8 @@ func TestGateChanges(t *testing.T) {
 				}
 				n, looked := a.Counts(), a.Hits("/rest/applinks/").Total
 				t.Logf("gate %d: %q, looked at %d times, %d tokens", i, h.listed(t, "it").Gate, looked, n.Tokens)
-				if found := h.listed(t, "it").Gate; found != gate.found || looked != 1 {
+				known = cmp.Or(gate.found, known)
+				if found := h.listed(t, "it").Gate; found != known || looked != 1 {
 					t.Errorf("gate %d: %q is found, looked at %d times", i, found, looked)
 				}
 				if wantTokens := min(len(gate.found), 1); n.Tokens != wantTokens || n.KerberosLogins != wantTokens {

@@ -44,10 +44,14 @@ type product struct {
 	// a login page that still does (atlassian/dc-app-performance-toolkit).
 	legacy, marker     string        // marker is "", as every page has it, where there is no two-step login
 	username, password string        // the login form's fields
+	action             string        // where that leads
 	idle               time.Duration // how long a session lives unused, as documented; 0: it is not
 	// whoami reads the answer that names the user: "" for nobody, an error for
 	// another text.
 	whoami func(body []byte) (string, error)
+	// beside are members of that answer of which one stands beside the name. Empty:
+	// the answer is the name alone.
+	beside []string
 }
 
 // How passwords are taken.
@@ -307,6 +311,9 @@ func (a *atlassian) form(ctx context.Context, x *web.Exchange, p Password, probe
 		return a.captcha(x, page)
 	case err != nil:
 		return err
+	case !hear(page).own && a.found.Product != a.product.kind && !a.leadsIn(x, s.action):
+		return &api.Error{Code: api.UnexpectedStatus, Detail: page.Shown() + " shows a login form of which nothing says that it is " + a.product.name + "'s",
+			Remedy: `check login_url; if that form is what takes the password, use kind = "form"`}
 	}
 	// A logout has to end the session.
 	s.form.controls = slices.DeleteFunc(s.form.controls, func(c *control) bool { return slices.Contains(rememberMe, c.name()) })
@@ -335,6 +342,12 @@ func (a *atlassian) form(ctx context.Context, x *web.Exchange, p Password, probe
 		return passwordRefused(r, p)
 	}
 	return sessionBegun(ctx, x, r, before, probe)
+}
+
+// leadsIn reports whether the action of a form is the product's.
+func (a *atlassian) leadsIn(x *web.Exchange, action *url.URL) bool {
+	own, err := x.URL(a.product.action)
+	return err == nil && action.Path == own.Path
 }
 
 // rememberMe are the fields by which the products' forms ask for a session that
@@ -385,14 +398,25 @@ func (a *atlassian) refusal(x *web.Exchange, r *web.Response, p Password) error 
 // is the product that answers: so no password is spent on an outage, a gate, or where
 // the site's url redirects to.
 func (a *atlassian) there(ctx context.Context, x *web.Exchange, ref string) error {
+	r, err := a.get(ctx, x, ref)
+	if err != nil {
+		return err
+	}
+	return a.answers(ctx, x, r)
+}
+
+// get requests a resource.
+func (a *atlassian) get(ctx context.Context, x *web.Exchange, ref string) (*web.Response, error) {
 	u, err := x.URL(ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, err := x.Send(ctx, a.request(x, http.MethodGet, u))
-	if err != nil {
-		return err
-	}
+	return x.Send(ctx, a.request(x, http.MethodGet, u))
+}
+
+// answers returns nil if it is the product that gives a stranger that answer, where
+// it names the user; else who does.
+func (a *atlassian) answers(ctx context.Context, x *web.Exchange, r *web.Response) error {
 	if err := web.StatusError(r); err != nil {
 		return err
 	}
@@ -405,12 +429,17 @@ func (a *atlassian) there(ctx context.Context, x *web.Exchange, ref string) erro
 	case h.stranger(), h.own && (r.Status == http.StatusOK && read == nil || r.Status == http.StatusForbidden && json.Valid(r.Body) || a.toLogin(x, r)):
 		return nil
 	case r.Status == http.StatusUnauthorized && len(r.Challenges) > 0:
-		return &api.Error{Code: api.ChallengeUnsupported, Detail: fmt.Sprintf("%s wants a login before %s is reached", r.Shown(), a.product.name),
-			Remedy: "log in with a principal and its keytab"}
+		return a.gated(r)
 	case r.Status == http.StatusOK:
 		return a.page(ctx, x, r)
 	}
 	return a.unexpected(r)
+}
+
+// gated is for a 401 of something in front.
+func (a *atlassian) gated(r *web.Response) error {
+	return &api.Error{Code: api.ChallengeUnsupported, Detail: fmt.Sprintf("%s wants a login before %s is reached", r.Shown(), a.product.name),
+		Remedy: "log in with a principal and its keytab"}
 }
 
 // page is for a page with status 200 where the product would answer in another way:
@@ -442,11 +471,7 @@ func (a *atlassian) status(ctx context.Context, x *web.Exchange) (r *web.Respons
 	if a.StatusURL == "" {
 		return nil, "", nil
 	}
-	u, err := x.URL(a.StatusURL)
-	if err != nil {
-		return nil, "", err
-	}
-	if r, err = x.Send(ctx, a.request(x, http.MethodGet, u)); err != nil {
+	if r, err = a.get(ctx, x, a.StatusURL); err != nil {
 		return nil, "", err
 	}
 	if err := web.StatusError(r); err != nil {
@@ -483,28 +508,32 @@ func away(r *web.Response, how string) error {
 // whoami is the probe. Only a word of the product, or of a gate that wants a login,
 // ends a session: what else may stand in front has no say.
 func (a *atlassian) whoami(ctx context.Context, x *web.Exchange, ref string) (Identity, error) {
-	u, err := x.URL(ref)
+	r, err := a.get(ctx, x, ref)
 	if err != nil {
 		return Identity{}, err
 	}
-	r, err := x.Send(ctx, a.request(x, http.MethodGet, u))
-	if err != nil {
-		return Identity{}, err
-	}
+	return a.judge(ctx, x, r)
+}
+
+// judge reads the answer to the probe's request.
+func (a *atlassian) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Identity, error) {
 	if err := a.dead(x, r); err != nil {
 		return Identity{}, err
 	}
-	if r.Status != http.StatusOK {
+	switch {
+	case r.Status != http.StatusOK:
 		return Identity{}, a.unexpected(r)
+	case !readable(r):
+		return Identity{}, unreadable(r)
 	}
 	h := hear(r)
 	name, err := a.product.whoami(r.Body)
 	switch {
-	case errors.Is(err, errTwice):
+	case h.users, errors.Is(err, errTwice):
 		return Identity{}, contradiction(r)
 	case err != nil && asksForPassword(r):
 		return Identity{}, expired(r, "answers 200 with a login page")
-	case name == "" && !h.own:
+	case !h.own && (name == "" || !a.full(r.Body)):
 		return Identity{}, a.page(ctx, x, r)
 	case err != nil:
 		return Identity{}, expired(r, "answers 200, but not with a session")
@@ -527,6 +556,16 @@ func (a *atlassian) whoami(ctx context.Context, x *web.Exchange, ref string) (Id
 	return Identity{Name: name}, nil
 }
 
+// full reports whether the answer that names the user has what the product tells
+// beside the name: what stands in front, such as the health page of a gateway, may
+// name somebody, too.
+func (a *atlassian) full(body []byte) bool {
+	return slices.ContainsFunc(a.product.beside, func(member string) bool {
+		v, err := jsonStep(body, member)
+		return err == nil && v != nil
+	})
+}
+
 // dead judges an answer to a session's cookies, in the order of what counts more:
 // nil if it says nothing against the session.
 func (a *atlassian) dead(x *web.Exchange, r *web.Response) error {
@@ -545,6 +584,9 @@ func (a *atlassian) dead(x *web.Exchange, r *web.Response) error {
 	case h.captcha(), h.wrong(), h.says(loggedOut):
 		return expired(r, "says that the session's cookies are no login")
 	case a.toLogin(x, r):
+		// Another host may be one of a page that says "back soon". But a gate whose own
+		// session has ended leads elsewhere, too, and to keep what is dead would be worse
+		// than a login, which spends no password on either.
 		return expired(r, "sends the session's cookies to a login page")
 	case r.Status == http.StatusForbidden && h.own:
 		return expired(r, "answers 403 to the session's cookies, and names no user")

@@ -21,9 +21,11 @@ import (
 // Detect implements Detector. Redirects aside it makes six requests at the most: for
 // the manifest; if that is not there, for the front page and the manifest where this
 // leads to; for the login page, in one or two guises, and for the ways to log in. Of
-// a page that is not the product's it asks the status resource instead.
+// a page that is not the product's it asks the status resource instead. Where nothing
+// shows the product it finds nothing, and says why: that may be over soon.
 func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
-	m, path, err := a.locate(ctx, x)
+	var own bool // an answer is the product's
+	m, path, err := a.locate(ctx, x, &own)
 	if err != nil {
 		return Findings{}, err
 	}
@@ -37,7 +39,8 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 	if err != nil {
 		return Findings{}, err
 	}
-	if found.Login, err = a.takesPasswords(ctx, x, page, m); err != nil {
+	own = own || page != nil && hear(page).own
+	if found.Login, err = a.takesPasswords(ctx, x, page, m, &own); err != nil {
 		return Findings{}, err
 	}
 	if page != nil && asksForNegotiate(page) {
@@ -47,35 +50,41 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 	agent := x.UserAgent()
 	x.Present(windows)
 	if x.UserAgent() != agent {
-		switch page, _, err = a.loginPage(ctx, x); {
+		switch other, _, err := a.loginPage(ctx, x); {
 		case err != nil:
 			return Findings{}, err
-		case page != nil && asksForNegotiate(page):
+		case other != nil && asksForNegotiate(other):
 			found.Gate = gateForWindows
 		}
 	}
-	if gone != nil && found.Gate == "" && found.Login == "" && a.product.legacy != byREST {
+	switch none := m == (manifest{}) && !own; {
+	case found.Gate != "", found.Login != "":
+		return found, nil
+	case gone != nil && (none || a.product.legacy != byREST):
 		return Findings{}, gone
+	case !none:
+		return found, nil
+	case page.Status == http.StatusUnauthorized && len(page.Challenges) > 0:
+		return Findings{}, a.gated(page)
+	case page.Status == http.StatusOK:
+		return Findings{}, a.page(ctx, x, page)
 	}
-	return found, nil
+	return Findings{}, a.unexpected(page)
 }
 
 // takesPasswords finds out how a product with that login page, nil if it is
 // elsewhere, takes passwords: "" if that cannot be seen.
-func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *web.Response, m manifest) (string, error) {
+func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *web.Response, m manifest, own *bool) (string, error) {
 	shown := page != nil && page.Status == http.StatusOK
 	switch {
-	case page != nil && bytes.Contains(page.Body, []byte(a.product.marker)):
+	case page != nil && a.marked(page):
 		return a.product.legacy, nil
-	case shown && m == (manifest{}) && !hear(page).own:
-		// Nothing of this is the product's. It may be starting.
-		r, state, err := a.status(ctx, x)
-		if r != nil && state != running {
-			err = a.notRunning(r)
-		}
-		return "", err
+	case a.product.marker == "" && m != (manifest{}):
+		return a.product.legacy, nil
+	case a.product.marker == "", shown && m == (manifest{}) && !hear(page).own:
+		return "", nil // nothing of this is the product's
 	}
-	login, err := a.options(ctx, x)
+	login, err := a.options(ctx, x, own)
 	switch {
 	case err != nil || login != "" || page == nil:
 		return login, err
@@ -85,6 +94,23 @@ func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *w
 		return byTSV, nil
 	}
 	return "", nil
+}
+
+// marked reports whether a page is a login page of the generation before the two-step
+// login.
+func (a *atlassian) marked(page *web.Response) bool {
+	if a.product.marker == "" {
+		return a.showsLogin(page)
+	}
+	return bytes.Contains(page.Body, []byte(a.product.marker))
+}
+
+// showsLogin reports whether a page has the login form.
+func (a *atlassian) showsLogin(page *web.Response) bool {
+	forms, _ := readForms(page)
+	return slices.ContainsFunc(forms, func(h *htmlForm) bool {
+		return h.field(a.product.username) != nil && h.field(a.product.password) != nil
+	})
 }
 
 func asksForNegotiate(r *web.Response) bool {
@@ -112,16 +138,14 @@ func (a *atlassian) loginPage(ctx context.Context, x *web.Exchange) (page *web.R
 	return page, nil, a.announced(page)
 }
 
-// ask requests a resource during Detect. What is not there is no error.
-func (a *atlassian) ask(ctx context.Context, x *web.Exchange, ref string) (*web.Response, error) {
-	u, err := x.URL(ref)
+// ask requests a resource during Detect. What is not there is no error. Whether the
+// answer is the product's own is noted.
+func (a *atlassian) ask(ctx context.Context, x *web.Exchange, ref string, own *bool) (*web.Response, error) {
+	r, err := a.get(ctx, x, ref)
 	if err != nil {
 		return nil, err
 	}
-	r, err := x.Send(ctx, a.request(x, http.MethodGet, u))
-	if err != nil {
-		return nil, err
-	}
+	*own = *own || hear(r).own
 	if err := web.StatusError(r); err != nil {
 		return nil, err
 	}
@@ -130,8 +154,8 @@ func (a *atlassian) ask(ctx context.Context, x *web.Exchange, ref string) (*web.
 
 // options finds out how passwords are taken, by what feeds the login page: "" if it
 // does not say.
-func (a *atlassian) options(ctx context.Context, x *web.Exchange) (string, error) {
-	r, err := a.ask(ctx, x, "rest/authconfig/latest/login-options")
+func (a *atlassian) options(ctx context.Context, x *web.Exchange, own *bool) (string, error) {
+	r, err := a.ask(ctx, x, "rest/authconfig/latest/login-options", own)
 	if err != nil || r.Status != http.StatusOK {
 		return "", err
 	}
@@ -164,10 +188,10 @@ func readLoginOptions(body []byte) (types []string, ok bool) {
 
 // locate asks the manifest, where the site's url is and, if that is a bare host, where
 // its front page leads to: below path.
-func (a *atlassian) locate(ctx context.Context, x *web.Exchange) (m manifest, path string, err error) {
+func (a *atlassian) locate(ctx context.Context, x *web.Exchange, own *bool) (m manifest, path string, err error) {
 	const resource = "rest/applinks/1.0/manifest"
 	get := func(below string) (manifest, error) {
-		r, err := a.ask(ctx, x, below+resource)
+		r, err := a.ask(ctx, x, below+resource, own)
 		if err != nil || r.Status != http.StatusOK {
 			return manifest{}, err
 		}

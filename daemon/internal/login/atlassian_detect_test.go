@@ -125,12 +125,13 @@ func TestDetect(t *testing.T) {
 		"others' logins":        {kind: "bamboo", path: "/b", page: two, options: loginOptions("IDP"), want: Findings{Login: byTSV}},
 		"Fisheye":               {kind: "crucible", path: "/fe", asked: map[string]http.HandlerFunc{"/fe" + resource: manifestXML("fecru", "4.8.9")}, page: says(200, legacyPage["crucible"]), want: Findings{Product: "crucible", Version: "4.8.9", Login: byForm}},
 
-		"a gate for all":           {kind: "confluence", path: "/wiki", page: says(401, page, challenge), want: Findings{Gate: gateForAll}},
-		"a gate for all, two-step": {kind: "confluence", path: "/wiki", page: says(401, page, challenge), options: loginOptions("LOGIN_FORM"), want: Findings{Gate: gateForAll, Login: byTSV}},
-		"a gate for Windows":       {kind: "confluence", path: "/wiki", page: windowsOnly(says(200, legacyPage["confluence"])), want: Findings{Gate: gateForWindows, Login: byForm}},
-		"a gate of other kind":     {kind: "confluence", path: "/wiki", page: says(401, page, basic), want: Findings{}},
-		"a gate everywhere":        {kind: "jira", path: "/jira", asked: map[string]http.HandlerFunc{"/jira" + resource: says(401, page, challenge)}, page: says(401, page, challenge), options: says(401, page, challenge), want: Findings{Gate: gateForAll, Login: byREST}},
-		"a gate, else elsewhere":   {kind: "confluence", path: "/wiki", page: windowsOnly(says(302, "", foreignLocation)), want: Findings{Gate: gateForWindows}},
+		"a gate for all":                           {kind: "confluence", path: "/wiki", page: says(401, page, challenge), want: Findings{Gate: gateForAll}},
+		"a gate for all, two-step":                 {kind: "confluence", path: "/wiki", page: says(401, page, challenge), options: loginOptions("LOGIN_FORM"), want: Findings{Gate: gateForAll, Login: byTSV}},
+		"a gate for Windows":                       {kind: "confluence", path: "/wiki", page: windowsOnly(says(200, legacyPage["confluence"])), want: Findings{Gate: gateForWindows, Login: byForm}},
+		"a gate of other kind":                     {kind: "confluence", path: "/wiki", page: says(401, page, basic), code: api.ChallengeUnsupported, says: "before Confluence is reached"},
+		"a gate of another kind, but not for REST": {kind: "confluence", path: "/wiki", page: says(401, page, basic), options: says(404, page, request), want: Findings{}},
+		"a gate everywhere":                        {kind: "jira", path: "/jira", asked: map[string]http.HandlerFunc{"/jira" + resource: says(401, page, challenge)}, page: says(401, page, challenge), options: says(401, page, challenge), want: Findings{Gate: gateForAll, Login: byREST}},
+		"a gate, else elsewhere":                   {kind: "confluence", path: "/wiki", page: windowsOnly(says(302, "", foreignLocation)), want: Findings{Gate: gateForWindows}},
 
 		"another product":             {kind: "jira", path: "/x", asked: map[string]http.HandlerFunc{"/x" + resource: manifestJSON("confluence", "9.2.1")}, code: api.ConfigInvalid, says: `the site is Confluence 9.2.1, not Jira; set kind = "confluence" for it`},
 		"another product, no version": {kind: "jira", path: "/x", asked: map[string]http.HandlerFunc{"/x" + resource: manifestJSON("stash", "CANARY version")}, code: api.ConfigInvalid, says: `the site is Bitbucket, not Jira; set kind = "bitbucket"`},
@@ -151,7 +152,8 @@ func TestDetect(t *testing.T) {
 
 		"to a foreign host":           {kind: "confluence", path: "/wiki", page: says(302, "", foreignLocation), code: api.SSORedirect, says: "login.foreign.example"},
 		"to a foreign host, two-step": {kind: "confluence", path: "/wiki", page: says(302, "", foreignLocation), options: loginOptions("IDP"), want: Findings{Login: byTSV}},
-		"to a foreign host, Jira":     {kind: "jira", path: "/jira", page: says(302, "", foreignLocation), want: Findings{}},
+		"to a foreign host, Jira":     {kind: "jira", path: "/jira", page: says(302, "", foreignLocation), options: says(404, page, nobody), want: Findings{}},
+		"to a foreign host, no Jira":  {kind: "jira", path: "/jira", page: says(302, "", foreignLocation), code: api.SSORedirect, says: "login.foreign.example"},
 		"to a foreign host, Fisheye":  {kind: "crucible", path: "/fe", page: says(302, "", foreignLocation), code: api.SSORedirect},
 		"in circles":                  {kind: "bitbucket", path: "/git", page: says(302, "", "Location: /git/login"), code: api.RedirectLoop},
 		"in circles, Jira":            {kind: "jira", path: "/jira", asked: map[string]http.HandlerFunc{"/jira" + resource: manifestJSON("jira", "9.12.0")}, page: says(302, "", "Location: /jira/login.jsp"), want: Findings{Product: "jira", Version: "9.12.0"}},
@@ -169,10 +171,17 @@ func TestDetect(t *testing.T) {
 		"a wiki about maintenance": {kind: "confluence", path: "/wiki", page: says(200, `<title>Log In - Maintenance</title>`, nobody), want: Findings{Login: byTSV}},
 
 		"starting":                     {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(200, page), "/wiki/status": says(200, `{"state":"STARTING"}`)}, page: says(200, page), options: says(200, page), code: api.Maintenance, says: "running"},
-		"a page in front":              {kind: "jira", path: "", asked: map[string]http.HandlerFunc{"/": says(302, "", "Location: /portal"), "/status": says(200, `{"state":"RUNNING"}`)}, page: says(200, page), want: Findings{}},
-		"a page in front alone":        {kind: "bamboo", path: "/b", page: says(200, page), want: Findings{}},
+		"a page in front":              {kind: "jira", path: "", asked: map[string]http.HandlerFunc{"/": says(302, "", "Location: /portal"), "/status": says(200, `{"state":"RUNNING"}`)}, page: says(200, page), code: api.UnexpectedStatus, says: "answers 200 with a page"},
+		"a page in front alone":        {kind: "bamboo", path: "/b", page: says(200, page), code: api.Maintenance, says: "not Bamboo's"},
+		"a page for everything":        {kind: "jira", path: "", asked: map[string]http.HandlerFunc{"/": says(200, page), resource: says(200, page), "/status": says(200, page)}, page: says(200, page), options: says(200, page), code: api.Maintenance, says: "not Jira's"},
+		"a page, a gate for Windows":   {kind: "jira", path: "/jira", page: windowsOnly(says(200, page)), want: Findings{Gate: gateForWindows}},
+		"a page, by Jira's manifest":   {kind: "jira", path: "/jira", asked: map[string]http.HandlerFunc{"/jira" + resource: says(403, page, request)}, page: says(200, page), want: Findings{}},
+		"a page, not Fisheye's":        {kind: "crucible", path: "/fe", page: says(200, page), code: api.UnexpectedStatus, says: "answers 200 with a page"},
+		"a form, Fisheye's":            {kind: "crucible", path: "/fe", page: says(200, legacyPage["crucible"]), want: Findings{Login: byForm}},
+		"a form, not Fisheye's":        {kind: "crucible", path: "/fe", page: says(200, `<form method=post><input name=u><input type=password name=p></form>`), code: api.UnexpectedStatus},
+		"nothing, not Fisheye":         {kind: "crucible", path: "/fe", code: api.UnexpectedStatus, says: "answers 404"},
 		"a page for all that is asked": {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: two}, page: two, options: two, want: Findings{Login: byTSV}},
-		"nothing there":                {kind: "confluence", path: "/wiki", want: Findings{}},
+		"nothing there":                {kind: "confluence", path: "/wiki", code: api.UnexpectedStatus, says: "answers 404"},
 	} {
 		m := memberOf(c.kind)
 		say := map[string]http.HandlerFunc{}

@@ -1,6 +1,7 @@
 package login
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,25 +19,26 @@ import (
 
 // member is a product of Atlassian's family as tests know it, below /app.
 type member struct {
-	kind, name           string
-	login, probe, logout string // paths
-	username, password   string // the form's fields
-	cookie               string
-	me, nobody           http.HandlerFunc // the probe's answers
+	kind, name         string
+	login, action      string // paths: of the login page, and of where its form leads
+	probe, logout      string
+	username, password string // the form's fields
+	cookie             string
+	me, nobody         http.HandlerFunc // the probe's answers
 }
 
 // family are the products with a login form. Their paths, fields and cookies are
 // those of the documents and scripts that the kinds name.
 var family = []member{
-	{"jira", "Jira", "login.jsp", "rest/auth/1/session", "rest/auth/1/session", "os_username", "os_password", "JSESSIONID",
+	{"jira", "Jira", "login.jsp", "login.jsp", "rest/auth/1/session", "rest/auth/1/session", "os_username", "os_password", "JSESSIONID",
 		says(200, me, user, request), stranger},
-	{"confluence", "Confluence", "login.action", "rest/api/user/current", "logout.action", "os_username", "os_password", "JSESSIONID",
+	{"confluence", "Confluence", "login.action", "dologin.action", "rest/api/user/current", "logout.action", "os_username", "os_password", "JSESSIONID",
 		says(200, `{"type":"known","username":"build","userKey":"CANARY-key"}`, user), says(200, `{"type":"anonymous","displayName":"Anonymous"}`, nobody)},
-	{"bitbucket", "Bitbucket", "login", "plugins/servlet/applinks/whoami", "j_atl_security_logout", "j_username", "j_password", "BITBUCKETSESSIONID",
+	{"bitbucket", "Bitbucket", "login", "j_atl_security_check", "plugins/servlet/applinks/whoami", "j_atl_security_logout", "j_username", "j_password", "BITBUCKETSESSIONID",
 		says(200, "build\n", user, request), says(200, "", request)},
-	{"bamboo", "Bamboo", "userlogin!doDefault.action", "rest/api/latest/currentUser", "userLogout.action", "os_username", "os_password", "JSESSIONID",
+	{"bamboo", "Bamboo", "userlogin!doDefault.action", "userlogin.action", "rest/api/latest/currentUser", "userLogout.action", "os_username", "os_password", "JSESSIONID",
 		says(200, `{"name":"build","fullName":"Build","email":"CANARY@corp.example"}`, user), says(401, `{"message":"CANARY-body","status-code":401}`)},
-	{"crucible", "Crucible", "login", "profile", "logout", "username", "password", "FESESSIONID",
+	{"crucible", "Crucible", "login", "login", "profile", "logout", "username", "password", "FESESSIONID",
 		says(200, `<p>Hello, <b id=me>build</b></p>`), says(200, `<title>Login</title><form name="loginform" method="POST" action="/app/login"><input name=username><input type=password name=password></form>`)},
 }
 
@@ -55,9 +57,9 @@ func (m member) session() string {
 // form is a login page of the generation before the two-step login, with what else
 // stands in its form.
 func (m member) form(more string) string {
-	return fmt.Sprintf(`<html><title>Log in</title><form id="loginForm" class="loginform login-form-remember-me" method="post" action="/app/in">
+	return fmt.Sprintf(`<html><title>Log in</title><form id="loginForm" class="loginform login-form-remember-me" method="post" action="/app/%s">
 <input name=%s><input type=password name=%s><input type=hidden name=atl_token value="CANARY-token">
-%s<input type=submit name=login value="Log in"></form></html>`, m.username, m.password, more)
+%s<input type=submit name=login value="Log in"></form></html>`, m.action, m.username, m.password, more)
 }
 
 // driver returns the product's driver for a site that takes passwords so.
@@ -397,7 +399,7 @@ func TestTwoStepRequest(t *testing.T) {
 // TestFormGeneration: what a login form of the family says to a password.
 func TestFormGeneration(t *testing.T) {
 	for _, m := range family {
-		begin, action := "GET "+m.login, "POST in"
+		begin, action := "GET "+m.login, "POST "+m.action
 		for name, c := range refusals {
 			if name == "wrong, in the two-step login" || name == "captcha, in the two-step login" {
 				continue // is no form's
@@ -455,7 +457,7 @@ func TestFormGeneration(t *testing.T) {
 			"away":               {says(503, page), api.Maintenance},
 			"limited":            {says(429, page), api.RateLimited},
 			"to a foreign host":  {says(302, "", foreignLocation), api.SSORedirect},
-			"form to elsewhere":  {says(200, strings.ReplaceAll(m.form(""), "/app/in", "https://login.foreign.example/in")), api.SSORedirect},
+			"form to elsewhere":  {says(200, strings.ReplaceAll(m.form(""), "/app/", "https://login.foreign.example/")), api.SSORedirect},
 		} {
 			a := &answers{t: t, say: map[string]http.HandlerFunc{begin: c.page}}
 			p := new(lent)
@@ -463,6 +465,33 @@ func TestFormGeneration(t *testing.T) {
 			quiet(t, name, err)
 			if api.CodeOf(err) != c.code || *p != (lent{}) || len(a.asked) != 1 {
 				t.Errorf("%s, %s: %v, want %q; the password: %+v; asked %q", m.kind, name, err, c.code, *p, a.asked)
+			}
+		}
+		// Nothing but the product's own form gets it. One sign of three is enough.
+		for name, c := range map[string]struct {
+			action, field string
+			found         Findings
+			taken         bool
+		}{
+			"by its action":          {action: "/app/" + m.action, taken: true},
+			"by its head":            {action: "/app/in", field: nobody, taken: true},
+			"by what was found":      {action: "/app/in", found: Findings{Product: m.kind}, taken: true},
+			"a gate's":               {action: "/my.policy"},
+			"a gate's, found aside":  {action: "/my.policy", found: Findings{Login: byForm, Gate: gateForAll}},
+			"a gate's, named alike":  {action: "/oauth2/" + m.action},
+			"a gate's, to the front": {action: "/app"},
+		} {
+			a := &answers{t: t, say: map[string]http.HandlerFunc{begin: says(200, strings.ReplaceAll(m.form(""), "/app/"+m.action, c.action), cmp.Or(c.field, "X-Another: x"))}}
+			p := new(lent)
+			c.found.Login = byForm
+			d := m.driver("").(Detector).As(c.found)
+			err := d.Login(t.Context(), exchangeWith(t, a, new(web.Jar), nil), p)
+			quiet(t, name, err)
+			if p.taken != c.taken || api.CodeOf(err) != api.UnexpectedStatus {
+				t.Errorf("%s, %s: %v; the password: %+v", m.kind, name, err, *p)
+			}
+			if e := api.AsError(err); !c.taken && (!strings.Contains(e.Detail, m.name) || !strings.Contains(e.Remedy, "login_url") || !strings.Contains(e.Remedy, `kind = "form"`)) {
+				t.Errorf("%s, %s: %+v", m.kind, name, e)
 			}
 		}
 		// Hidden fields go along, and nothing that asks for a session beyond the browser's.
@@ -566,6 +595,8 @@ func TestFamilyProbe(t *testing.T) {
 			"away":                         {says(503, page, out), nil, api.Maintenance, ""},
 			"broken":                       {says(500, page, out), nil, api.Server5xx, ""},
 			"maintenance with 200":         {says(200, `<html><title>Crucible Maintenance</title>CANARY-body`), nil, api.Maintenance, ""},
+			"packed":                       {says(200, "\x1f\x8bCANARY-body", user, "Content-Encoding: gzip"), nil, api.UnexpectedStatus, ""},
+			"cut":                          {long(m.me), nil, api.UnexpectedStatus, ""},
 			"404":                          {says(404, page, request), nil, api.UnexpectedStatus, ""},
 		}
 		add := func(name string, a http.HandlerFunc, status http.HandlerFunc, code api.Code, identity string) {
@@ -574,6 +605,11 @@ func TestFamilyProbe(t *testing.T) {
 		if m.kind != "crucible" {
 			add("401 by nobody knows whom", says(401, page), nil, api.UnexpectedStatus, "")
 			add("403, nobody", says(403, text, nobody), nil, api.Expired, "")
+			add("two users in the head", func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Add("X-AUSERNAME", "CANARY-root")
+				withUser(m.me)(w, r)
+			}, nil, api.WrongIdentity, "")
+			add("a gateway's health", says(200, `{"name":"edge","type":"known","username":"edge","state":"CANARY"}`), says(200, "{}"), api.Maintenance, "")
 			add("a page in front", says(200, page), running, api.UnexpectedStatus, "")
 			add("a page in front, away", says(200, page), says(200, page), api.Maintenance, "")
 			add("a user in the head alone", says(200, map[string]string{"bitbucket": " ", "confluence": `{"type":"known"}`}[m.kind], user), nil, api.UnexpectedStatus, "")
@@ -589,7 +625,9 @@ func TestFamilyProbe(t *testing.T) {
 			add("no type", says(200, `{"username":"build"}`, request), nil, api.Expired, "")
 		case "bitbucket":
 			add("alive, with a line break", says(200, "bü ild\r\n", "X-AUSERNAME: b%C3%BC+ild"), nil, "", "bü ild")
-			add("alive, no headers", says(200, "build"), nil, "", "build")
+			add("a word of somebody's", says(200, "build", "Content-Type: text/plain"), running, api.UnexpectedStatus, "")
+			add("a word of somebody's, away", says(200, "Service temporarily unavailable", "Content-Type: text/plain"), says(200, "CANARY"), api.Maintenance, "")
+			add("alive, by the request's number", says(200, "build", request), nil, "", "build")
 			add("two users", says(200, "build", "X-AUSERNAME: CANARY-root"), nil, api.WrongIdentity, "")
 			add("nothing, by nobody knows whom", says(200, ""), running, api.UnexpectedStatus, "")
 			add("two lines", says(200, "build\nroot", request), nil, api.Expired, "")
@@ -629,6 +667,22 @@ func TestFamilyProbe(t *testing.T) {
 				t.Errorf("%s, %s: asked %q, want %q", m.kind, name, a.asked, asked)
 			}
 		}
+	}
+}
+
+// long is the answer with more behind it than is read.
+func long(answer http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r)
+		io.WriteString(w, strings.Repeat(" ", 1<<20))
+	}
+}
+
+// withUser is the answer with its user's name in the head, too.
+func withUser(answer http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("X-AUSERNAME", "build")
+		answer(w, r)
 	}
 }
 

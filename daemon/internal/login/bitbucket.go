@@ -17,7 +17,7 @@ var _ = register("bitbucket", func() Driver {
 
 // A session lives for 30 minutes unused (Atlassian knowledge base, 779171650).
 var bitbucketProduct = &product{
-	kind: "bitbucket", name: "Bitbucket", legacy: byForm, marker: "j_username", username: "j_username", password: "j_password", idle: 30 * time.Minute,
+	kind: "bitbucket", name: "Bitbucket", legacy: byForm, marker: "j_username", username: "j_username", password: "j_password", action: "j_atl_security_check", idle: 30 * time.Minute,
 	whoami: bitbucketUser,
 }
 

@@ -11,7 +11,8 @@ var _ = register("confluence", func() Driver {
 
 // A session lives for an hour unused (Atlassian knowledge base, 126910597).
 var confluenceProduct = &product{
-	kind: "confluence", name: "Confluence", legacy: byForm, marker: "loginform", username: "os_username", password: "os_password", idle: time.Hour,
+	kind: "confluence", name: "Confluence", legacy: byForm, marker: "loginform", username: "os_username", password: "os_password", action: "dologin.action", idle: time.Hour,
+	beside: []string{"userKey", "_links"},
 	whoami: confluenceUser,
 }
 

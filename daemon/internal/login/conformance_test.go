@@ -152,7 +152,7 @@ func jiraSite(b behaviour, foreign string) http.HandlerFunc {
 			w.Header().Set("X-AUSERNAME", "anonymous")
 			w.WriteHeader(http.StatusUnauthorized)
 		default:
-			w.Write([]byte(`{"name":"build"}`))
+			w.Write([]byte(`{"self":"x","name":"build"}`))
 		}
 	}
 }

@@ -377,7 +377,9 @@ func (r *crowdREST) Login(ctx context.Context, x *web.Exchange, p Password) erro
 	p.Accepted()
 	switch {
 	case config.Name != r.c.Token:
-		return &api.Error{Code: api.ConfigInvalid, Detail: "Crowd's cookie is " + strconv.Quote(config.Name) + ", not " + strconv.Quote(r.c.Token), Remedy: "set token to that name"}
+		// Who has seen the password may answer with it, so that nothing of this is shown.
+		return &api.Error{Code: api.ConfigInvalid, Detail: answer.Shown() + " has another name for the cookie than " + r.c.Token,
+			Remedy: `ask Crowd's administrator for the name of the SSO cookie, and set token to it`}
 	case config.Secure && home.Scheme != "https":
 		return &api.Error{Code: api.ConfigInvalid, Detail: `Crowd's "Secure SSO cookie" is on, and probe_url is http`, Remedy: "point probe_url at an application with https, or ask Crowd's administrator to switch that off"}
 	}
@@ -404,7 +406,7 @@ func (r *crowdREST) Login(ctx context.Context, x *web.Exchange, p Password) erro
 	domain := cmp.Or(r.c.Domain, config.Domain)
 	jar := r.c.cookie(home, token, domain, x.Now())
 	if jar == nil {
-		return &api.Error{Code: api.ConfigInvalid, Detail: "the SSO domain " + strconv.Quote(domain) + " is none that " + web.OriginOf(home).Host + " is in", Remedy: "point probe_url at an application in Crowd's SSO domain; check domain"}
+		return &api.Error{Code: api.ConfigInvalid, Detail: "Crowd's SSO domain is none that " + web.OriginOf(home).Host + " is in", Remedy: "point probe_url at an application in Crowd's SSO domain; check domain"}
 	}
 	*x.Jar() = *jar
 	return nil
@@ -496,14 +498,20 @@ func parseSession(body []byte) (token string, err error) {
 	return s.Token, nil
 }
 
+// crowdReasons are words in which Crowd says why a user gets no token, as its clients
+// know them.
+var crowdReasons = []string{
+	"APPLICATION_ACCESS_DENIED", "EXPIRED_CREDENTIAL", "INACTIVE_ACCOUNT", "INVALID_USER", "INVALID_USER_AUTHENTICATION", "PERMISSION_DENIED", "USER_NOT_FOUND",
+}
+
 // crowdReason returns why Crowd refuses, as the end of a sentence; "" if an answer
-// does not say it in one of its own words.
+// does not say it in one of these words: others may be the password.
 func crowdReason(body []byte) string {
 	var e struct {
 		XMLName xml.Name `xml:"error"`
 		Reason  string   `xml:"reason"`
 	}
-	if xml.Unmarshal(body, &e) != nil || e.Reason == "" || len(e.Reason) > 64 || strings.Trim(e.Reason, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
+	if xml.Unmarshal(body, &e) != nil || !slices.Contains(crowdReasons, e.Reason) {
 		return ""
 	}
 	return ": " + e.Reason

@@ -3,7 +3,6 @@ package login
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
@@ -12,7 +11,7 @@ var _ = register("crucible", func() Driver {
 	return &crucible{atlassian: atlassian{product: crucibleProduct, LoginURL: "login"}, LogoutURL: "logout"}
 })
 
-var crucibleProduct = &product{kind: "crucible", name: "Crucible", legacy: byForm, username: "username", password: "password"}
+var crucibleProduct = &product{kind: "crucible", name: "Crucible", legacy: byForm, username: "username", password: "password", action: "login"}
 
 // crucible is Atlassian Fisheye, or Crucible, or both in one. No resource is known
 // that names the user, and no documented life of a session.
@@ -83,12 +82,4 @@ func (c *crucible) Probe(ctx context.Context, x *web.Exchange) (Identity, error)
 // Logout implements Logouter.
 func (c *crucible) Logout(ctx context.Context, x *web.Exchange) error {
 	return c.logout(ctx, x, c.LogoutURL, c.Probe)
-}
-
-// showsLogin reports whether a page has the login form.
-func (c *crucible) showsLogin(page *web.Response) bool {
-	forms, _ := readForms(page)
-	return slices.ContainsFunc(forms, func(h *htmlForm) bool {
-		return h.field(c.product.username) != nil && h.field(c.product.password) != nil
-	})
 }

@@ -22,7 +22,8 @@ var _ = register("jira", func() Driver {
 // A session lives for 300 minutes unused, and has no other limit (Atlassian
 // knowledge base, 604209887 and 1217298787).
 var jiraProduct = &product{
-	kind: "jira", name: "Jira", legacy: byREST, marker: "login-form-remember-me", username: "os_username", password: "os_password", idle: 300 * time.Minute,
+	kind: "jira", name: "Jira", legacy: byREST, marker: "login-form-remember-me", username: "os_username", password: "os_password", action: "login.jsp", idle: 300 * time.Minute,
+	beside: []string{"self", "loginInfo"},
 	whoami: func(body []byte) (string, error) { return jsonPath(body, "name") },
 }
 

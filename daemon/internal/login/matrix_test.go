@@ -617,6 +617,7 @@ func (g *ground) page(w http.ResponseWriter, r *http.Request, page, owner string
 	switch {
 	case i >= 0 && at == family[i].login && !known && !brings:
 		w.Header()["Www-Authenticate"] = []string{"Negotiate"}
+		w.Header().Set("X-AUSERNAME", "anonymous")
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprintf(w, `<form method=post><input name=%s><input type=password name=%s></form>`, family[i].username, family[i].password)
 	case i >= 0 && at == family[i].probe && kind != "jira" && !known:
@@ -632,7 +633,7 @@ func (g *ground) page(w http.ResponseWriter, r *http.Request, page, owner string
 	case page == "jira/rest/auth/1/session" && brings:
 		fmt.Fprintf(w, `{"session":{"name":"s","value":%q}}`, value)
 	case page == "jira/rest/auth/1/session" && known:
-		io.WriteString(w, `{"name":"build"}`)
+		io.WriteString(w, `{"self":"x","name":"build"}`)
 	case page == "jira/rest/auth/1/session":
 		w.Header().Set("X-AUSERNAME", "anonymous")
 		w.WriteHeader(http.StatusUnauthorized)

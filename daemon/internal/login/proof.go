@@ -106,9 +106,8 @@ func (p *proof) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Id
 	case r.Status != http.StatusOK:
 		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d", r.Shown(), r.Status),
 			Remedy: "check probe_url"}
-	case r.Cut, r.Header.Get("Content-Encoding") != "": // no answer that can be read, and so no refusal
-		return Identity{}, &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 200 with more than is read, or packed, which nobody asked for",
-			Remedy: "check probe_url"}
+	case !readable(r):
+		return Identity{}, unreadable(r)
 	}
 	if p.IdentityJSON == "" && p.IdentityHeader == "" && p.IdentityRegexp == "" {
 		return p.unproven(ctx, x, r.URL)
@@ -121,6 +120,15 @@ func (p *proof) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Id
 		return Identity{}, &api.Error{Code: api.Expired, Detail: r.Shown() + " answers 200 without naming a user"}
 	}
 	return Identity{Name: name}, nil
+}
+
+// readable reports whether the whole of an answer can be read.
+func readable(r *web.Response) bool { return !r.Cut && r.Header.Get("Content-Encoding") == "" }
+
+// unreadable is for a 200 of which nobody can tell what it says: it is no refusal.
+func unreadable(r *web.Response) error {
+	return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 200 with more than is read, or packed, which nobody asked for",
+		Remedy: "check probe_url"}
 }
 
 // unproven asks the same page without cookies: only if that is refused does

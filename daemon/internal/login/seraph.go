@@ -35,6 +35,8 @@ type heard struct {
 	reasons []string
 	denied  string // X-Authentication-Denied-Reason
 	user    string // "" for nobody
+	// users: more than one is named.
+	users bool
 	// anonymous: it is said that nobody asks, and not only not said who.
 	anonymous bool
 	// own: the answer is of the product itself, not of something in front.
@@ -52,6 +54,8 @@ func hear(r *web.Response) heard {
 		}
 	}
 	h.denied = r.Header.Get("X-Authentication-Denied-Reason")
+	named := r.Header.Values("X-AUSERNAME")
+	h.users = slices.ContainsFunc(named, func(name string) bool { return name != named[0] })
 	if h.user = r.Header.Get("X-AUSERNAME"); h.user == "anonymous" {
 		h.user, h.anonymous = "", true
 	}

@@ -73,16 +73,8 @@ func (t *token) by() Driver {
 // 24422).
 type bitbucketToken struct{ *application }
 
-// Probe implements Driver.
-func (b *bitbucketToken) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
-	u, err := x.URL(b.ProbeURL)
-	if err != nil {
-		return Identity{}, err
-	}
-	r, err := x.Send(ctx, b.request(x, http.MethodGet, u))
-	if err != nil {
-		return Identity{}, err
-	}
+// judge reads the answer to the probe's request.
+func (b *bitbucketToken) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Identity, error) {
 	if err := b.dead(x, r); err != nil {
 		return Identity{}, err
 	}
@@ -90,6 +82,8 @@ func (b *bitbucketToken) Probe(ctx context.Context, x *web.Exchange) (Identity, 
 	switch {
 	case r.Status != http.StatusOK:
 		return Identity{}, b.unexpected(r)
+	case h.users:
+		return Identity{}, contradiction(r)
 	case !h.own:
 		return Identity{}, b.page(ctx, x, r)
 	case h.user == "":
@@ -100,6 +94,18 @@ func (b *bitbucketToken) Probe(ctx context.Context, x *web.Exchange) (Identity, 
 	}
 	return Identity{Name: h.user}, nil
 }
+
+// answers returns nil if it is Bitbucket that answers a stranger so: everybody may
+// read that resource.
+func (b *bitbucketToken) answers(ctx context.Context, x *web.Exchange, r *web.Response) error {
+	if r.Status == http.StatusOK && hear(r).own {
+		return nil
+	}
+	return b.application.answers(ctx, x, r)
+}
+
+// Authorizes implements Authorizer.
+func (t *token) Authorizes() string { return t.Scheme }
 
 // Check implements Checker.
 func (t *token) Check(o web.Options, identity string) error {
@@ -154,12 +160,46 @@ func (t *token) As(f Findings) Driver {
 	return &d
 }
 
+// prover is the driver of a product, as far as it proves a token.
+type prover interface {
+	get(ctx context.Context, x *web.Exchange, ref string) (*web.Response, error)
+	judge(ctx context.Context, x *web.Exchange, r *web.Response) (Identity, error)
+	answers(ctx context.Context, x *web.Exchange, r *web.Response) error
+}
+
+// prover returns the driver of the product, nil if none is named.
+func (t *token) prover() prover {
+	p, _ := t.by().(prover)
+	return p
+}
+
 // Probe implements Driver.
-func (t *token) Probe(ctx context.Context, x *web.Exchange) (id Identity, err error) {
-	if d := t.by(); d != nil {
-		id, err = d.Probe(ctx, x)
+func (t *token) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
+	r, err := t.ask(ctx, x)
+	if err != nil {
+		return Identity{}, err
+	}
+	return t.judge(ctx, x, r)
+}
+
+// ask requests what says whose token it is.
+func (t *token) ask(ctx context.Context, x *web.Exchange) (*web.Response, error) {
+	if p := t.prover(); p != nil {
+		return p.get(ctx, x, t.whoami())
+	}
+	u, err := x.URL(t.whoami())
+	if err != nil {
+		return nil, err
+	}
+	return x.Send(ctx, web.Request{URL: u})
+}
+
+// judge reads the answer to that.
+func (t *token) judge(ctx context.Context, x *web.Exchange, r *web.Response) (id Identity, err error) {
+	if p := t.prover(); p != nil {
+		id, err = p.judge(ctx, x, r)
 	} else {
-		id, err = t.proof.Probe(ctx, x)
+		id, err = t.proof.judge(ctx, x, r)
 	}
 	if api.CodeOf(err) == api.Expired { // whose text is of cookies
 		err = &api.Error{Code: api.Expired, Detail: web.Shown(base(x)) + " does not take the token", Err: err}
@@ -167,17 +207,28 @@ func (t *token) Probe(ctx context.Context, x *web.Exchange) (id Identity, err er
 	return id, err
 }
 
-// Login implements Driver. The token goes out only after the site has answered a
-// stranger as one, so that it is not spent on an outage, and a page that anybody may
-// read proves nothing.
+// Login implements Driver. The token goes out only after the site itself has answered
+// a stranger as one, so that it is not spent on an outage or a gate, and a page that
+// anybody may read proves nothing.
 func (t *token) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	stranger := x.Bare()
 	defer stranger.Close()
-	switch _, err := t.Probe(ctx, stranger); api.CodeOf(err) {
+	before, err := t.ask(ctx, stranger)
+	if err != nil {
+		return err
+	}
+	switch _, err := t.judge(ctx, stranger, before); api.CodeOf(err) {
 	case "":
 		return &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the proof at " + web.Shown(base(x)) + " succeeds without any token", Remedy: "point probe_url at a page that needs one"}
 	case api.Expired, api.Forbidden:
 	default:
+		return err
+	}
+	if p := t.prover(); p != nil {
+		if err := p.answers(ctx, stranger, before); err != nil {
+			return err
+		}
+	} else if _, err := stranger.Follows(before); err != nil {
 		return err
 	}
 	value, err := p.Take(ctx)
@@ -190,33 +241,51 @@ func (t *token) Login(ctx context.Context, x *web.Exchange, p Password) error {
 			Remedy: "give the token alone, without " + t.Scheme}
 	}
 	x.Jar().Authorize(secret.New(t.Scheme + " " + value.Reveal()))
-	_, err = t.Probe(ctx, x)
+	r, err := t.ask(ctx, x)
+	if err != nil {
+		return err
+	}
+	_, err = t.judge(ctx, stranger, r) // what that asks besides goes without the token
 	switch api.CodeOf(err) {
 	case "":
 		p.Accepted()
 	case api.RateLimited, api.Maintenance:
 		p.GiveBack()
 	case api.Expired:
-		if gate := t.gate(ctx, stranger); gate != nil {
+		if other := t.elsewhere(ctx, stranger, before, r); other != nil {
 			p.GiveBack()
-			return gate
+			return other
 		}
 		return &api.Error{Code: api.BadCredentials, Detail: web.Shown(base(x)) + " refuses the token of " + p.User(), Err: err}
 	}
 	return err
 }
 
-// gate returns why a stranger gets no answer of the site itself: something in front
-// leads elsewhere, and may not have looked at the token either.
-func (t *token) gate(ctx context.Context, stranger *web.Exchange) error {
-	u, err := stranger.URL(t.whoami())
-	if err != nil {
-		return err
+// elsewhere returns who answers a token so, if it is not the site: nobody has looked at
+// the token then. Where no product is named, that is what answers everybody alike.
+func (t *token) elsewhere(ctx context.Context, stranger *web.Exchange, before, r *web.Response) error {
+	if p := t.prover(); p != nil {
+		if h := hear(r); h.own || h.stranger() || h.wrong() || h.captcha() {
+			return nil
+		}
+		return p.answers(ctx, stranger, r)
 	}
-	r, err := stranger.Send(ctx, web.Request{URL: u})
-	if err != nil {
+	was, _ := stranger.Follows(before)
+	to, err := stranger.Follows(r)
+	switch {
+	case err != nil:
 		return err
+	case to != nil && was != nil && web.Shown(to) == web.Shown(was):
+		return &api.Error{Code: api.SSORedirect, Detail: r.Shown() + " leads to " + web.Shown(to) + ", with the token as without one",
+			Remedy: "point probe_url at a resource that answers a token itself"}
+	case r.Status == http.StatusUnauthorized && len(r.Challenges) > 0 && web.FindChallenge(r.Challenges, strings.ToLower(t.Scheme)) == nil && sameChallenges(before, r):
+		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " wants another login, with the token as without one",
+			Remedy: "ask whoever runs the site whether tokens are taken there, and what stands in front; if it is only this token, give another"}
 	}
-	_, err = stranger.Follows(r)
-	return err
+	return nil
+}
+
+// sameChallenges reports whether two answers ask for the same schemes.
+func sameChallenges(a, b *web.Response) bool {
+	return slices.EqualFunc(a.Challenges, b.Challenges, func(a, b web.Challenge) bool { return a.Scheme == b.Scheme })
 }

@@ -65,13 +65,23 @@ func TestTokenAnswers(t *testing.T) {
 		"strangers are anonymous": {says(200, `{"type":"anonymous"}`), says(200, me), "", good},
 		"strangers get a page":    {says(200, loginForm), says(200, me), "", good},
 		"strangers get 403":       {says(403, page), says(200, me), "", good},
-		"strangers go elsewhere":  {says(302, page, foreignLocation), says(200, me), "", good},
+		"strangers go elsewhere":  {says(302, page, foreignLocation), says(200, me), api.SSORedirect, lent{}},
+		"strangers go to a login": {says(302, page, "Location: /app/login"), says(200, me), "", good},
 		"unknown":                 {says(401, text), unknown, api.BadCredentials, refused},
 		"anonymous":               {says(200, `{"type":"anonymous"}`), says(200, `{"type":"anonymous"}`), api.BadCredentials, refused},
 		"a login page":            {says(200, loginForm), says(200, loginForm), api.BadCredentials, refused},
-		"to the login":            {says(302, page, "Location: /app/login"), says(302, page, "Location: /app/login"), api.BadCredentials, refused},
-		"to a gate":               {says(302, page, foreignLocation), says(302, page, foreignLocation), api.SSORedirect, unseen},
-		"to https":                {toHTTPS, toHTTPS, api.InsecureRedirect, unseen},
+		"to the login":            {says(302, page, "Location: /app/login?1"), says(302, page, "Location: /app/login?2"), api.SSORedirect, unseen},
+		"to another login":        {says(302, page, "Location: /app/login"), says(302, page, "Location: /app/other"), api.BadCredentials, refused},
+		"to the login, refused":   {says(401, text), says(302, page, "Location: /app/login"), api.BadCredentials, refused},
+		"to a gate":               {says(302, page, foreignLocation), says(302, page, foreignLocation), api.SSORedirect, lent{}},
+		"to a gate now":           {says(401, text), says(302, page, foreignLocation), api.SSORedirect, unseen},
+		"to https":                {toHTTPS, toHTTPS, api.InsecureRedirect, lent{}},
+		"a gate":                  {says(401, page, challenge), says(401, page, challenge), api.ChallengeUnsupported, unseen},
+		"a gate, two schemes":     {says(401, page, challenge, basic), says(401, page, challenge, basic), api.ChallengeUnsupported, unseen},
+		"a gate, no more":         {says(401, page, challenge), says(401, text), api.BadCredentials, refused},
+		"a gate for strangers":    {says(401, page, challenge), says(200, me), "", good},
+		"asked for tokens":        {says(401, page, "WWW-Authenticate: Bearer"), says(401, page, "WWW-Authenticate: bearer"), api.BadCredentials, refused},
+		"asked for better tokens": {says(401, page, "WWW-Authenticate: Bearer"), says(401, page, `WWW-Authenticate: Bearer error="CANARY"`), api.BadCredentials, refused},
 		"anybody is named":        {says(200, me), says(200, me), api.LoginOKButProbeFailed, lent{}},
 		"away":                    {says(503, page), nil, api.Maintenance, lent{}},
 		"limited":                 {says(429, page), nil, api.RateLimited, lent{}},
@@ -221,6 +231,88 @@ func TestTokenProducts(t *testing.T) {
 	t.Cleanup(s.Stop)
 	if _, err := (&token{Product: "jira"}).Detect(t.Context(), crowdExchange(t, s.URL(), new(web.Jar))); api.CodeOf(err) != api.ConfigInvalid {
 		t.Errorf("Confluence is no Jira: %v", err)
+	}
+}
+
+// TestTokenGate: what stands in front of a product does not get the token, nor does it
+// say that the token is wrong.
+func TestTokenGate(t *testing.T) {
+	unknown := map[string]http.HandlerFunc{
+		"by the head":     says(401, page, request),
+		"by the errors":   says(401, text),
+		"by the reason":   says(401, "<p>Reason : AUTHENTICATED_FAILED CANARY-body"),
+		"by its redirect": says(302, "", request, "Location: /app/login"),
+	}
+	for product, path := range tokenProducts {
+		me := map[string]http.HandlerFunc{"confluence": says(200, `{"type":"known","username":"build"}`, user), "bitbucket": says(200, "{}", user)}[product]
+		if me == nil {
+			me = says(200, `{"name":"build"}`, user)
+		}
+		for name, c := range map[string]struct {
+			gate http.HandlerFunc
+			code api.Code
+		}{
+			"Negotiate":            {says(401, page, challenge), api.ChallengeUnsupported},
+			"Basic":                {says(401, page, basic), api.ChallengeUnsupported},
+			"to a foreign host":    {says(302, "", foreignLocation), api.SSORedirect},
+			"to https":             {toHTTPS, api.InsecureRedirect},
+			"to its own login":     {says(302, "", "Location: /oauth2/login?CANARY"), api.UnexpectedStatus},
+			"a login page":         {says(200, `<form method=post><input name=a><input type=password name=b>CANARY-body</form>`), api.Maintenance},
+			"a page":               {says(200, page), api.Maintenance},
+			"a word":               {says(200, "CANARY-body"), api.Maintenance},
+			"a 401":                {says(401, page), api.UnexpectedStatus},
+			"about maintenance":    {says(200, `<title>Maintenance</title>`), api.Maintenance},
+			"away":                 {says(503, page), api.Maintenance},
+			"a broken one":         {says(500, page), api.Server5xx},
+			"one that names users": {says(200, `{"name":"build","type":"known","username":"build"}`), api.Maintenance},
+		} {
+			for when, p := range map[string]lent{"before": {}, "with the token": {taken: true, back: true}} {
+				label := product + ", " + name + ", " + when
+				sent := 0
+				without := c.gate
+				if p.taken {
+					without = says(401, text)
+				}
+				a := &answers{t: t, say: map[string]http.HandlerFunc{"GET " + path: tokens(func(w http.ResponseWriter, r *http.Request) {
+					sent++
+					c.gate(w, r)
+				}, without)}}
+				got := &account{offered{text: personalToken}, "build"}
+				err := (&token{Product: product, Scheme: "Bearer"}).Login(t.Context(), exchangeWith(t, a, new(web.Jar), nil), got)
+				quiet(t, label, err)
+				if name == "a 401" || name == "a broken one" { // which may be about the token
+					p.back = false
+				}
+				if api.CodeOf(err) != c.code || got.lent != p || sent > 0 != p.taken || sent > 1 {
+					t.Errorf("%s: %v, want %q; the token: %+v, sent %d times", label, err, c.code, got.lent, sent)
+				}
+			}
+		}
+		for name, no := range unknown {
+			a := &answers{t: t, say: map[string]http.HandlerFunc{"GET " + path: tokens(no, says(401, text))}}
+			p := &account{offered{text: personalToken}, "build"}
+			err := (&token{Product: product, Scheme: "Bearer"}).Login(t.Context(), exchangeWith(t, a, new(web.Jar), nil), p)
+			quiet(t, name, err)
+			if api.CodeOf(err) != api.BadCredentials || p.lent != (lent{taken: true}) {
+				t.Errorf("%s, refused %s: %v; the token: %+v", product, name, err, p.lent)
+			}
+		}
+		// A session of which the head names two users is nobody's.
+		a := &answers{t: t, say: map[string]http.HandlerFunc{"GET " + path: tokens(me, says(401, text))}}
+		d, x := &token{Product: product, Scheme: "Bearer"}, exchangeWith(t, a, new(web.Jar), nil)
+		if err := d.Login(t.Context(), x, &account{offered{text: personalToken}, "build"}); err != nil {
+			t.Errorf("%s: %v", product, err)
+		}
+		a.say["GET "+path] = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Add("X-AUSERNAME", "build")
+			w.Header().Add("X-AUSERNAME", "CANARY-root")
+			me(w, r)
+		}
+		if _, err := d.Probe(t.Context(), x); api.CodeOf(err) != api.WrongIdentity {
+			t.Errorf("%s, two users: %v", product, err)
+		} else {
+			quiet(t, product, err)
+		}
 	}
 }
 
