@@ -138,16 +138,17 @@ func (a *atlassian) loginPage(ctx context.Context, x *web.Exchange) (page *web.R
 	return page, nil, a.announced(page)
 }
 
-// ask requests a resource during Detect. What is not there is no error. Whether the
-// answer is the product's own is noted.
+// ask requests a resource during Detect. What is not there, or broken, is no error: the
+// login may need none of it. Whether the answer is the product's own is noted.
 func (a *atlassian) ask(ctx context.Context, x *web.Exchange, ref string, own *bool) (*web.Response, error) {
 	r, err := a.get(ctx, x, ref)
 	if err != nil {
 		return nil, err
 	}
 	*own = *own || hear(r).own
-	if err := web.StatusError(r); err != nil {
-		return nil, err
+	switch r.Status {
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return nil, web.StatusError(r)
 	}
 	return r, a.announced(r)
 }

@@ -160,7 +160,8 @@ func TestDetect(t *testing.T) {
 		"to https":                    {kind: "confluence", path: "/wiki", page: toHTTPS, code: api.InsecureRedirect},
 
 		"away":                     {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(503, page)}, code: api.Maintenance},
-		"broken":                   {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(500, page)}, code: api.Server5xx},
+		"broken":                   {kind: "confluence", path: "/wiki", page: says(500, page), code: api.Server5xx},
+		"a resource is broken":     {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(502, page)}, page: says(200, legacyPage["confluence"]), want: Findings{Login: byForm}},
 		"limited":                  {kind: "confluence", path: "/wiki", asked: map[string]http.HandlerFunc{"/wiki" + resource: says(429, page)}, code: api.RateLimited},
 		"page away":                {kind: "confluence", path: "/wiki", page: says(503, page), code: api.Maintenance},
 		"options away":             {kind: "confluence", path: "/wiki", page: two, options: says(503, page), code: api.Maintenance},
