@@ -244,6 +244,7 @@ func loadConfig(path string, krb5 []string) (*Config, error) {
 		if !slices.ContainsFunc(c.Sites, func(s *Site) bool { return s.idp == p }) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("idp %s: no site has idp = %q, so it is never used", p.Name, p.Name))
 		}
+		r.allowed(p)
 	}
 	if c.kerberos != nil {
 		c.Warnings = append(c.Warnings, c.kerberos.Warnings()...)

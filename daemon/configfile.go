@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -411,11 +410,9 @@ func (d *decoder) site(file string, t *pending) error {
 	if err != nil {
 		return err
 	}
-	switch option := cmp.Or(c.forLogin(), d.forLogin(e)); {
+	switch {
 	case c.IdP != "" && len(c.Use) > 0:
 		return wrong("it has use entries and an idp, which logs in with its one credential")
-	case c.IdP != "" && option != "":
-		return wrong("%s is for the login, which is that of idp.%s: set it there", option, c.IdP)
 	case c.IdP != "":
 	case c.Credential == "" && len(c.Use) == 0:
 		return wrong("credential is missing: name one, or one in each of several [[site.%s.use]], or the idp that logs in here", name)
@@ -464,6 +461,12 @@ func (d *decoder) forLogin(e *entry) string {
 		}
 	}
 	return ""
+}
+
+// has reports whether there is such an option of an identity provider, or of its kind.
+func (e *entry) has(option string) bool {
+	keys, _ := options(&e.table.entryTable, e.driver)
+	return slices.ContainsFunc(keys, func(k reflect.StructField) bool { return k.Tag.Get("toml") == option })
 }
 
 // forUser returns the first option of the site's own user, "" if none is set.
@@ -538,8 +541,13 @@ func (d *decoder) entry(file, heading string, p *pending) (*entry, error) {
 	}
 	e := &entry{Site: s, table: t, driver: p.driver, options: map[string]any{}, file: file}
 	keys, targets := options(p.driver)
+	_, defaults := options(d.kind(t.Kind))
 	for i, k := range keys {
-		e.options[k.Tag.Get("toml")] = targets[i].Interface()
+		option := k.Tag.Get("toml")
+		if k.Type.Kind() == reflect.String && targets[i].String() == "" && defaults[i].String() != "" {
+			return wrong("%s is empty: leave it out, and it is %q", option, defaults[i])
+		}
+		e.options[option] = targets[i].Interface()
 	}
 	return e, nil
 }

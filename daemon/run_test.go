@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,26 @@ func TestNoCookieForTheURL(t *testing.T) {
 		resp, err := sessions.GetSession(t.Context(), &pb.GetSessionRequest{Site: "app", Url: url})
 		if api.CodeOf(err) != code || (err == nil) != (len(resp.GetSession().GetHeaders()) > 0) {
 			t.Errorf("%q: %v %v, want %q", url, resp, err, code)
+		}
+	}
+}
+
+// TestNoCookieForAToken: where a token goes with each request, a cookie is no login;
+// nobody is asked.
+func TestNoCookieForAToken(t *testing.T) {
+	const site = "[site.NAME]\nurl = \"https://wiki.corp.example/\"\nkind = \"token\"\nproduct = \"confluence\"\ncredential = \"anna\"\n"
+	r := run(t, Options{Config: loaded(t, strings.Replace(site, "NAME", "one", 1), strings.Replace(site, "NAME", "two", 1)+"[[site.two.use]]\ncredential = \"bert\"\n")})
+	for _, c := range []struct {
+		request *pb.LoginRequest
+		remedy  string
+	}{
+		{&pb.LoginRequest{Site: "one"}, "sessionctl login one --password-stdin"},
+		{&pb.LoginRequest{Site: "two", Credential: "bert"}, "sessionctl login two --credential bert --password-stdin"},
+	} {
+		c.request.Cookie = []byte("JSESSIONID=CANARY-cookie")
+		_, err := r.sessions.Login(t.Context(), c.request)
+		if e := api.AsError(err); api.CodeOf(err) != api.InvalidRequest || e.Detail != "the site takes a token, and no cookie" || e.Remedy != c.remedy {
+			t.Errorf("%v: %v, next: %s", c.request.GetSite(), err, e.Remedy)
 		}
 	}
 }

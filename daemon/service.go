@@ -499,6 +499,9 @@ func (s *service) Login(ctx context.Context, r *pb.LoginRequest) (*pb.LoginRespo
 		if o.Password != nil || o.Retry {
 			return nil, &api.Error{Code: api.InvalidRequest, Detail: "a cookie is adopted without a login", Remedy: "give either a cookie or a password"}
 		}
+		if _, ok := q.user.driver.(login.Authorizer); ok {
+			return nil, &api.Error{Code: api.InvalidRequest, Detail: "the site takes a token, and no cookie", Remedy: q.site.bringBy(q.user)}
+		}
 		if o.Adopt, err = web.Adopt(q.site.URL, r.GetCookie(), s.now()); err != nil {
 			return nil, err
 		}
@@ -697,11 +700,8 @@ func (config *Config) exported(p krb.Principal, c peer.Caller) *Credential {
 func (config *Config) bringBy(cred *Credential) string {
 	for _, site := range config.Sites {
 		for _, u := range site.users {
-			switch {
-			case u.credential == cred && len(site.users) > 1:
-				return "sessionctl login " + site.Name + " --credential " + cred.Name + " --password-stdin"
-			case u.credential == cred:
-				return "sessionctl login " + site.Name + " --password-stdin"
+			if u.credential == cred {
+				return site.bringBy(u)
 			}
 		}
 		if p := site.asksProxy().proxy; p != nil && p.credential == cred {
@@ -709,6 +709,14 @@ func (config *Config) bringBy(cred *Credential) string {
 		}
 	}
 	return "it comes by a login, so set up a site with credential = \"" + cred.Name + "\", then: sessionctl login SITE --password-stdin"
+}
+
+// bringBy says how a user of the site gets a password.
+func (site *Site) bringBy(u *user) string {
+	if len(site.users) > 1 {
+		return "sessionctl login " + site.Name + " --credential " + u.credential.Name + " --password-stdin"
+	}
+	return "sessionctl login " + site.Name + " --password-stdin"
 }
 
 // GetStatus implements AgentService.
@@ -817,8 +825,9 @@ var states = map[keeper.State]pb.SessionState{
 
 // summary is the state of a session of the site.
 func (site *Site) summary(s keeper.Summary) *pb.SessionSummary {
+	lender := cmp.Or(site.idp, site) // whose login it is
 	m := &pb.SessionSummary{
-		Site: site.Name, Kind: site.Kind, Url: site.URL.String(), User: s.Site.Account, Credential: s.Site.Credential,
+		Site: site.Name, Kind: site.Kind, Url: site.URL.String(), User: cmp.Or(lender.users[0].impersonates(), s.Site.Account), Credential: s.Site.Credential,
 		State: states[s.State], RetryTime: stamp(s.RetryTime), CheckTime: stamp(s.CheckTime), NotDurable: s.NotDurable,
 		LifeLearned: s.LifeLearned, IdleLearned: s.IdleLearned,
 		Product: s.Found.Product, Version: s.Found.Version, Path: s.Found.Path, LoginGeneration: s.Found.Login, Gate: s.Found.Gate,

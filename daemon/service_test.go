@@ -175,7 +175,7 @@ func TestBounded(t *testing.T) {
 			e := &api.Error{Code: api.CCacheUnusable, Detail: long, Remedy: long}
 			st, _ := status.FromError(toStatus(e))
 			remedy := st.Details()[0].(*errdetails.ErrorInfo).GetMetadata()["remedy"]
-			sum := (&Site{Name: "app", URL: site}).summary(keeper.Summary{Failure: e})
+			sum := (&Site{Name: "app", URL: site, users: []*user{{}}}).summary(keeper.Summary{Failure: e})
 			for _, c := range []struct {
 				text  string
 				limit int

@@ -33,6 +33,9 @@ func (r resolver) idp(e *entry) error {
 	if err != nil {
 		return err
 	}
+	if _, ok := who.driver.(login.Authorizer); ok {
+		return wrong("the kind %s has no cookies, and so nothing that could log in to a site", e.Kind)
+	}
 	e.users = []*user{who}
 	return r.finish(e, "idp", wrong)
 }
@@ -92,9 +95,20 @@ func (r resolver) site(e *entry, idps map[string]*Site) error {
 // member puts a site together whose identity provider logs in to it.
 func (r resolver) member(e *entry, idps map[string]*Site, wrong func(string, ...any) error) error {
 	e.idp = idps[e.table.IdP]
+	option := cmp.Or(e.table.forLogin(), r.d.forLogin(e))
+	_, authorizer := e.driver.(login.Authorizer)
+	_, sharer := e.driver.(login.Sharer)
 	switch {
 	case e.idp == nil:
 		return wrong("there is no [idp.%s]", e.table.IdP)
+	case authorizer:
+		return wrong("the kind %s takes no cookies, and idp.%s has nothing else for it: give it a credential of its own, in the place of the idp", e.Kind, e.idp.Name)
+	case sharer:
+		return wrong("the kind %s is that of a provider, and no provider logs in to another: make it an [idp.%s] with a credential", e.Kind, e.Name)
+	case option != "" && !r.d.idps[e.idp.Name].has(option):
+		return wrong("%s is for the login, which is that of idp.%s, whose kind has no such option: leave it out", option, e.idp.Name)
+	case option != "":
+		return wrong("%s is for the login, which is that of idp.%s: set it there", option, e.idp.Name)
 	case e.idp.URL.Scheme == "http" && !e.insecureHTTP:
 		return wrong("idp.%s has an http url, over which the login of this site would go: set insecure_http = true here, too", e.idp.Name)
 	case !e.idp.shares() && slices.Contains(e.idp.origins(), web.OriginOf(e.URL)):
@@ -111,6 +125,33 @@ func (r resolver) member(e *entry, idps map[string]*Site, wrong func(string, ...
 	e.users = []*user{who}
 	e.uses = []use{{e.ownRules, who}}
 	return nil
+}
+
+// allowed says if an identity provider's sites are for different callers, and yet what
+// one of them gets is a login at all.
+func (r resolver) allowed(p *Site) {
+	if !p.shares() {
+		return
+	}
+	var first *Site
+	var rules []string // of the first
+	for _, s := range r.c.Sites {
+		if s.idp != p {
+			continue
+		}
+		var own []string
+		for _, rule := range s.uses[0].allow {
+			own = append(own, rule.String())
+		}
+		slices.Sort(own)
+		switch own = slices.Compact(own); {
+		case first == nil:
+			first, rules = s, own
+		case !slices.Equal(own, rules):
+			r.warn("idp %s: its sites %s and %s have different allow, but whoever may use one of them gets the provider's cookie, which is a login at all of them: set the same allow for each", p.Name, first.Name, s.Name)
+			return
+		}
+	}
 }
 
 // shares reports whether an identity provider's sites take its own cookies.
@@ -170,10 +211,7 @@ func (r resolver) user(e *entry, u useTable, wrong func(string, ...any) error) (
 // expectation says who a session has to belong to, by an identity setting, else
 // by what logs in.
 func expectation(identity string, who *user) (e login.Expectation) {
-	other := ""
-	if d, ok := who.driver.(login.Impersonator); ok {
-		other = d.Impersonates()
-	}
+	other := who.impersonates()
 	switch {
 	case identity == login.Unproven:
 		e.Unproven = true
@@ -190,10 +228,22 @@ func expectation(identity string, who *user) (e login.Expectation) {
 	return e
 }
 
-// check has the driver look at its options.
+// impersonates returns as whom the user logs in, if that is somebody else than the
+// credential's account, "" if not.
+func (u *user) impersonates() string {
+	if d, ok := u.driver.(login.Impersonator); ok {
+		return d.Impersonates()
+	}
+	return ""
+}
+
+// check has the driver look at its options. Of several mistakes the first is said.
 func (r resolver) check(e *entry, who *user, identity string, wrong func(string, ...any) error) error {
 	if c, ok := who.driver.(login.Checker); ok {
 		if err := c.Check(web.Options{Base: e.URL, LoginHosts: e.hosts(), InsecureHTTP: e.insecureHTTP}, identity); err != nil {
+			if several, ok := err.(interface{ Unwrap() []error }); ok {
+				err = several.Unwrap()[0]
+			}
 			return wrong("%v", err)
 		}
 	}

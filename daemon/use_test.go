@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ const (
 	peopleText = "[credential.anna]\nusername = \"anna\"\n[credential.bert]\nusername = \"bert\"\n[credential.bert2]\nusername = \"bert\"\n"
 	almText    = "[site.alm]\nurl = \"https://alm.corp.example/jira\"\nkind = \"jira\"\n"
 	idpText    = "[idp.sso]\nurl = \"https://sso.corp.example/\"\nkind = \"spnego\"\ncredential = \"build\"\nidentity_json = \"user\"\n"
+	crowdText  = "[idp.crowd]\nurl = \"https://jira.corp.example/jira\"\nkind = \"crowd\"\nvia = \"jira\"\ncredential = \"anna\"\n"
 	memberText = "[site.wiki]\nurl = \"https://wiki.corp.example/\"\nkind = \"form\"\nidp = \"sso\"\nidentity_json = \"user\"\n"
 )
 
@@ -216,9 +218,39 @@ identity_json = "name"
 login_hosts = ["jira.corp.example"]
 credential = "application"
 `, jira)
-	for _, u := range []*user{c.Sites[0].users[0], c.idps[0].users[0]} {
-		if !slices.Equal(u.expect.Names, []string{"build"}) {
+	for _, s := range []*Site{c.Sites[0], c.idps[0]} {
+		if u := s.users[0]; !slices.Equal(u.expect.Names, []string{"build"}) {
 			t.Errorf("%s: %+v", u.id, u.expect)
+		}
+		if got := s.summary(keeper.Summary{Site: keeper.Site{Account: s.users[0].credential.account()}}); got.GetUser() != "build" {
+			t.Errorf("%s is listed as %s's", s.Name, got.GetUser())
+		}
+	}
+}
+
+// TestSharedAllow: whoever may use a site of a provider that shares has what is a login
+// at its others; if these are for others, a person should know.
+func TestSharedAllow(t *testing.T) {
+	site := func(name, idp, more string) string {
+		return fmt.Sprintf("[site.%s]\nurl = \"https://%s.corp.example/\"\nkind = \"confluence\"\nidp = %q\n%s", name, name, idp, more)
+	}
+	own := fmt.Sprintf("allow = [\"uid:%d\"]\n", os.Geteuid())
+	for _, c := range []struct {
+		idp, first, second string
+		warn               bool
+	}{
+		{"crowd", "", "", false},
+		{"crowd", "", own, false},
+		{"crowd", "allow = [\"uid:1\", \"gid:2\"]\n", "allow = [\"gid:2\", \"uid:1\"]\n", false},
+		{"crowd", "allow = [\"uid:1\", \"gid:2\"]\n", "allow = [\"uid:1\"]\n", true},
+		{"crowd", "allow = [\"uid:1\"]\n", "allow = []\n", true},
+		{"sso", "allow = [\"uid:1\"]\n", "allow = []\n", false}, // which shares nothing
+	} {
+		text := map[string]string{"crowd": crowdText, "sso": idpText}[c.idp]
+		got := loaded(t, text, site("wiki", c.idp, c.first), site("git", c.idp, c.first), site("zoo", c.idp, c.second)).Warnings
+		want := "idp crowd: its sites git and zoo have different allow, but whoever may use one of them gets the provider's cookie, which is a login at all of them: set the same allow for each"
+		if c.warn != slices.Contains(got, want) || len(got) > 1 || len(got) == 1 && !c.warn {
+			t.Errorf("%+v: %q", c, got)
 		}
 	}
 }
@@ -262,6 +294,14 @@ func TestUseMistakes(t *testing.T) {
 		"Jira with login_url":     {idpText + almText + "idp = \"sso\"\nlogin_url = \"/login\"\n", "site.alm: login_url is for the login"},
 		"spnego with login_url":   {idpText + strings.Replace(memberText, "form", "spnego", 1) + "login_url = \"/login\"\n", "site.wiki: login_url is for the login"},
 		"member with uses":        {idpText + memberText + "[[site.wiki.use]]\ncredential = \"anna\"\n", "site.wiki: it has use entries and an idp"},
+		"member with a token":     {idpText + "[site.wiki]\nurl = \"https://wiki.corp.example/\"\nkind = \"token\"\nidp = \"sso\"\nproduct = \"confluence\"\n", "site.wiki: the kind token takes no cookies, and idp.sso has nothing else for it: give it a credential of its own, in the place of the idp"},
+		"member that shares":      {idpText + "[site.wiki]\nurl = \"https://wiki.corp.example/\"\nkind = \"crowd\"\nidp = \"sso\"\nvia = \"confluence\"\n", "site.wiki: the kind crowd is that of a provider, and no provider logs in to another: make it an [idp.wiki] with a credential"},
+		"idp with a token":        {"[idp.sso]\nurl = \"https://sso.corp.example/\"\nkind = \"token\"\ncredential = \"anna\"\nproduct = \"jira\"\n", "idp.sso: the kind token has no cookies, and so nothing that could log in to a site"},
+		"login, not of the idp":   {crowdText + "[site.wiki]\nurl = \"https://wiki.corp.example/\"\nkind = \"confluence\"\nidp = \"crowd\"\nlogin = \"tsv\"\n", "site.wiki: login is for the login, which is that of idp.crowd, whose kind has no such option: leave it out"},
+		"login, of the idp":       {crowdText + "[site.wiki]\nurl = \"https://wiki.corp.example/\"\nkind = \"confluence\"\nidp = \"crowd\"\nlogin_url = \"l\"\n", "site.wiki: login_url is for the login, which is that of idp.crowd: set it there"},
+		"two mistakes":            {strings.Replace(memberText, "idp = \"sso\"", "credential = \"anna\"\nlogin_url = \"https://a.example/\"\nprobe_url = \"https://b.example/\"", 1), "site.wiki: login_url leads to https://a.example, which is not one of the site's hosts; if that host belongs to the login, add \"https://a.example\" to the site's login_hosts (config_invalid)"},
+		"empty option":            {almText + "credential = \"anna\"\ntsv_url = \"\"\n", `site.alm: tsv_url is empty: leave it out, and it is "rest/tsv/1.0/authenticate"`},
+		"empty token":             {strings.Replace(crowdText, "via =", "token = \"\"\nvia =", 1), `idp.crowd: token is empty: leave it out, and it is "crowd.token_key"`},
 		"member at its idp":       {idpText + strings.Replace(memberText, "wiki.corp", "sso.corp", 1), "site.wiki: https://sso.corp.example is a host of idp.sso"},
 		"member at a login host":  {idpText + "login_hosts = [\"wiki.corp.example\"]\n" + memberText, "site.wiki: https://wiki.corp.example is a host of idp.sso"},
 		"idp in clear":            {strings.Replace(idpText, "https", "http", 1) + "insecure_http = true\n" + memberText, "site.wiki: idp.sso has an http url, over which the login of this site would go: set insecure_http = true here, too"},

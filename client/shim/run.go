@@ -269,14 +269,6 @@ func runHeader(p *process, o *options) error {
 	return p.answer(s, o, lines)
 }
 
-// errNoCookie is a session that has nothing for the URL it was asked for.
-var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
-	Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header SITE"}
-
-// errNoCookies is a session that has a token in place of cookies.
-var errNoCookies = &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
-	Remedy: "ask for its headers: sessionctl header SITE"}
-
 // cookie returns the value of the Cookie header.
 func (s *session) cookie() (string, error) {
 	for _, h := range s.headers {
@@ -284,10 +276,12 @@ func (s *session) cookie() (string, error) {
 			return h.value, printable("Cookie", h.value)
 		}
 	}
-	if slices.ContainsFunc(s.headers, func(h header) bool { return strings.EqualFold(h.name, "Authorization") }) {
-		return "", errNoCookies
+	if slices.ContainsFunc(s.headers, func(h header) bool { return strings.EqualFold(h.name, "Authorization") }) { // a token in place of cookies
+		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+			Remedy: "ask for its headers: sessionctl header " + s.site}
 	}
-	return "", errNoCookie
+	return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
+		Remedy: "ask for a URL below the site's own, or for its headers: sessionctl header " + s.site}
 }
 
 // lines returns all headers, a line each, behind prefix.

@@ -103,17 +103,8 @@ var formats = map[string]func(io.Writer, *pb.Session) error{
 	"json": writeJSON, "netscape": writeNetscape, "curl": writeCurl, "env": writeEnv, "httpie": writeHTTPie,
 }
 
-// errNoCookie is a session that has nothing for the URL it was asked for. Only
-// JSON can say that; of the others, an answer without a cookie would pass for
-// a session.
-var errNoCookie = &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
-	Remedy: "ask for a URL below the site's own, or for all there is: sessionctl get SITE -o json"}
-
-// errNoCookies is a session that has a token in place of cookies.
-var errNoCookies = &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
-	Remedy: "ask for its headers: sessionctl header SITE, or sessionctl get SITE with -o curl or json"}
-
-// cookieHeader returns the value of the Cookie header.
+// cookieHeader returns the value of the Cookie header. Only JSON can say that there
+// is none; of the others, an answer without a cookie would pass for a session.
 func cookieHeader(s *pb.Session) (string, error) {
 	for _, h := range s.GetHeaders() {
 		if strings.EqualFold(h.GetName(), "Cookie") && len(h.GetValue()) > 0 {
@@ -121,9 +112,11 @@ func cookieHeader(s *pb.Session) (string, error) {
 		}
 	}
 	if authorized(s) {
-		return "", errNoCookies
+		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+			Remedy: "ask for its headers: sessionctl header " + s.GetSite() + ", or sessionctl get " + s.GetSite() + " with -o curl or json"}
 	}
-	return "", errNoCookie
+	return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",
+		Remedy: "ask for a URL below the site's own, or for all there is: sessionctl get " + s.GetSite() + " -o json"}
 }
 
 // authorized reports whether the session has a token in place of cookies.

@@ -70,7 +70,7 @@ after the site has named the right user for it.`)
 			resp, err := s.Login(ctx, r)
 			if err == nil {
 				a.flags(resp.GetSession())
-				a.warn(r.GetSite(), "logged in as "+resp.GetSession().GetUser())
+				a.warn(r.GetSite(), "logged in as "+whose(ctx, s, resp.GetSession()))
 			}
 			return err
 		}

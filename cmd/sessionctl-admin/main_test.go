@@ -239,7 +239,7 @@ func TestTerminalIsSafe(t *testing.T) {
 func TestNoCookie(t *testing.T) {
 	for name, write := range formats {
 		err := write(&bytes.Buffer{}, &pb.Session{Site: "app", Headers: []*pb.Header{{Name: "User-Agent", Value: []byte("x")}, {Name: "Cookie"}}})
-		if name == "json" && err != nil || name != "json" && (api.CodeOf(err) != api.NoSessionCookie || api.AsError(err).Remedy == "") {
+		if name == "json" && err != nil || name != "json" && (api.CodeOf(err) != api.NoSessionCookie || !strings.HasSuffix(api.AsError(err).Remedy, ": sessionctl get app -o json")) {
 			t.Errorf("%s: %+v", name, err)
 		}
 	}
@@ -250,7 +250,7 @@ func TestNoCookie(t *testing.T) {
 			if err != nil || !strings.Contains(text.String(), "Bearer CANARY-token") {
 				t.Errorf("%s of a token: %v, %s", name, err, text.String())
 			}
-		} else if api.CodeOf(err) != api.PerRequestOnly || text.Len() > 0 {
+		} else if api.CodeOf(err) != api.PerRequestOnly || text.Len() > 0 || !strings.HasSuffix(api.AsError(err).Remedy, ": sessionctl header app, or sessionctl get app with -o curl or json") {
 			t.Errorf("%s of a token: %v, %s", name, err, text.String())
 		}
 	}

@@ -308,6 +308,23 @@ func (a *app) ofCredential(c *cobra.Command, name *string) {
 	}))
 }
 
+// whose names the user of a session; if the site does not, the account that has
+// logged in, as the list of sessions has it.
+func whose(ctx context.Context, sessions pb.SessionServiceClient, s *pb.Session) string {
+	if !s.GetIdentityUnproven() {
+		return s.GetUser()
+	}
+	user := "somebody"
+	if list, err := sessions.ListSessions(ctx, &pb.ListSessionsRequest{}); err == nil {
+		for _, sum := range list.GetSessions() {
+			if sum.GetSite() == s.GetSite() && sum.GetGeneration() == s.GetGeneration() {
+				user = sum.GetUser()
+			}
+		}
+	}
+	return user + " (identity unproven)"
+}
+
 func (a *app) refresh() *cobra.Command {
 	var credential string
 	c := a.siteVerb("refresh", "Replace a site's session by a new one", `Replace a site's session by a new one.
@@ -317,8 +334,11 @@ that the session is dead: the agent asks the site, and keeps a session that
 lives.`, "logging in",
 		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
 			resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: site, Force: true, Credential: credential})
+			if err != nil {
+				return "", err
+			}
 			a.flags(resp.GetSession())
-			return "the session of " + resp.GetSession().GetUser() + " was made " + ago(resp.GetSession().GetLoginTime()), err
+			return "the session of " + whose(ctx, s, resp.GetSession()) + " was made " + ago(resp.GetSession().GetLoginTime()), nil
 		})
 	a.ofCredential(c, &credential)
 	return c
@@ -331,8 +351,11 @@ The agent asks the site before it believes: a session that lives stays, a dead
 one is replaced by one login, however many callers report it.`, "asking the site",
 		func(ctx context.Context, s pb.SessionServiceClient, site string) (string, error) {
 			resp, err := s.RefreshSession(ctx, &pb.RefreshSessionRequest{Site: site})
+			if err != nil {
+				return "", err
+			}
 			a.flags(resp.GetSession())
-			return "the session of " + resp.GetSession().GetUser() + " lives; it was made " + ago(resp.GetSession().GetLoginTime()), err
+			return "the session of " + whose(ctx, s, resp.GetSession()) + " lives; it was made " + ago(resp.GetSession().GetLoginTime()), nil
 		})
 }
 

@@ -24,7 +24,15 @@ type users struct {
 	pb.UnimplementedSessionServiceServer
 	list    *pb.ListSessionsResponse
 	deleted *pb.DeleteSessionResponse
+	session *pb.Session // what logins give; nil: alice's
 	got     chan proto.Message
+}
+
+func (s *users) made(site string) *pb.Session {
+	if s.session != nil {
+		return s.session
+	}
+	return &pb.Session{Site: site, User: "alice"}
 }
 
 func (s *users) ListSessions(context.Context, *pb.ListSessionsRequest) (*pb.ListSessionsResponse, error) {
@@ -33,12 +41,12 @@ func (s *users) ListSessions(context.Context, *pb.ListSessionsRequest) (*pb.List
 
 func (s *users) Login(_ context.Context, r *pb.LoginRequest) (*pb.LoginResponse, error) {
 	s.got <- r
-	return &pb.LoginResponse{Session: &pb.Session{Site: r.GetSite(), User: "alice"}}, nil
+	return &pb.LoginResponse{Session: s.made(r.GetSite())}, nil
 }
 
 func (s *users) RefreshSession(_ context.Context, r *pb.RefreshSessionRequest) (*pb.RefreshSessionResponse, error) {
 	s.got <- r
-	return &pb.RefreshSessionResponse{Session: &pb.Session{Site: r.GetSite(), User: "alice"}}, nil
+	return &pb.RefreshSessionResponse{Session: s.made(r.GetSite())}, nil
 }
 
 func (s *users) DeleteSession(_ context.Context, r *pb.DeleteSessionRequest) (*pb.DeleteSessionResponse, error) {
@@ -140,6 +148,26 @@ func TestWhose(t *testing.T) {
 		}
 		if got := <-s.got; !proto.Equal(got, want) {
 			t.Errorf("%s: the agent got %v, want %v", args, got, want)
+		}
+	}
+}
+
+// TestUnprovenUser: where the site does not say whose session it is, the account is
+// named that has logged in, and that nobody has proven it.
+func TestUnprovenUser(t *testing.T) {
+	s := withUsers(t, nil)
+	s.list.Sessions[0].Generation, s.list.Sessions[1].Generation = "CANARY-1", "CANARY-2"
+	for generation, whose := range map[string]string{"CANARY-1": "alice", "CANARY-2": "bob", "gone": "somebody"} {
+		s.session = &pb.Session{Site: "alm", Generation: generation, IdentityUnproven: true, LoginTime: timestamppb.New(time.Now().Add(-time.Hour))}
+		whose += " (identity unproven)"
+		for verb, want := range map[string]string{
+			"login": "logged in as " + whose + "\n", "refresh": "the session of " + whose + " was made 1h0m0s ago\n", "reject": "the session of " + whose + " lives; it was made 1h0m0s ago\n",
+		} {
+			_, errs, exit := call(verb, "alm")
+			<-s.got
+			if errs = strings.Replace(errs, "1h0m1s", "1h0m0s", 1); exit != 0 || errs != "sessionctl: alm: "+want {
+				t.Errorf("%s: %d %q, want %q", verb, exit, errs, want)
+			}
 		}
 	}
 }

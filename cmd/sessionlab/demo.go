@@ -122,9 +122,9 @@ func (d *demonstration) shell(ctx context.Context, script string) (string, error
 	return strings.TrimRight(output.String(), "\n"), err
 }
 
-// shorten keeps what fits on a screen.
+// shorten keeps what fits on a screen, of a list that is the table of all sites.
 func shorten(output string) string {
-	const width, height = 110, 8
+	const width, height = 110, 11
 	lines := strings.Split(strings.ReplaceAll(output, "}{", "}\n{"), "\n")
 	if more := len(lines) - height; more > 0 {
 		lines = append(lines[:height], fmt.Sprintf("… and %d lines more", more))

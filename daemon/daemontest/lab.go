@@ -210,7 +210,7 @@ proxy         = "lab"
 		{"bamboo", l.Bamboo.URL(), "bamboo", `credential    = "build"`},
 		{"crucible", l.Crucible.URL(), "crucible", `credential    = "alice"
 probe_url     = "/"          # no resource names the user, but its pages do
-identity_regexp = 'id="headerUserDetails"><a href="/user/([^"]+)"'`},
+identity_regexp = 'id="headerUserDetails"><a href="[^"]*/user/([^"]+)"'`},
 		{"wiki", l.Wiki.URL(), "confluence", `idp           = "sso"
 proxy         = "lab"`},
 		{"board", l.Board.URL(), "jira", `idp           = "sso"

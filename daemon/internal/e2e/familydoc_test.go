@@ -357,6 +357,9 @@ func TestAtlassianList(t *testing.T) {
 	if !strings.Contains(json, `"path": "/bitbucket"`) {
 		t.Errorf("%s", json)
 	}
+	if r := f.sessionctl(t, "login", "reviews"); r.status != 0 || !regexp.MustCompile(`^sessionctl: reviews: logged in as svc-build@[A-Z.]+ \(identity unproven\)\n$`).MatchString(r.stderr) {
+		t.Errorf("%v", r)
+	}
 	// Another product than the configuration says.
 	f.rewrite(t, `kind       = "bitbucket"`, `kind       = "jira"`)
 	f.ok(t, "reload")
@@ -429,8 +432,17 @@ func TestTokenExample(t *testing.T) {
 	}
 }
 
-// TestCrucibleExample: the page that names the user.
+// TestCrucibleExample: the page that names the user, at the root and below a context
+// path.
 func TestCrucibleExample(t *testing.T) {
+	t.Run("below", func(t *testing.T) {
+		f := newFamily(t, familyOptions{product: func(_ string, o *rig.AtlassianOptions) { o.ContextPath = "/fecru" }})
+		f.configure(t, strings.Replace(sectionBlock(t, atlassianPage, "Fisheye and Crucible", "toml"), "corp.example/", "corp.example/fecru", 1))
+		f.start(t)
+		if r := f.run(t, familyPassword+"\n", filepath.Join(bin, "sessionctl"), "login", "reviews", "--password-stdin"); r.status != 0 || r.stderr != "sessionctl: reviews: logged in as alice\n" {
+			t.Errorf("%v", r)
+		}
+	})
 	f := newFamily(t, familyOptions{})
 	f.configure(t, sectionBlock(t, atlassianPage, "Fisheye and Crucible", "toml"))
 	f.start(t)
@@ -592,6 +604,10 @@ func TestBrowsersToken(t *testing.T) {
 	a.stop(t)
 	f.configure(t, text)
 	a = f.start(t)
+	r = f.run(t, "JSESSIONID=CANARY-browser\n", filepath.Join(bin, "sessionctl"), "login", "wiki", "--cookie-stdin")
+	if wantFailure(t, r, 5, "expired"); !strings.Contains(r.stderr, "the cookie is no login") {
+		t.Errorf("without the token: %v", r)
+	}
 	f.same(t, cookie, shownIn(t, crowdPage, title)...)
 	for _, site := range []string{"wiki", "jira"} {
 		header := f.ok(t, "header", site)

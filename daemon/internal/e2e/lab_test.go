@@ -44,6 +44,11 @@ func TestDemo(t *testing.T) {
 			if n := strings.Count(r.stdout, "\n  → logins at Jira in this step: "); n != 6 || !strings.Contains(r.stdout, "20 scripts") {
 				t.Errorf("%d steps in:\n%s", n, r.stdout)
 			}
+			for _, state := range []string{"none", "live"} { // what the first and the last step are about
+				if !regexp.MustCompile(`(?m)^  jira +jira +svc-build.* ` + state + ` `).MatchString(r.stdout) {
+					t.Errorf("no row of jira, %s, in:\n%s", state, r.stdout)
+				}
+			}
 			if used := strings.Contains(r.stdout, "| curl "); used != (name == "curl") {
 				t.Errorf("curl is used: %v", used)
 			}
