@@ -202,7 +202,30 @@ func (a *atlassian) ticket(ctx context.Context, x *web.Exchange) error {
 	if r.Negotiated {
 		return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " accepts the ticket but sets no cookie", Remedy: noCookie}
 	}
+	if err := a.asleep(ctx, x, r); err != nil {
+		return err
+	}
 	return negotiated(x, r)
+}
+
+// asleep is for a login page that is none: the product may say that it is not running
+// yet, or no longer; and where there is none, the context path may be wrong.
+func (a *atlassian) asleep(ctx context.Context, x *web.Exchange, page *web.Response) error {
+	switch {
+	case page.Status == http.StatusNotFound:
+		return a.unexpected(page)
+	case page.Status != http.StatusOK || a.StatusURL == "":
+		return nil
+	}
+	r, err := a.get(ctx, x, a.StatusURL)
+	if err != nil {
+		return err
+	}
+	var status struct{ State string }
+	if json.Unmarshal(r.Body, &status) == nil && status.State != "" && status.State != "RUNNING" {
+		return away(r, " does not say that "+a.product.name+" is running")
+	}
+	return nil
 }
 
 const noCookie = "see that no proxy on the way takes cookies away"
@@ -309,6 +332,8 @@ func (a *atlassian) form(ctx context.Context, x *web.Exchange, p Password, probe
 	switch {
 	case api.CodeOf(err) == api.Captcha:
 		return a.captcha(x, page)
+	case api.CodeOf(err) == api.UnexpectedStatus:
+		return cmp.Or(a.asleep(ctx, x, page), err)
 	case err != nil:
 		return err
 	case !hear(page).own && a.found.Product != a.product.kind && !a.leadsIn(x, s.action):

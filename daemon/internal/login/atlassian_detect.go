@@ -72,6 +72,17 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 	return Findings{}, a.unexpected(page)
 }
 
+// wrongOption is a failure of Detect where another option than kind names the
+// product.
+func wrongOption(err error, option string) error {
+	if api.CodeOf(err) != api.ConfigInvalid {
+		return err
+	}
+	e := *api.AsError(err)
+	e.Remedy = strings.Replace(e.Remedy, "set kind =", "set "+option+" =", 1)
+	return &e
+}
+
 // takesPasswords finds out how a product with that login page, nil if it is
 // elsewhere, takes passwords: "" if that cannot be seen.
 func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *web.Response, m manifest, own *bool) (string, error) {

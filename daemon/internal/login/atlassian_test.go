@@ -463,7 +463,7 @@ func TestFormGeneration(t *testing.T) {
 			p := new(lent)
 			err := m.driver(byForm).Login(t.Context(), exchangeWith(t, a, new(web.Jar), nil), p)
 			quiet(t, name, err)
-			if api.CodeOf(err) != c.code || *p != (lent{}) || len(a.asked) != 1 {
+			if api.CodeOf(err) != c.code || *p != (lent{}) || a.asked[0] != begin || len(a.asked) > 2 {
 				t.Errorf("%s, %s: %v, want %q; the password: %+v; asked %q", m.kind, name, err, c.code, *p, a.asked)
 			}
 		}
@@ -959,4 +959,26 @@ func FuzzConfluenceUser(f *testing.F) {
 			t.Errorf("%q names %q", body, name)
 		}
 	})
+}
+
+// TestStarting: a product that is not running yet shows another page than its login,
+// and says so where monitors ask.
+func TestStarting(t *testing.T) {
+	for _, kind := range []string{"jira", "confluence", "bitbucket", "bamboo"} {
+		for _, p := range []Password{nil, new(lent)} {
+			d := New(kind).(Detector).As(Findings{Login: byForm})
+			begin := "GET " + d.(Paged).LoginPage()
+			status := "GET status"
+			if kind == "bamboo" {
+				status = "GET rest/api/latest/status"
+			}
+			for state, code := range map[string]api.Code{`{"state":"STARTING"}`: api.Maintenance, `{"state":"RUNNING"}`: "", page: ""} {
+				a := &answers{t: t, say: map[string]http.HandlerFunc{begin: says(200, `<p>one moment</p>`), status: says(200, state)}}
+				err := d.Login(t.Context(), exchangeWith(t, a, new(web.Jar), anyToken{}), p)
+				if got := api.CodeOf(err); code != "" && got != code || code == "" && got != api.NoChallenge && got != api.UnexpectedStatus {
+					t.Errorf("%s, %s: %v", kind, state, err)
+				}
+			}
+		}
+	}
 }

@@ -146,10 +146,12 @@ func (c *crowd) LoginPage() string {
 
 // Detect implements Detector: it finds out what the application is like.
 func (c *crowd) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
-	if d, ok := c.by().(Detector); ok {
-		return d.Detect(ctx, x)
+	d, ok := c.by().(Detector)
+	if !ok {
+		return Findings{}, nil
 	}
-	return Findings{}, nil
+	f, err := d.Detect(ctx, x)
+	return f, wrongOption(err, "via")
 }
 
 // As implements Detector.

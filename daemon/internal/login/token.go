@@ -128,6 +128,10 @@ func (t *token) Check(o web.Options, identity string) error {
 	if d, ok := t.by().(Checker); ok {
 		return d.Check(o, identity)
 	}
+	if t.Product == "" && !t.namesUser() && identity != Unproven {
+		return fmt.Errorf("nothing says how the token is proven: set product to one of %s; for another site set identity_json, identity_header or identity_regexp; if it never names the user, identity = %q",
+			strings.Join(slices.Sorted(maps.Keys(tokenProducts)), ", "), Unproven)
+	}
 	return t.proof.Check(o, identity)
 }
 
@@ -147,10 +151,13 @@ func (t *token) Headers(r Asked) []Header {
 
 // Detect implements Detector: it finds out what the product is like.
 func (t *token) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
-	if d, ok := t.by().(Detector); ok {
-		return d.Detect(ctx, x)
+	d, ok := t.by().(Detector)
+	if !ok {
+		return Findings{}, nil
 	}
-	return Findings{}, nil
+	f, err := d.Detect(ctx, x)
+	f.Login, f.Gate = "", "" // which nobody uses here
+	return f, wrongOption(err, "product")
 }
 
 // As implements Detector.
@@ -256,7 +263,8 @@ func (t *token) Login(ctx context.Context, x *web.Exchange, p Password) error {
 			p.GiveBack()
 			return other
 		}
-		return &api.Error{Code: api.BadCredentials, Detail: web.Shown(base(x)) + " refuses the token of " + p.User(), Err: err}
+		return &api.Error{Code: api.BadCredentials, Detail: web.Shown(base(x)) + " refuses the token of " + p.User(),
+			Remedy: "see there whether it has expired, or make a new one", Err: err}
 	}
 	return err
 }
