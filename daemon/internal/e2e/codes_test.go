@@ -42,6 +42,7 @@ type codesWorld struct {
 	conn        *grpc.ClientConn
 	url         string // of ServeHTTP
 	good, stale *rig.Acceptor
+	second      *rig.Atlassian // that wants a second factor
 
 	silent atomic.Bool   // the pages of /slow/ do not answer
 	hangUp chan struct{} // ends that
@@ -245,7 +246,18 @@ var scenarios = []scenario{
 	}},
 	{code: api.NoSecret, at: atJira, site: `credential = "nobody"`, more: byPassword("nobody", "")},
 	{code: api.BasicDisabled, at: atJira, site: `credential = "alice"`, more: byPassword("alice", alicePassword), ask: inMode(api.BasicDisabled, rig.AtlassianModes{BasicDisabled: true})},
-	{code: api.CSRF403, at: atJira, site: "credential = \"alice\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\""},
+	{code: api.SecondFactor, at: func(w *codesWorld) string { return fmt.Sprintf("url = %q\nkind = \"confluence\"\n", w.second.URL()) }, site: `credential = "dora"`,
+		more: func(w *codesWorld, t *testing.T) string {
+			var err error
+			w.second, err = rig.StartConfluence(rig.AtlassianOptions{TwoStep: true})
+			must(t, err)
+			t.Cleanup(w.second.Stop)
+			w.second.AddUser("dora", "CANARY-dora")
+			w.second.SetModes(rig.AtlassianModes{SecondFactor: true})
+			return byPassword("dora", "CANARY-dora")(w, t)
+		}},
+	// Jira knows itself by another name, and takes the login for that of a foreign page.
+	{code: api.CSRF403, at: func(w *codesWorld) string { return strings.Replace(atJira(w), "localhost", "127.0.0.1", 1) }, site: "credential = \"alice\"\nuser_agent = \"Mozilla/5.0 (Windows NT 10.0) Firefox/140.0\""},
 	{code: api.Forbidden, at: atJira, ask: inMode(api.Forbidden, rig.AtlassianModes{NoPermission: true})},
 
 	{code: api.NoChallenge, at: behind("/plain/")},
@@ -367,6 +379,7 @@ var producedOtherwise = map[api.Code]struct{ why, dir, test string }{
 	api.NoAgent:         {"of the client: nobody answers", "daemon/internal/e2e", "TestNoAgent"},
 	api.UntrustedSocket: {"of the client: nothing is sent", "client", "TestUntrusted"},
 	api.VersionSkew:     {"of the client: programs of several versions", "cmd/sessionctl-admin", "TestVersionSkew"},
+	api.PerRequestOnly:  {"of the client: a token is a header to the agent", "cmd/sessionctl-admin", "TestNoCookie"},
 	api.Unprintable:     {"of the client: cookies are bytes to the agent", "cmd/sessionctl-admin", "TestNothingIsInjected"},
 	api.StoreLocked:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},
 	api.SocketInUse:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},

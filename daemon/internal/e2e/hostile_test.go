@@ -68,7 +68,7 @@ var fatesOf = func() map[string]map[string]fate {
 			"103 Early Hints in drips", "body in drips", "body of 10 GB that stops", "body that stops", "head in drips", "head that stops", "never answers",
 			"never shakes hands", "shakes hands slowly",
 		}},
-		{fate{api.UnexpectedStatus, api.NoChallenge}, fate{api.UnexpectedStatus, api.UnexpectedStatus}, fate{api.Maintenance, api.Maintenance}, []string{
+		{fate{api.UnexpectedStatus, api.NoChallenge}, fate{api.UnexpectedStatus, api.UnexpectedStatus}, fate{api.UnexpectedStatus, api.Maintenance}, []string{
 			"attributes without end", "body of 10 GB", "body without end", "brotli by name", "chunks without end", "deflate bomb", "gzip bomb",
 			"gzip in gzip bomb", "options without end",
 		}},
@@ -88,8 +88,12 @@ var fatesOf = func() map[string]map[string]fate {
 		{fate{dead, api.SSORedirect}, fate{dead, api.SSORedirect}, fate{dead, api.SSORedirect}, []string{
 			"redirects to another host", "redirects to data:", "redirects to file:", "redirects to javascript:",
 		}},
+		// What does not look as Jira's own has no say there.
+		{fate{dead, api.WrongIdentity}, fate{dead, api.WrongIdentity}, fate{api.UnexpectedStatus, api.UnexpectedStatus}, []string{
+			"session of a number", "session of another user", "user name full of controls",
+		}},
 		{fate{dead, api.WrongIdentity}, fate{dead, api.WrongIdentity}, fate{dead, api.UnexpectedStatus}, []string{
-			"session of a number", "session of another user", "session of two users", "user name full of controls",
+			"session of two users",
 		}},
 		{fate{dead, api.NegotiateRejected}, fate{dead, api.ChallengeUnsupported}, fate{dead, api.ChallengeUnsupported}, []string{
 			"401 Negotiate for ever", "401 Negotiate refused for ever", "401 Negotiate with a broken token",
