@@ -56,9 +56,10 @@ type entry struct {
 	found   atomic.Pointer[finding]
 	glanced time.Time // when somebody has had a short look last
 	ended   time.Time // when a session of the site was found dead last
-	// doubtful says that the provider of the session has another one by now.
-	doubtful bool
-	doubts   []time.Time // when the provider's was doubted because of this one, of late
+	// doubted is how often the provider had another session, or none, and settled how
+	// often the session has been proven to know of.
+	doubted, settled int
+	doubts           []time.Time // when the provider's was doubted because of this one, of late
 
 	// Of the agenda, and under its lock:
 	due  time.Time // zero: it is not listed
@@ -70,9 +71,10 @@ type flight struct {
 	login bool // a login from the start, not a probe
 	moot  bool // its one caller's own, and it has failed
 	launchOptions
-	needs []string // what others need, too
-	done  chan struct{}
-	err   *api.Error
+	needs   []string // what others need, too
+	doubted int      // what the entry's was when it began
+	done    chan struct{}
+	err     *api.Error
 	// notAhead is why a session that lives could not be made anew.
 	notAhead *api.Error
 }
@@ -109,7 +111,7 @@ func (e *entry) need(w want, now time.Time) need {
 	switch {
 	case s == nil, s.Generation == w.not, s.ended(now), s.endsWithin(w.minValidity, now):
 		return aLogin
-	case e.proofs < w.proof, e.stale, e.doubtful, s.restored, s.changed(now):
+	case e.proofs < w.proof, e.stale, e.doubted != e.settled, s.restored, s.changed(now):
 		return aProbe
 	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.goodFor()):
 		return aProbe
@@ -319,7 +321,7 @@ func (h *held) failure() *api.Error {
 // launch starts the work, unless something stands against it. The caller holds the
 // lock.
 func (e *entry) launch(n need, o launchOptions) (*flight, *held) {
-	f := &flight{login: n == aLogin, launchOptions: o, needs: e.needs(n), done: make(chan struct{})}
+	f := &flight{login: n == aLogin, launchOptions: o, needs: e.needs(n), doubted: e.doubted, done: make(chan struct{})}
 	if h := e.hold(n, e.k.clock.Now(), f); h != nil && !o.force {
 		return nil, h
 	}
@@ -405,7 +407,7 @@ func (e *entry) alone(ctx context.Context, do func() *api.Error) (Served, error)
 		e.load()
 		other := e.flight
 		if other == nil {
-			e.flight = f
+			e.flight, f.doubted = f, e.doubted
 			e.mu.Unlock()
 			break
 		}
@@ -470,7 +472,7 @@ func (e *entry) guarded(f *flight, c api.Code) bool {
 // differs from old in nothing but the time of its proof is not written again.
 func (e *entry) publish(s, old *Session) {
 	e.mu.Lock()
-	changed := e.notDurable || old == nil || !old.jar.Equal(s.jar) || s.stored != s.shifted
+	changed := e.notDurable || old == nil || !old.jar.Equal(s.jar) || s.stored != s.shifted || old.path != s.path
 	e.mu.Unlock()
 	if changed {
 		e.store(s)
@@ -480,7 +482,10 @@ func (e *entry) publish(s, old *Session) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.session, e.stale, e.doubtful, e.proofs = s.at(e.k.clock.shifted.Load()), false, false, e.proofs+1
+	e.session, e.stale, e.proofs = s.at(e.k.clock.shifted.Load()), false, e.proofs+1
+	if e.flight != nil {
+		e.settled = e.flight.doubted
+	}
 	if old == nil {
 		e.notAheadUntil = time.Time{}
 		if _, learned := e.lifetime(); learned {
@@ -545,7 +550,7 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget() *api.Error {
 	e.mu.Lock()
-	e.session, e.stale, e.doubtful, e.notDurable, e.renewAt, e.endAt = nil, false, false, false, time.Time{}, time.Time{}
+	e.session, e.stale, e.notDurable, e.renewAt, e.endAt = nil, false, false, time.Time{}, time.Time{}
 	e.mu.Unlock()
 	e.k.doubt(e)
 	if err := e.swap(nil); err != nil {

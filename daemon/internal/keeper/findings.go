@@ -1,8 +1,11 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,9 +51,9 @@ func (e *entry) exchange(jar *web.Jar, tickets bool, path string) *web.Exchange 
 	return x
 }
 
-// look finds out what the site is like, if its driver can. Who sees less than is
-// remembered has looked at a bad moment. What holds a secret is the server's word, and
-// is not taken.
+// look finds out what the site is like, if its driver can. A product that no longer
+// says what it is, or whose pages are hidden just now, is still taken for what it was.
+// What holds a secret is the server's word, and is not taken.
 func (e *entry) look(ctx context.Context, secrets []string) (login.Findings, error) {
 	d, ok := e.site.Driver.(login.Detector)
 	if !ok {
@@ -62,16 +65,33 @@ func (e *entry) look(ctx context.Context, secrets []string) (login.Findings, err
 	if err != nil {
 		return login.Findings{}, err
 	}
-	if old := e.findings(); old.Product != "" && f.Product == "" {
-		return old, nil
-	}
 	f.Version, f.Path = printable(f.Version), api.Clean(f.Path)
+	secrets = append(slices.Clone(secrets), e.secrets()...)
 	for _, v := range []*string{&f.Version, &f.Path} {
 		if slices.ContainsFunc(secrets, func(s string) bool { return s != "" && strings.Contains(*v, s) }) {
 			*v = ""
 		}
 	}
+	if old := e.findings(); old.Product != "" && f.Product == "" {
+		f.Product, f.Version, f.Path = old.Product, old.Version, cmp.Or(f.Path, old.Path)
+		f.Login, f.Gate = cmp.Or(f.Login, old.Login), cmp.Or(f.Gate, old.Gate)
+	}
 	return f, nil
+}
+
+// secrets are the passwords that the site may have seen.
+func (e *entry) secrets() (all []string) {
+	for ; e != nil; e = e.provider {
+		for _, p := range []*Password{e.site.Password, e.site.Fallback} {
+			if p == nil {
+				continue
+			}
+			if pw, err := p.Load(); err == nil {
+				all = append(all, pw.Reveal())
+			}
+		}
+	}
+	return all
 }
 
 // remember keeps what has led to a session.
@@ -93,6 +113,9 @@ func (e *entry) doubtFindings() {
 	if f := e.found.Load(); f != nil {
 		e.found.Store(&finding{Findings: f.Findings})
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.glanced = time.Time{}
 }
 
 // fresh reports whether a finding needs no other look.
@@ -111,51 +134,53 @@ func (e *entry) fresh(f *finding) bool {
 // is seen.
 func (e *entry) asFound(ctx context.Context, glance bool, secrets func() []string, spent func() bool, begin func(login.Findings) (*Session, error)) (*Session, error) {
 	known := e.found.Load()
-	f, seen := e.findings(), e.fresh(known)
-	looked := !seen
+	f, seen := e.findings(), known != nil
+	looked := !e.fresh(known)
 	if looked {
-		now, err := e.glance(ctx, glance, secrets())
+		now, err := e.glance(ctx, seen || glance, glance, secrets())
 		switch {
 		case err == nil:
-			f = now
-		case known == nil && !glance:
+			f, seen = now, true
+		case !seen && !glance:
 			return nil, err
 		}
 	}
 	s, err := begin(f)
 	if err != nil && !looked && outdated(api.CodeOf(err), f) && !spent() {
-		if now, lerr := e.glance(ctx, glance, secrets()); lerr == nil && now != f {
+		if now, lerr := e.glance(ctx, glance, glance, secrets()); lerr == nil && now != f {
 			f = now
 			s, err = begin(f)
 		}
 	}
-	if err == nil {
+	if err == nil && seen {
 		e.remember(f)
 	}
 	return s, err
 }
 
-// glance is look; or a short one, which is had once in a while at most.
-func (e *entry) glance(ctx context.Context, short bool, secrets []string) (login.Findings, error) {
-	if !short {
-		return e.look(ctx, secrets)
-	}
+// glance is look; a short one where it is not needed, and if it is seldom, one that
+// is had once in a while at most.
+func (e *entry) glance(ctx context.Context, short, seldom bool, secrets []string) (login.Findings, error) {
 	now := e.k.clock.Now()
 	e.mu.Lock()
 	since := now.Sub(e.glanced)
-	again := since < 0 || since >= usualRecheck
-	if again {
-		e.glanced = now
-	}
 	e.mu.Unlock()
-	if !again {
+	if seldom && 0 <= since && since < usualRecheck {
 		return login.Findings{}, &api.Error{Code: api.NotCached, Detail: "somebody has looked just now"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
+	if short {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+	}
 	f, err := e.look(ctx, secrets)
 	if err != nil {
 		e.log.Debug("the site could not be looked at", "code", api.CodeOf(err))
+	}
+	if code := api.CodeOf(err); code == "" || code == api.Timeout { // else it costs little
+		e.mu.Lock()
+		e.glanced = now
+		e.mu.Unlock()
 	}
 	return f, err
 }
@@ -174,15 +199,19 @@ func outdated(c api.Code, f login.Findings) bool {
 }
 
 // redactedError is a failure without secrets, which a site's words may have brought
-// into it.
+// into it, also in the forms that web addresses and quotes give them.
 func redactedError(err error, secrets []string) error {
 	if err == nil || len(secrets) == 0 {
 		return err
 	}
 	f := *api.AsError(err)
 	for _, s := range secrets {
-		if len(s) >= 4 { // a shorter one is in many a word
-			f.Detail, f.Remedy = strings.ReplaceAll(f.Detail, s, redacted), strings.ReplaceAll(f.Remedy, s, redacted)
+		if len(s) < 4 { // it is in many a word
+			continue
+		}
+		quoted := strconv.Quote(s)
+		for _, form := range []string{s, url.PathEscape(s), url.QueryEscape(s), (&url.URL{Path: s}).EscapedPath(), quoted[1 : len(quoted)-1], api.Clean(s), printable(s)} {
+			f.Detail, f.Remedy = strings.ReplaceAll(f.Detail, form, redacted), strings.ReplaceAll(f.Remedy, form, redacted)
 		}
 	}
 	f.Err = err

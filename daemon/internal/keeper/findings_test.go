@@ -3,6 +3,8 @@ package keeper
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -221,6 +223,12 @@ func TestMoved(t *testing.T) {
 		k.Close()
 		k = startProduct(t, p, r, lives, nil)
 		get("/tracker")
+		k.Close()
+		k = startProduct(t, p, r, lives, nil)
+		p.set(func() { p.probeE = &api.Error{Code: api.NetworkError, Detail: "refused"} })
+		if s, err := k.Get(t.Context(), "app", GetOptions{}); err != nil || !s.Stale || s.Home().Path != "/tracker" {
+			t.Errorf("%v, at %v", err, s.Home())
+		}
 		if p.logins != 1 || k.List()[0].Found.Path != "/tracker" {
 			t.Errorf("%d logins, found %+v", p.logins, k.List()[0].Found)
 		}
@@ -248,6 +256,90 @@ func TestBadMoment(t *testing.T) {
 			t.Errorf("%v, at %v, found %+v", err, s.Home(), k.List()[0].Found)
 		}
 	})
+}
+
+// TestHiddenManifest: a product that no longer says what it is can still be found to
+// take passwords in another way.
+func TestHiddenManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "confluence", Version: "7.19.1", Login: "form"}, wrongWay: api.UnexpectedStatus}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.set(func() { p.current, p.now = "", login.Findings{Login: "tsv"} })
+		pass(5 * time.Minute)
+		_, err := k.Get(t.Context(), "app", GetOptions{})
+		if f := k.List()[0].Found; err != nil || f.Product != "confluence" || f.Login != "tsv" {
+			t.Errorf("%v, found %+v", err, f)
+		}
+	})
+}
+
+// TestHungLook: what is known is used when it is old and a look hangs.
+func TestHungLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Login: "rest"}}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.set(func() { p.current, p.hangs = "", true })
+		pass(2 * findingLife)
+		for _, retry := range []bool{false, true} {
+			p.set(func() { p.current = "" })
+			began := time.Now()
+			if _, err := k.Login(t.Context(), "app", LoginOptions{Retry: retry}); err != nil || time.Since(began) > probeTimeout+time.Second {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		}
+	})
+}
+
+// TestLookThatFailed: it does not keep the next one from being had, and a browser's
+// session says nothing of how the site is.
+func TestLookThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{now: login.Findings{Product: "jira", Path: "/jira"}, detectE: &api.Error{Code: api.NetworkError, Detail: "refused"}}
+		k := startProduct(t, p, newRecords(), newRecords(), nil)
+		p.set(func() { p.current = "CANARY-browser" })
+		jar, err := web.Adopt(siteURL, []byte("session=CANARY-browser"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Login(t.Context(), "app", LoginOptions{Adopt: jar}); api.CodeOf(err) != api.UnexpectedStatus {
+			t.Error(err)
+		}
+		p.set(func() { p.detectE = nil })
+		if s, err := k.Login(t.Context(), "app", LoginOptions{Adopt: jar}); err != nil || s.Home().Path != "/jira" {
+			t.Error(err)
+		}
+
+		q := &product{now: login.Findings{}, detectE: &api.Error{Code: api.NetworkError, Detail: "refused"}}
+		k = startProduct(t, q, newRecords(), newRecords(), nil)
+		q.set(func() { q.current = "CANARY-browser" })
+		if _, err := k.Login(t.Context(), "app", LoginOptions{Adopt: jar}); err != nil {
+			t.Fatal(err)
+		}
+		q.set(func() { q.current, q.detectE, q.now.Login = "", nil, "tsv" })
+		pass(5 * time.Minute)
+		if _, err := k.Get(t.Context(), "app", GetOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRedactedError: a secret in no form in which it can get into a failure.
+func TestRedactedError(t *testing.T) {
+	for _, pw := range []string{"CANARY-plain", "CANARY pä\u200bss wort", "CANARY%de/f", `CANARY"ote\x`, "CANARY\u202ex"} {
+		u := &url.URL{Scheme: "https", Host: "app", Path: "/x/" + pw}
+		for _, text := range []string{pw, web.Shown(u), strconv.Quote(pw), api.Clean(pw), printable(pw), "q=" + url.QueryEscape(pw)} {
+			err := redactedError(&api.Error{Code: api.SSORedirect, Detail: "leads to " + text, Remedy: text}, []string{pw})
+			if e := api.AsError(err); strings.Contains(e.Detail+e.Remedy, "CANARY") || !strings.Contains(e.Detail, redacted) {
+				t.Errorf("%q of %q: %+v", text, pw, e)
+			}
+		}
+	}
 }
 
 // TestUpgradedAndOpen: what still lets everybody in is looked at once a day.

@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -166,6 +167,7 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 	lent, err := p.get(ctx, want{})
 	for tries := 0; err == nil; tries++ {
 		if tries > 0 || lent.ProveTime.After(ended) {
+			e.settles(p, lent.Session)
 			s, serr := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
 				return e.begin(ctx, d, lent.Session, f.Path)
 			})
@@ -177,16 +179,28 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 				return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "the session at the identity provider " + p.site.Name + " is good, but " + f.Detail, Remedy: d.Refused(), Err: serr}
 			}
 		}
-		w := p.provenAfter(lent.Session)
 		if !e.mayDoubt() {
-			if tries > 0 {
-				break
-			}
-			w = want{}
+			return nil, &api.Error{Code: api.Quota, Detail: fmt.Sprintf("the session at the identity provider %s was doubted %d times within %v", p.site.Name, maxDoubts, loginWindow),
+				Remedy: "find out who ends it: this site, a caller that logs out there, or an administrator"}
 		}
-		lent, err = p.get(ctx, w)
+		lent, err = p.get(ctx, p.provenAfter(lent.Session))
 	}
 	return nil, e.throughIdP(err)
+}
+
+// settles takes note that the flight under way uses the session that the provider has
+// now, if that is the one.
+func (e *entry) settles(p *entry, lent *Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session == nil || p.session.Generation != lent.Generation {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flight != nil {
+		e.flight.doubted = e.doubted
+	}
 }
 
 // provenAfter is the want of a session that is proven after one was handed out.
@@ -254,7 +268,7 @@ func (k *Keeper) doubt(p *entry) {
 	}
 	for _, e := range k.members(p) {
 		e.mu.Lock()
-		e.doubtful = e.session != nil
+		e.doubted++
 		e.mu.Unlock()
 	}
 }

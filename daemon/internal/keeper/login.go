@@ -339,7 +339,7 @@ func (e *entry) proveAsFound(old *Session) (*Session, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
-	f, lerr := e.glance(ctx, true, nil)
+	f, lerr := e.glance(ctx, true, true, nil)
 	if lerr != nil || f.Path == old.path {
 		return s, err
 	}

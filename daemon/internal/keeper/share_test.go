@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ type crowd struct {
 	keeper *Keeper
 	url    *url.URL
 	apps   []*crowdApp
+	reload func(setup string)
 
 	mu             sync.Mutex
 	token          string // that is good; "": none
@@ -39,6 +41,7 @@ type crowdApp struct {
 	refuses bool   // tokens, of whomever
 	plants  string // a token that it sets with each proof
 	kills   bool   // tokens that it gets
+	slow    bool   // a second goes by before its answer arrives
 }
 
 func (c *crowd) set(f func()) {
@@ -96,7 +99,18 @@ func (a *crowdApp) Login(context.Context, *web.Exchange, login.Password) error {
 	panic("a member has nothing to log in with")
 }
 
-func (a *crowdApp) Probe(_ context.Context, x *web.Exchange) (login.Identity, error) {
+func (a *crowdApp) Probe(ctx context.Context, x *web.Exchange) (login.Identity, error) {
+	id, err := a.answer(x)
+	a.crowd.mu.Lock()
+	slow := a.slow
+	a.crowd.mu.Unlock()
+	if slow {
+		sleep(ctx, time.Second)
+	}
+	return id, err
+}
+
+func (a *crowdApp) answer(x *web.Exchange) (login.Identity, error) {
 	c := a.crowd
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,7 +142,7 @@ func startCrowd(t *testing.T, hosts ...string) *crowd {
 		s.Driver = d
 		return s
 	}
-	var sites []Site
+	var sites []Site // as they are set up at first
 	for i, host := range hosts {
 		a := &crowdApp{crowd: c, url: &url.URL{Scheme: "https", Host: host, Path: "/"}}
 		s := site(fmt.Sprintf("app%d", i), a.url, a)
@@ -140,6 +154,13 @@ func startCrowd(t *testing.T, hosts ...string) *crowd {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.ready
+	}
+	c.reload = func(setup string) {
+		anew := slices.Clone(sites)
+		for i := range anew {
+			anew[i].Setup = setup
+		}
+		c.keeper.Reconfigure(anew, []Site{provider})
 	}
 	var log countingLog
 	c.keeper = New(Options{Sites: sites, IdPs: []Site{provider}, Records: newRecords(), Latches: NewLatches(newRecords(), mac), Log: log.logger()})
@@ -251,6 +272,47 @@ func TestTokenHealsForAll(t *testing.T) {
 			c.mu.Unlock()
 		}
 		c.is(t, 2, 6)
+
+		// Also if somebody reloads in between.
+		c.set(func() { c.token = "" })
+		if _, err := c.keeper.Refresh(t.Context(), "app1", "", false); err != nil {
+			t.Fatal(err)
+		}
+		c.reload("another")
+		synctest.Wait()
+		for i, a := range c.apps {
+			s, err := c.keeper.Get(t.Context(), fmt.Sprintf("app%d", i), GetOptions{})
+			if h := web.CookieHeader(s.Cookies(a.url, time.Now())); err != nil || !strings.Contains(h, "token="+c.token) {
+				t.Errorf("%v, %q", err, h)
+			}
+		}
+		c.is(t, 3, 9)
+	})
+}
+
+// TestTokenDiesMeanwhile: a proof that was under way when the token died, and was made
+// anew for another site, does not count.
+func TestTokenDiesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCrowd(t, crowdHosts...)
+		c.get(t)
+		c.set(func() { c.apps[0].slow = true })
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.keeper.Refresh(t.Context(), "app0", "", false) // is answered before the token dies, and late
+		}()
+		synctest.Wait()
+		c.set(func() { c.token = "" })
+		if _, err := c.keeper.Refresh(t.Context(), "app1", "", false); err != nil {
+			t.Fatal(err)
+		}
+		<-done
+		c.set(func() { c.apps[0].slow = false })
+		s, err := c.keeper.Get(t.Context(), "app0", GetOptions{})
+		if h := web.CookieHeader(s.Cookies(c.apps[0].url, time.Now())); err != nil || !strings.Contains(h, "token="+c.token) {
+			t.Errorf("%v, %q", err, h)
+		}
 	})
 }
 

@@ -18,11 +18,11 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-// Detect implements Detector. Redirects aside it makes six requests at the most: for
+// Detect implements Detector. Redirects aside it makes seven requests at the most: for
 // the manifest; if that is not there, for the front page and the manifest where this
-// leads to; for the login page, in one or two guises, and for the ways to log in. Of
-// a page that is not the product's it asks the status resource instead. Where nothing
-// shows the product it finds nothing, and says why: that may be over soon.
+// leads to; for the login page, in one or two guises, and for the ways to log in. Where
+// none of them shows the product, the status resource is one more. If that does not,
+// either, it finds nothing, and says why: that may be over soon.
 func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
 	var own bool // an answer is the product's
 	m, path, err := a.locate(ctx, x, &own)
@@ -57,7 +57,10 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 			found.Gate = gateForWindows
 		}
 	}
-	switch none := m == (manifest{}) && !own; {
+	// A front may keep all to itself that would show the product, but for what monitors
+	// ask; or somebody knows better.
+	none := m == (manifest{}) && !own && a.Generation == "" && found.Login == "" && found.Gate == "" && !a.runs(ctx, x)
+	switch {
 	case found.Gate != "", found.Login != "":
 		return found, nil
 	case gone != nil && (none || a.product.legacy != byREST):
@@ -70,6 +73,16 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 		return Findings{}, a.page(ctx, x, page)
 	}
 	return Findings{}, a.unexpected(page)
+}
+
+// runs reports whether the status resource says that the product is running.
+func (a *atlassian) runs(ctx context.Context, x *web.Exchange) bool {
+	if a.StatusURL == "" {
+		return false
+	}
+	r, err := a.get(ctx, x, a.StatusURL)
+	var status struct{ State string }
+	return err == nil && r.Status == http.StatusOK && json.Unmarshal(r.Body, &status) == nil && status.State == "RUNNING"
 }
 
 // wrongOption is a failure of Detect where another option than kind names the
@@ -92,13 +105,15 @@ func (a *atlassian) takesPasswords(ctx context.Context, x *web.Exchange, page *w
 		return a.product.legacy, nil
 	case a.product.marker == "" && m != (manifest{}):
 		return a.product.legacy, nil
-	case a.product.marker == "", shown && m == (manifest{}) && !hear(page).own:
-		return "", nil // nothing of this is the product's
+	case a.product.marker == "":
+		return "", nil
 	}
 	login, err := a.options(ctx, x, own)
 	switch {
 	case err != nil || login != "" || page == nil:
 		return login, err
+	case shown && m == (manifest{}) && !hear(page).own:
+		return "", nil // nothing of this is the product's
 	case a.product.legacy == byREST: // about which the login page says nothing
 		return byREST, nil
 	case shown:
