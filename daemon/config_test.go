@@ -124,6 +124,7 @@ func TestFingerprint(t *testing.T) {
 	for _, change := range [][2]string{
 		{"corp.example/app", "corp.example/other"}, {"svc-build", "svc-other"}, {`"user"`, `"name"`},
 		{`identity_json`, "login_hosts = [\"x.example\"]\nidentity_json"}, {`identity_json`, "identity = \"x\"\nidentity_json"}, {`identity_json`, "login_url = \"/x\"\nidentity_json"},
+		{`identity_json`, "forwarded_for = \"192.0.2.7\"\nidentity_json"},
 	} {
 		if load(strings.Replace(base, change[0], change[1], 1)).fingerprint == was {
 			t.Errorf("%q leaves the fingerprint", change)

@@ -585,7 +585,11 @@ func parseRules(texts []string) (rules []peer.Rule, err error) {
 // fingerprint changes with whatever a stored session of a user depends on: url,
 // kind, login_hosts, identity and the kind's options.
 func (e *entry) fingerprint(identity string) string {
-	return digest(e.table.URL, e.table.Kind, e.table.LoginHosts, identity, e.table.InsecureHTTP, e.options)
+	all := []any{e.table.URL, e.table.Kind, e.table.LoginHosts, identity, e.table.InsecureHTTP, e.options}
+	if e.table.ForwardedFor != "" { // to which Crowd may bind a session
+		all = append(all, e.table.ForwardedFor)
+	}
+	return digest(all...)
 }
 
 // digest is a short hash of values that JSON can hold.

@@ -830,7 +830,7 @@ func (site *Site) summary(s keeper.Summary) *pb.SessionSummary {
 		Site: site.Name, Kind: site.Kind, Url: site.URL.String(), User: cmp.Or(lender.users[0].impersonates(), s.Site.Account), Credential: s.Site.Credential,
 		State: states[s.State], RetryTime: stamp(s.RetryTime), CheckTime: stamp(s.CheckTime), NotDurable: s.NotDurable,
 		LifeLearned: s.LifeLearned, IdleLearned: s.IdleLearned,
-		Product: s.Found.Product, Version: s.Found.Version, Path: s.Found.Path, LoginGeneration: s.Found.Login, Gate: s.Found.Gate,
+		Product: s.Found.Product, Version: s.Found.Version, Path: s.Found.Path, PasswordLogin: s.Found.Login, Gate: s.Found.Gate,
 	}
 	if site.idp != nil {
 		m.Idp = site.idp.Name

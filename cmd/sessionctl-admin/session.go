@@ -94,7 +94,7 @@ left out:
                             that was learned from sessions that have died; if
                             not, it is documented for the kind
   product, version, path    what the site was found to be, and where below url
-  login_generation          how it takes passwords: rest, tsv or form
+  password_login            how it takes passwords: rest, tsv or form
   gate                      whom it asks for Negotiate
   code, detail, remedy      the failure that stands, and what to do about it
   retry_time                no attempt is made before
@@ -125,7 +125,7 @@ type jsonSummary struct {
 	Product          string `json:"product,omitempty"`
 	Version          string `json:"version,omitempty"`
 	Path             string `json:"path,omitempty"`
-	LoginGeneration  string `json:"login_generation,omitempty"`
+	PasswordLogin    string `json:"password_login,omitempty"`
 	Gate             string `json:"gate,omitempty"`
 	Code             string `json:"code,omitempty"`
 	Detail           string `json:"detail,omitempty"`
@@ -143,7 +143,7 @@ func summaries(in []*pb.SessionSummary) []jsonSummary {
 			State: state(s), Generation: s.GetGeneration(),
 			LoginTime: rfc3339(s.GetLoginTime()), ProveTime: rfc3339(s.GetProveTime()), CheckTime: rfc3339(s.GetCheckTime()), ExpireTime: rfc3339(s.GetExpireTime()),
 			LifeSeconds: s.GetLife().GetSeconds(), LifeLearned: s.GetLifeLearned(), IdleSeconds: s.GetIdle().GetSeconds(), IdleLearned: s.GetIdleLearned(),
-			Product: s.GetProduct(), Version: s.GetVersion(), Path: s.GetPath(), LoginGeneration: s.GetLoginGeneration(), Gate: s.GetGate(),
+			Product: s.GetProduct(), Version: s.GetVersion(), Path: s.GetPath(), PasswordLogin: s.GetPasswordLogin(), Gate: s.GetGate(),
 			Code: s.GetCode(), Detail: s.GetDetail(), Remedy: s.GetRemedy(), RetryTime: rfc3339(s.GetRetryTime()), NotDurable: s.GetNotDurable(),
 			IdentityUnproven: s.GetIdentityUnproven(),
 		})
@@ -164,8 +164,8 @@ func found(s *pb.SessionSummary) string {
 	if s.GetPath() != "" {
 		what = append(what, "at "+s.GetPath())
 	}
-	if s.GetLoginGeneration() != "" {
-		what = append(what, "passwords by "+s.GetLoginGeneration())
+	if s.GetPasswordLogin() != "" {
+		what = append(what, "passwords by "+s.GetPasswordLogin())
 	}
 	if s.GetGate() != "" {
 		what = append(what, s.GetGate())

@@ -602,16 +602,18 @@ type SessionSummary struct {
 	// When the agent looks after the session by itself. Absent: nobody uses it, so
 	// it is left alone.
 	CheckTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
-	// What the site was found to be when it was asked before a login, such as
-	// "jira". Empty: nobody has asked yet, or it does not say.
+	// What the site was found to be when it was asked before the last login that
+	// looked, such as "jira". Empty: not seen.
 	Product string `protobuf:"bytes,23,opt,name=product,proto3" json:"product,omitempty"`
-	// The product's version, as the site says it.
+	// The product's version, as the site said it then. Empty: not seen.
 	Version string `protobuf:"bytes,24,opt,name=version,proto3" json:"version,omitempty"`
 	// Where the product is below the site's URL, such as "/jira". Empty: there.
 	Path string `protobuf:"bytes,25,opt,name=path,proto3" json:"path,omitempty"`
-	// How it takes passwords, such as "tsv" for the login in two steps.
-	LoginGeneration string `protobuf:"bytes,26,opt,name=login_generation,json=loginGeneration,proto3" json:"login_generation,omitempty"`
-	// Whom it asks for Negotiate, such as "Negotiate for Windows NT". Empty: nobody.
+	// How it takes passwords, such as "tsv" for the login in two steps. Empty: not
+	// seen.
+	PasswordLogin string `protobuf:"bytes,26,opt,name=password_login,json=passwordLogin,proto3" json:"password_login,omitempty"`
+	// Whom it was seen to ask for Negotiate, such as "Negotiate for Windows NT".
+	// Empty: nobody.
 	Gate          string `protobuf:"bytes,27,opt,name=gate,proto3" json:"gate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -822,9 +824,9 @@ func (x *SessionSummary) GetPath() string {
 	return ""
 }
 
-func (x *SessionSummary) GetLoginGeneration() string {
+func (x *SessionSummary) GetPasswordLogin() string {
 	if x != nil {
-		return x.LoginGeneration
+		return x.PasswordLogin
 	}
 	return ""
 }
@@ -1611,7 +1613,7 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"\thttp_only\x18\x06 \x01(\bR\bhttpOnly\x12\x1b\n" +
 	"\thost_only\x18\a \x01(\bR\bhostOnly\x12;\n" +
 	"\vexpire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xc9\a\n" +
+	"expireTime\"\xc5\a\n" +
 	"\x0eSessionSummary\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -1648,8 +1650,8 @@ const file_sessionctl_v1_session_proto_rawDesc = "" +
 	"check_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\x12\x18\n" +
 	"\aproduct\x18\x17 \x01(\tR\aproduct\x12\x18\n" +
 	"\aversion\x18\x18 \x01(\tR\aversion\x12\x12\n" +
-	"\x04path\x18\x19 \x01(\tR\x04path\x12)\n" +
-	"\x10login_generation\x18\x1a \x01(\tR\x0floginGeneration\x12\x12\n" +
+	"\x04path\x18\x19 \x01(\tR\x04path\x12%\n" +
+	"\x0epassword_login\x18\x1a \x01(\tR\rpasswordLogin\x12\x12\n" +
 	"\x04gate\x18\x1b \x01(\tR\x04gate\"\x15\n" +
 	"\x13ListSessionsRequest\"\x84\x01\n" +
 	"\x14ListSessionsResponse\x129\n" +

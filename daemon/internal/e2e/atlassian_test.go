@@ -17,14 +17,14 @@ import (
 
 // listed is what list says of a site.
 type listed struct {
-	Site            string `json:"site"`
-	State           string `json:"state"`
-	Product         string `json:"product"`
-	Version         string `json:"version"`
-	Path            string `json:"path"`
-	LoginGeneration string `json:"login_generation"`
-	Gate            string `json:"gate"`
-	Code            string `json:"code"`
+	Site          string `json:"site"`
+	State         string `json:"state"`
+	Product       string `json:"product"`
+	Version       string `json:"version"`
+	Path          string `json:"path"`
+	PasswordLogin string `json:"password_login"`
+	Gate          string `json:"gate"`
+	Code          string `json:"code"`
 }
 
 // listed returns what list says of a site.
@@ -93,7 +93,7 @@ func TestUpgrade(t *testing.T) {
 					t.Fatalf("%v", r)
 				}
 				found := h.listed(t, "it")
-				if found.Product != m.kind || found.Version == "" || found.LoginGeneration != c.first || found.State != "live" {
+				if found.Product != m.kind || found.Version == "" || found.PasswordLogin != c.first || found.State != "live" {
 					t.Errorf("%+v", found)
 				}
 				looked := a.Hits("/rest/applinks/").Total
@@ -107,7 +107,7 @@ func TestUpgrade(t *testing.T) {
 				n := a.Counts()
 				attempts := passwords(n) - passwords(first)
 				now := h.listed(t, "it")
-				t.Logf("%s %s, %s → %s, %s: %d passwords, looked at %d times", m.kind, found.Version, found.LoginGeneration, now.Version, now.LoginGeneration,
+				t.Logf("%s %s, %s → %s, %s: %d passwords, looked at %d times", m.kind, found.Version, found.PasswordLogin, now.Version, now.PasswordLogin,
 					attempts, a.Hits("/rest/applinks/").Total-looked)
 				if m.kind == "jira" && !c.newer {
 					// Its login of before is still there, so that nobody has to look.
@@ -119,7 +119,7 @@ func TestUpgrade(t *testing.T) {
 				if attempts != 1 || n.Begun()-first.Begun() != 1 || n.Refused != 0 {
 					t.Errorf("%d passwords have reached the product: %+v", attempts, n)
 				}
-				if now.LoginGeneration != c.second || now.Version == found.Version || now.State != "live" {
+				if now.PasswordLogin != c.second || now.Version == found.Version || now.State != "live" {
 					t.Errorf("%+v after %+v", now, found)
 				}
 				if looked = a.Hits("/rest/applinks/").Total; looked != 2 {
@@ -129,7 +129,7 @@ func TestUpgrade(t *testing.T) {
 				// What is found outlives the agent.
 				g.stop(t)
 				g = h.start(t)
-				if again := h.listed(t, "it"); again.Version != now.Version || again.LoginGeneration != now.LoginGeneration || again.Product != now.Product {
+				if again := h.listed(t, "it"); again.Version != now.Version || again.PasswordLogin != now.PasswordLogin || again.Product != now.Product {
 					t.Errorf("after the restart: %+v", again)
 				}
 				a.DropSessions()
@@ -171,7 +171,7 @@ func TestUpgradeTakesAway(t *testing.T) {
 	gone.Store(true)
 	a.Upgrade("", true)
 	m.names(t, url, h.ok(t, "header", "it"), "alice")
-	if n, found := a.Counts(), h.listed(t, "it"); passwords(n)-passwords(first) != 1 || n.Refused != 0 || found.LoginGeneration != "tsv" || found.Version != "10.3.15" {
+	if n, found := a.Counts(), h.listed(t, "it"); passwords(n)-passwords(first) != 1 || n.Refused != 0 || found.PasswordLogin != "tsv" || found.Version != "10.3.15" {
 		t.Errorf("%+v: %+v", found, n)
 	}
 	g.stop(t)

@@ -391,7 +391,7 @@ func (learned) ListSessions(context.Context, *pb.ListSessionsRequest) (*pb.ListS
 	return &pb.ListSessionsResponse{Sessions: []*pb.SessionSummary{
 		{Site: "app", Kind: "spnego", User: "svc-build", State: live, ProveTime: at(-12 * time.Second), CheckTime: at(4 * time.Minute), Life: durationpb.New(8 * time.Hour), LifeLearned: true},
 		{Site: "jira", Kind: "jira", User: "svc-build", State: live, ProveTime: at(-12 * time.Second), CheckTime: at(4 * time.Minute), Idle: durationpb.New(login.New("jira").(login.Lasting).Life().Idle),
-			Product: "jira", Version: "9.12.0", LoginGeneration: "rest", Gate: "Negotiate for Windows NT"},
+			Product: "jira", Version: "9.12.0", PasswordLogin: "rest", Gate: "Negotiate for Windows NT"},
 		{Site: "wiki", Kind: "form", User: "alice", State: live, ProveTime: at(-9 * time.Hour), Idle: durationpb.New(90 * time.Minute), IdleLearned: true},
 	}}, nil
 }
