@@ -586,8 +586,8 @@ func parseRules(texts []string) (rules []peer.Rule, err error) {
 // kind, login_hosts, identity and the kind's options.
 func (e *entry) fingerprint(identity string) string {
 	all := []any{e.table.URL, e.table.Kind, e.table.LoginHosts, identity, e.table.InsecureHTTP, e.options}
-	if e.table.ForwardedFor != "" { // to which Crowd may bind a session
-		all = append(all, e.table.ForwardedFor)
+	if address := e.table.ForwardedFor; address != "" { // Crowd may bind a session to it
+		all = append(all, address)
 	}
 	return digest(all...)
 }
