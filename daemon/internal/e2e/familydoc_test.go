@@ -1,10 +1,6 @@
 package e2e
 
 import (
-	"io"
-	"maps"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +70,10 @@ func newFamily(t *testing.T, o familyOptions) *family {
 		f.back = append(f.back, strings.TrimSuffix(f.crowd.URL(), "/crowd"), "https://crowd.corp.example")
 	}
 	if o.domain != "" { // which resolvers do not know
-		f.extraEnv = []string{"http_proxy=" + plainProxy(t)}
+		p, err := rig.StartProxy(rig.ProxyOptions{Dial: rig.DialLocalhost})
+		must(t, err)
+		t.Cleanup(p.Close)
+		f.extraEnv = []string{"http_proxy=" + p.URL()}
 	}
 	for site, kind := range familySites {
 		options := rig.AtlassianOptions{Crowd: f.crowd}
@@ -104,25 +103,6 @@ func newFamily(t *testing.T, o familyOptions) *family {
 		f.back = append(f.back, strings.TrimSuffix(a.URL(), options.ContextPath), "https://"+site+".corp.example")
 	}
 	return f
-}
-
-// plainProxy starts a proxy that knows all hosts below localhost, and passes requests
-// on as they are. It returns its URL.
-func plainProxy(t *testing.T) string {
-	transport := &http.Transport{DialContext: rig.DialLocalhost, DisableKeepAlives: true}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		resp, err := transport.RoundTrip(r)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer resp.Body.Close()
-		maps.Copy(w.Header(), resp.Header)
-		w.WriteHeader(resp.StatusCode)
-		io.Copy(w, resp.Body)
-	}))
-	t.Cleanup(s.Close)
-	return s.URL
 }
 
 // here is a text of the pages for this family.
