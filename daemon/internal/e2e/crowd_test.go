@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -108,23 +106,13 @@ func newCrowd(t *testing.T, o crowdOptions) *crowdWorld {
 // way is a forward proxy that knows the hosts of the single sign-on, which resolvers
 // do not, and adds nothing to a request. It comes from another address to some.
 func (c *crowdWorld) way(t *testing.T, far map[string]string) string {
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+	p, err := rig.StartProxy(rig.ProxyOptions{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		name, _, _ := strings.Cut(address, ".")
 		return reach(cmp.Or(far[name], "127.0.0.1"))(ctx, network, address)
-	}}
-	s := httptest.NewServer(&httputil.ReverseProxy{
-		Transport: transport,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			if v := r.In.Header.Values("X-Forwarded-For"); v != nil {
-				r.Out.Header["X-Forwarded-For"] = v
-			}
-		},
-	})
-	t.Cleanup(func() {
-		s.Close()
-		transport.CloseIdleConnections()
-	})
-	return s.URL
+	}})
+	must(t, err)
+	t.Cleanup(p.Close)
+	return p.URL()
 }
 
 // entitle gives the agent what the provider wants, which logs in at the site.
