@@ -55,7 +55,9 @@ type entry struct {
 	// found is what the site is like, nil if nobody has looked yet.
 	found   atomic.Pointer[finding]
 	glanced time.Time // when somebody has had a short look last
-	ended   time.Time // when a session of the site was found dead last
+	// ended is when a session of the site was found dead last, lost what it had.
+	ended time.Time
+	lost  *web.Jar
 	// doubted is how often the provider had another session, or none, and settled how
 	// often the session has been proven to know of.
 	doubted, settled int

@@ -162,11 +162,12 @@ func (e *entry) throughIdP(err error) error {
 // the site does not take, is proven first, and logged in to anew if it is dead.
 func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, error) {
 	e.mu.Lock()
-	ended := e.ended
+	ended, lost := e.ended, e.lost
 	e.mu.Unlock()
 	lent, err := p.get(ctx, want{})
 	for tries := 0; err == nil; tries++ {
-		if tries > 0 || lent.ProveTime.After(ended) {
+		another := lost == nil || !d.Shared(lost).Equal(d.Shared(lent.jar)) // than what has died
+		if tries > 0 || another || lent.ProveTime.After(ended) {
 			e.settles(p, lent.Session)
 			s, serr := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
 				return e.begin(ctx, d, lent.Session, f.Path)

@@ -37,7 +37,7 @@ func (e *entry) work(f *flight, old *Session) *api.Error {
 			return api.AsError(err)
 		default:
 			e.mu.Lock()
-			e.ended = e.k.clock.Now()
+			e.ended, e.lost = e.k.clock.Now(), old.jar
 			e.mu.Unlock()
 			e.log.Info("the session has ended", "code", code, "detail", api.AsError(err).Detail)
 			e.died(old.at(e.k.clock.shifted.Load()), e.k.clock.Now())

@@ -105,6 +105,7 @@ func (e *entry) inherit(old *entry) {
 			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
 			e.found.Store(old.found.Load())
 			e.doubted, e.settled, e.doubts, e.ended, e.glanced = old.doubted, old.settled, slices.Clone(old.doubts), old.ended, old.glanced
+			e.lost = old.lost
 			e.life, e.asked, e.recent, e.shifted = old.life, old.asked, slices.Clone(old.recent), old.shifted
 			e.plan()
 		}

@@ -316,6 +316,33 @@ func TestTokenDiesMeanwhile(t *testing.T) {
 	})
 }
 
+// TestDeathFoundLate: who finds out late that its token has died, and that there is
+// another one, does not doubt that.
+func TestDeathFoundLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCrowd(t, crowdHosts...)
+		c.get(t)
+		c.set(func() { c.token, c.apps[0].slow = "", true })
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if _, err := c.keeper.Refresh(t.Context(), "app0", "", false); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		if _, err := c.keeper.Refresh(t.Context(), "app1", "", false); err != nil {
+			t.Fatal(err)
+		}
+		<-done
+		c.get(t)
+		c.is(t, 2, 6)
+		if c.probes != 3 { // of each login, and the one that found the token dead
+			t.Errorf("%d proofs of the token", c.probes)
+		}
+	})
+}
+
 // TestPlantedToken: a site can neither replace nor take away what its provider shares.
 func TestPlantedToken(t *testing.T) {
 	for _, planted := range []string{"CANARY-planted", "; Max-Age=0"} {
