@@ -214,16 +214,15 @@ func (a *atlassian) asleep(ctx context.Context, x *web.Exchange, page *web.Respo
 	switch {
 	case page.Status == http.StatusNotFound:
 		return a.unexpected(page)
-	case page.Status != http.StatusOK || a.StatusURL == "":
+	case page.Status != http.StatusOK:
 		return nil
 	}
-	r, err := a.get(ctx, x, a.StatusURL)
-	if err != nil {
+	r, state, err := a.status(ctx, x)
+	switch {
+	case err != nil:
 		return err
-	}
-	var status struct{ State string }
-	if json.Unmarshal(r.Body, &status) == nil && status.State != "" && status.State != "RUNNING" {
-		return away(r, " does not say that "+a.product.name+" is running")
+	case state != "" && state != running:
+		return a.notRunning(r)
 	}
 	return nil
 }

@@ -77,12 +77,8 @@ func (a *atlassian) Detect(ctx context.Context, x *web.Exchange) (Findings, erro
 
 // runs reports whether the status resource says that the product is running.
 func (a *atlassian) runs(ctx context.Context, x *web.Exchange) bool {
-	if a.StatusURL == "" {
-		return false
-	}
-	r, err := a.get(ctx, x, a.StatusURL)
-	var status struct{ State string }
-	return err == nil && r.Status == http.StatusOK && json.Unmarshal(r.Body, &status) == nil && status.State == "RUNNING"
+	_, state, err := a.status(ctx, x)
+	return err == nil && state == running
 }
 
 // wrongOption is a failure of Detect where another option than kind names the
