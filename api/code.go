@@ -25,17 +25,20 @@ const (
 
 // The credential and the person behind it.
 const (
-	BadCredentials    Code = "bad_credentials"        // the secret is wrong
-	PrincipalUnknown  Code = "principal_unknown"      // KDC error 6
-	PrincipalDisabled Code = "principal_disabled"     // KDC error 18
-	PrincipalExpired  Code = "principal_expired"      // KDC error 1
-	PasswordExpired   Code = "password_expired"       // KDC error 23
-	Captcha           Code = "captcha"                // a person has to solve a picture at the site
-	SecondFactor      Code = "second_factor_required" // the site wants more than a password
-	NoSecret          Code = "no_secret"              // no password is stored
-	BasicDisabled     Code = "basic_disabled"         // the site takes no passwords this way
-	CSRF403           Code = "csrf_403"               // the site's guard against forged requests
-	Forbidden         Code = "forbidden"              // identity known, right missing
+	BadCredentials      Code = "bad_credentials"        // the secret is wrong
+	PrincipalUnknown    Code = "principal_unknown"      // KDC error 6
+	PrincipalDisabled   Code = "principal_disabled"     // KDC error 18
+	PrincipalExpired    Code = "principal_expired"      // KDC error 1
+	PasswordExpired     Code = "password_expired"       // KDC error 23
+	Captcha             Code = "captcha"                // a person has to solve a picture at the site
+	AccountLocked       Code = "account_locked"         // by the site, for all passwords
+	SecondFactor        Code = "second_factor_required" // the site wants more than a password
+	AppPasswordRequired Code = "app_password_required"  // the site takes application passwords, and this is none
+	ConsentRequired     Code = "consent_required"       // a person has to let one application act at another
+	NoSecret            Code = "no_secret"              // no password is stored
+	BasicDisabled       Code = "basic_disabled"         // the site takes no passwords this way
+	CSRF403             Code = "csrf_403"               // the site's guard against forged requests
+	Forbidden           Code = "forbidden"              // identity known, right missing
 )
 
 // Challenge, Kerberos and local set-up.
@@ -144,7 +147,7 @@ var classes = map[Code]class{
 
 	InsecureRedirect: person, BadCredentials: person, PrincipalUnknown: person,
 	PrincipalDisabled: person, PrincipalExpired: person, PasswordExpired: person,
-	Captcha: person, SecondFactor: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
+	Captcha: person, AccountLocked: person, SecondFactor: person, AppPasswordRequired: person, ConsentRequired: person, NoSecret: person, BasicDisabled: person, CSRF403: person,
 	Forbidden: person, NoChallenge: person, ChallengeUnsupported: person,
 	NTLMOnly: person, SPNUnknown: person,
 	ClockSkew: person, ServiceKeyMismatch: person, Replay: person,
@@ -191,7 +194,7 @@ func (c Code) GRPC() uint32 {
 // the account: no second attempt cures it, and too many lock the account.
 func (c Code) Refusal() bool {
 	switch c {
-	case BadCredentials, Captcha, SecondFactor, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
+	case BadCredentials, Captcha, AccountLocked, SecondFactor, PrincipalUnknown, PrincipalDisabled, PrincipalExpired, PasswordExpired:
 		return true
 	}
 	return false

@@ -802,8 +802,8 @@ func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Authorization", Value: []byte(a.Reveal()), Secret: true})
 	}
 	if c, ok := q.user.driver.(login.Companion); ok {
-		for _, h := range c.Headers(login.Asked{Method: q.to.method, URL: q.to.url, UserAgent: q.site.userAgent}) {
-			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value)})
+		for _, h := range c.Headers(login.Asked{Method: q.to.method, URL: q.to.url, UserAgent: q.site.userAgent, Cookies: cookies}) {
+			m.Headers = append(m.Headers, &pb.Header{Name: h.Name, Value: []byte(h.Value), Secret: h.Secret})
 		}
 	}
 	if q.site.forwardedFor != "" {

@@ -33,6 +33,9 @@ func (r resolver) idp(e *entry) error {
 	if err != nil {
 		return err
 	}
+	if p, ok := who.driver.(login.Provider); ok {
+		who.driver = p.Provider()
+	}
 	if _, ok := who.driver.(login.Authorizer); ok {
 		return wrong("the kind %s has no cookies, and so nothing that could log in to a site", e.Kind)
 	}

@@ -170,7 +170,7 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 		if tries > 0 || another || lent.ProveTime.After(ended) {
 			e.settles(p, lent.Session)
 			s, serr := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
-				return e.begin(ctx, d, lent.Session, f.Path)
+				return e.begin(ctx, d, lent.Session, f)
 			})
 			switch {
 			case serr == nil || api.CodeOf(serr) != api.Expired:
@@ -216,10 +216,19 @@ func (e *entry) provenAfter(lent *Session) want {
 }
 
 // begin has a site begin a session for the cookies that its provider shares.
-func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session, path string) (*Session, error) {
+func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session, f login.Findings) (*Session, error) {
+	path := f.Path
 	home := web.Below(e.site.URL, path)
 	shifted := e.k.clock.shifted.Load()
 	jar := d.Shared(lent.at(shifted).jar)
+	if m, ok := e.as(f).(login.Member); ok {
+		x := e.exchange(jar, false, path)
+		defer x.Close()
+		if err := m.Enter(ctx, x); err != nil {
+			return nil, err
+		}
+		return e.probe(ctx, e.newborn(x.Jar(), shifted, path))
+	}
 	if len(jar.Cookies(home, e.k.clock.Now())) == 0 {
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "what the identity provider " + e.provider.site.Name + " shares is not for " + web.OriginOf(home).String(), Remedy: d.Refused()}
 	}

@@ -83,9 +83,9 @@ func (l *lifetimes) lived(age, gap time.Duration) bool {
 	return l.Idle.lived(gap) || aged
 }
 
-// documented is what a kind says about its sessions.
-func (s *Site) documented() login.Life {
-	if d, ok := s.Driver.(login.Lasting); ok {
+// documented is what a kind says about the site's sessions.
+func (e *entry) documented() login.Life {
+	if d, ok := e.driver().(login.Lasting); ok {
 		return d.Life()
 	}
 	return login.Life{}
@@ -97,7 +97,7 @@ func (e *entry) lifetime() (d time.Duration, learned bool) {
 	if e.life.Age.Learned > 0 {
 		return e.life.Age.Learned, true
 	}
-	return e.site.documented().Absolute, false
+	return e.documented().Absolute, false
 }
 
 // idle returns how long they live unused.
@@ -105,7 +105,7 @@ func (e *entry) idle() (d time.Duration, learned bool) {
 	if e.life.Idle.Learned > 0 {
 		return e.life.Idle.Learned, true
 	}
-	return e.site.documented().Idle, false
+	return e.documented().Idle, false
 }
 
 // usualRecheck is how long a proof is good for, at most, where the configuration

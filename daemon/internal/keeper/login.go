@@ -333,7 +333,13 @@ func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 // proveAsFound asks the site about a session; where the product is now, if it is no
 // longer where the session was made.
 func (e *entry) proveAsFound(old *Session) (*Session, error) {
+	if err := e.carried(old); err != nil {
+		return nil, err
+	}
 	s, err := e.prove(old)
+	if api.CodeOf(err) == api.BadCredentials {
+		err = e.refusedIn(old, err)
+	}
 	if err == nil || api.CodeOf(err) == api.Expired || !outdated(api.CodeOf(err), e.findings()) {
 		return s, err
 	}

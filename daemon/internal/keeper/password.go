@@ -3,10 +3,12 @@ package keeper
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"unicode"
 	"unicode/utf8"
@@ -266,6 +268,47 @@ func (a *attempt) GiveBack() { a.unseen = true }
 // Accepted implements login.Password.
 func (a *attempt) Accepted() { a.accepted = true }
 
+// carried returns why a session is over that is the credential's secret itself, which
+// goes with each request: the secret was refused elsewhere, or there is another one.
+func (e *entry) carried(s *Session) error {
+	a := e.attempt(nil)
+	if s.Authorization().Empty() || a == nil {
+		return nil
+	}
+	err := a.ready()
+	switch {
+	case a.secret.Empty(): // it cannot be read
+		return nil
+	case !s.carries(a.secret):
+		return &api.Error{Code: api.Expired, Detail: "the credential has another secret now"}
+	case api.CodeOf(err) == api.Latched:
+		return &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
+	}
+	return nil
+}
+
+// carries reports whether a session is a secret itself: a token, or a password as the
+// Basic scheme sends it (RFC 7617, section 2).
+func (s *Session) carries(pw secret.String) bool {
+	_, credentials, _ := strings.Cut(s.Authorization().Reveal(), " ")
+	plain, err := base64.StdEncoding.DecodeString(credentials)
+	_, password, _ := strings.Cut(string(plain), ":")
+	return credentials == pw.Reveal() || err == nil && password == pw.Reveal()
+}
+
+// refusedIn remembers that a site has refused the secret which a session is, so that
+// no login tries it once more.
+func (e *entry) refusedIn(s *Session, refusal error) error {
+	if a := e.attempt(nil); a != nil {
+		if pw, err := a.password(); err == nil && s.carries(pw) {
+			if err := a.p.latches.End(e.k.ctx, a.p.verifier(), a.p.user, []byte(pw.Reveal()), a.refused(api.BadCredentials)); err != nil {
+				e.log.Error("what became of a password is not stored", "err", err)
+			}
+		}
+	}
+	return &api.Error{Code: api.Expired, Detail: api.AsError(refusal).Detail, Err: refusal}
+}
+
 // end says what became of the login, its proof included. The error is of the
 // store, and says what is not remembered.
 func (a *attempt) end(ctx context.Context, verdict error) error {
@@ -296,7 +339,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	case e.Code.Refusal():
 		// Callers at the credential's other sites may not know this one.
-		others = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
+		others = a.refused(e.Code)
 	case a.unseen, e.Code == api.ProxyAuthRequired, e.Code == api.ProxyAuthFailed: // no further than the proxy
 	case unanswered(e.Code):
 		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.past(a.p.verifier(), a.p.user, pw), e)
@@ -308,6 +351,11 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		a.unkept = a.p.Store(ctx, a.secret)
 	}
 	return errors.Join(err, alone)
+}
+
+// refused is a refusal in words that do not name a site.
+func (a *attempt) refused(c api.Code) error {
+	return &api.Error{Code: c, Detail: "the password of " + a.p.user + " was refused"}
 }
 
 // unanswered reports whether a failure leaves open what the site makes of a

@@ -160,10 +160,10 @@ func (*atlassian) Headers(r Asked) []Header {
 		return nil
 	case http.MethodPost, "":
 		if r.URL != nil && browser.MatchString(r.UserAgent) {
-			fields = []Header{{"Origin", web.OriginOf(r.URL).String()}}
+			fields = []Header{{Name: "Origin", Value: web.OriginOf(r.URL).String()}}
 		}
 	}
-	return append(fields, Header{"X-Atlassian-Token", "no-check"})
+	return append(fields, Header{Name: "X-Atlassian-Token", Value: "no-check"})
 }
 
 // generation is how the site takes passwords.

@@ -864,7 +864,7 @@ func TestFamilyHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, origin := Header{"X-Atlassian-Token", "no-check"}, Header{"Origin", "https://app.corp.example:8443"}
+	token, origin := Header{Name: "X-Atlassian-Token", Value: "no-check"}, Header{Name: "Origin", Value: "https://app.corp.example:8443"}
 	for _, m := range family {
 		for agent, browser := range map[string]bool{
 			"": false, "corp/1": false, "Mozilla/5.0 (Windows NT 10.0)": false, "curl/8 Firefox/1": false, "sessionctl/1 (Windows NT)": false,

@@ -661,7 +661,7 @@ func TestJiraCheck(t *testing.T) {
 
 // TestJiraHeaders: what changes something needs the token.
 func TestJiraHeaders(t *testing.T) {
-	token := []Header{{"X-Atlassian-Token", "no-check"}}
+	token := []Header{{Name: "X-Atlassian-Token", Value: "no-check"}}
 	for method, want := range map[string][]Header{"GET": nil, "HEAD": nil, "OPTIONS": nil, "POST": token, "PUT": token, "DELETE": token, "PATCH": token, "": token} {
 		if got := New("jira").(Companion).Headers(Asked{Method: method}); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", method, got, want)

@@ -86,8 +86,7 @@ type Life struct{ Idle, Absolute time.Duration }
 
 // Companion is a Driver whose sites want more of a request than the cookies.
 type Companion interface {
-	// Headers returns what such a request needs beside the cookies. None of it is a
-	// secret.
+	// Headers returns what such a request needs beside the cookies.
 	Headers(r Asked) []Header
 }
 
@@ -95,11 +94,15 @@ type Companion interface {
 type Asked struct {
 	Method    string // "": any
 	URL       *url.URL
-	UserAgent string // that the site's configuration names; "": the caller's own
+	UserAgent string        // that the site's configuration names; "": the caller's own
+	Cookies   []*web.Cookie // that go with it
 }
 
 // Header is one field of a request.
-type Header struct{ Name, Value string }
+type Header struct {
+	Name, Value string
+	Secret      bool // the value is one
+}
 
 // Detector is a Driver that finds out what a site is like before it logs in there.
 type Detector interface {
@@ -121,8 +124,15 @@ type Findings struct {
 	Gate    string `json:"gate,omitempty"`    // whom it asks for Negotiate; the kind's own word
 }
 
+// Provider is a Driver that is another one as an identity provider's.
+type Provider interface {
+	// Provider returns that one.
+	Provider() Driver
+}
+
 // Sharer is a Driver of an identity provider some of whose cookies its sites take
-// as a login of their own. These are served with the sites' sessions.
+// as a login of their own. These are served with the sites' sessions, but for what a
+// Member drops.
 type Sharer interface {
 	// Shared returns those of its cookies.
 	Shared(j *web.Jar) *web.Jar
@@ -131,6 +141,15 @@ type Sharer interface {
 	Adopt(j *web.Jar, base *url.URL, now time.Time) *web.Jar
 	// Refused says what to look at when a site does not take them.
 	Refused() string
+}
+
+// Member is a Driver whose sites begin a session for a Sharer's cookies only where
+// somebody who has them goes a certain way.
+type Member interface {
+	// Enter goes that way with an exchange that has the shared cookies, and drops
+	// those that are not to be served. It returns an *api.Error, of code api.Expired
+	// if they are not taken.
+	Enter(ctx context.Context, x *web.Exchange) error
 }
 
 // Authorizer is a Driver whose sessions are a token in an Authorization field: cookies

@@ -38,6 +38,9 @@ type Cookie struct {
 	origin Origin // where it came from
 }
 
+// Origin returns whose response set the cookie.
+func (c *Cookie) Origin() Origin { return c.origin }
+
 // ParseCookie reads one Set-Cookie field value that a response from u carried
 // at the time now. It returns nil for what a browser would ignore. The value
 // stays byte for byte what the server sent: never unquoted, never re-quoted.

@@ -234,6 +234,12 @@ type Response struct {
 // origins, and answers Negotiate challenges there. Every hop is judged from
 // zero.
 func (x *Exchange) Get(ctx context.Context, u *url.URL) (*Response, error) {
+	return x.GetUntil(ctx, u, func(*url.URL) bool { return false })
+}
+
+// GetUntil is Get that does not go where end says: the redirect there is the last
+// response.
+func (x *Exchange) GetUntil(ctx context.Context, u *url.URL, end func(*url.URL) bool) (*Response, error) {
 	var prev *url.URL
 	var sum Response
 	seen := map[string]int{}
@@ -253,7 +259,7 @@ func (x *Exchange) Get(ctx context.Context, u *url.URL) (*Response, error) {
 		r.SetCookies += sum.SetCookies
 		sum = *r
 		next := redirect(r)
-		if next == nil {
+		if next == nil || end(next) {
 			return r, nil
 		}
 		prev, u = u, next

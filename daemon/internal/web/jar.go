@@ -177,9 +177,14 @@ func (j *Jar) Authorization() secret.String { return j.authorization }
 
 // Named returns the cookies of a name.
 func (j *Jar) Named(name string) *Jar {
+	return j.Filter(func(c *Cookie) bool { return c.Name == name })
+}
+
+// Filter returns the cookies that keep wants.
+func (j *Jar) Filter(keep func(*Cookie) bool) *Jar {
 	k := new(Jar)
 	for _, e := range j.entries {
-		if e.cookie.Name == name {
+		if keep(e.cookie) {
 			k.entries = append(k.entries, e)
 		}
 	}
