@@ -456,7 +456,7 @@ func (d *decoder) forLogin(e *entry) string {
 	keys, set := options(e.driver)
 	_, defaults := options(d.kind(e.Kind))
 	for i, k := range keys {
-		if k.Tag.Get("for") == "login" && !set[i].Equal(defaults[i]) {
+		if k.Tag.Get("for") == "login" && !reflect.DeepEqual(set[i].Interface(), defaults[i].Interface()) {
 			return k.Tag.Get("toml")
 		}
 	}

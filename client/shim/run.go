@@ -277,7 +277,7 @@ func (s *session) cookie() (string, error) {
 		}
 	}
 	if slices.ContainsFunc(s.headers, func(h header) bool { return strings.EqualFold(h.name, "Authorization") }) { // a token in place of cookies
-		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token or password with each request, and no cookie",
 			Remedy: "ask for its headers: sessionctl header " + s.site}
 	}
 	return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",

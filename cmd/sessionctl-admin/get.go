@@ -112,7 +112,7 @@ func cookieHeader(s *pb.Session) (string, error) {
 		}
 	}
 	if authorized(s) {
-		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token with each request, and no cookie",
+		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token or password with each request, and no cookie",
 			Remedy: "ask for its headers: sessionctl header " + s.GetSite() + ", or sessionctl get " + s.GetSite() + " with -o curl or json"}
 	}
 	return "", &api.Error{Code: api.NoSessionCookie, Detail: "the session has no cookie for this URL",

@@ -65,9 +65,9 @@ func (e *entry) look(ctx context.Context, secrets []string) (login.Findings, err
 	if err != nil {
 		return login.Findings{}, err
 	}
-	f.Version, f.Path = printable(f.Version), api.Clean(f.Path)
+	f.Version, f.Path, f.Probe, f.Users = printable(f.Version), api.Clean(f.Path), api.Clean(f.Probe), api.Clean(f.Users)
 	secrets = append(slices.Clone(secrets), e.secrets()...)
-	for _, v := range []*string{&f.Version, &f.Path} {
+	for _, v := range []*string{&f.Version, &f.Path, &f.Probe, &f.Users} {
 		if slices.ContainsFunc(secrets, func(s string) bool { return s != "" && strings.Contains(*v, s) }) {
 			*v = ""
 		}
@@ -75,6 +75,7 @@ func (e *entry) look(ctx context.Context, secrets []string) (login.Findings, err
 	if old := e.findings(); old.Product != "" && f.Product == "" {
 		f.Product, f.Version, f.Path = old.Product, old.Version, cmp.Or(f.Path, old.Path)
 		f.Login, f.Gate = cmp.Or(f.Login, old.Login), cmp.Or(f.Gate, old.Gate)
+		f.Probe, f.Users = cmp.Or(f.Probe, old.Probe), cmp.Or(f.Users, old.Users)
 	}
 	return f, nil
 }

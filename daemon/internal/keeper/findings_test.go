@@ -2,8 +2,10 @@ package keeper
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -494,5 +496,104 @@ func TestToken(t *testing.T) {
 			}
 			k.Close()
 		}
+	})
+}
+
+// carrier is a site whose sessions are the password itself, as with the Basic scheme:
+// each proof is an attempt.
+type carrier struct {
+	*site
+	attempts *[]string
+}
+
+// tried counts an attempt, and refuses a wrong one.
+func (c carrier) tried(password string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if *c.attempts = append(*c.attempts, password); password != c.current {
+		return &api.Error{Code: api.BadCredentials, Detail: "401"}
+	}
+	return nil
+}
+
+func (c carrier) Login(ctx context.Context, x *web.Exchange, p login.Password) error {
+	pw, err := p.Take(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.tried(pw.Reveal()); err != nil {
+		return err
+	}
+	p.Accepted()
+	x.Jar().Authorize(secret.New("Basic " + base64.StdEncoding.EncodeToString([]byte("build:"+pw.Reveal()))))
+	return nil
+}
+
+func (c carrier) Probe(_ context.Context, x *web.Exchange) (login.Identity, error) {
+	_, field, _ := strings.Cut(x.Jar().Authorization().Reveal(), " ")
+	plain, err := base64.StdEncoding.DecodeString(field)
+	if err != nil {
+		return login.Identity{}, err
+	}
+	_, password, _ := strings.Cut(string(plain), ":")
+	if err := c.tried(password); err != nil {
+		return login.Identity{}, err
+	}
+	return login.Identity{Name: "build"}, nil
+}
+
+// TestPasswordInSession: a password that goes with each request, and is refused at a
+// proof, is refused for good: no login tries it once more, nor another site's proof,
+// nor the agent after a restart. Another password is no attempt of the old one.
+func TestPasswordInSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := carrier{&site{user: "build"}, new([]string)}
+		c.current = "CANARY-first"
+		lr, r := newRecords(), newRecords()
+		var pw *Password
+		open := func() *Keeper {
+			l := NewLatches(lr, mac)
+			pw = NewPassword("office", "build", "", r, l)
+			a, b := c.named("app"), c.named("other")
+			a.Driver, a.Password = c, pw
+			b.Driver, b.Password = c, pw
+			return keep(t, r, l, a, b)
+		}
+		k := open()
+		if err := pw.Store(t.Context(), secret.New("CANARY-first")); err != nil {
+			t.Fatal(err)
+		}
+		get := func(name string, code api.Code, attempts ...string) {
+			t.Helper()
+			c.set(func() { *c.attempts = nil })
+			_, err := k.Get(t.Context(), name, GetOptions{})
+			synctest.Wait()
+			if api.CodeOf(err) != code || !slices.Equal(*c.attempts, attempts) {
+				t.Errorf("%s: %v, want %q; attempts %q, want %q", name, err, code, *c.attempts, attempts)
+			}
+			if err != nil && strings.Contains(err.Error(), "CANARY") {
+				t.Errorf("%v", err)
+			}
+		}
+		get("app", "", "CANARY-first", "CANARY-first") // the login, and its proof
+		get("other", "", "CANARY-first", "CANARY-first")
+		pass(time.Hour)
+		c.set(func() { c.current = "CANARY-second" })
+		get("app", api.Latched, "CANARY-first")
+		get("app", api.Latched)
+		get("other", api.Latched)
+		k.Close()
+		k = open()
+		get("other", api.Latched)
+		if err := pw.Store(t.Context(), secret.New("CANARY-second")); err != nil {
+			t.Fatal(err)
+		}
+		get("app", "", "CANARY-second", "CANARY-second")
+		pass(time.Hour)
+		c.set(func() { c.current = "CANARY-third" })
+		if err := pw.Store(t.Context(), secret.New("CANARY-third")); err != nil {
+			t.Fatal(err)
+		}
+		get("app", "", "CANARY-third", "CANARY-third")
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -17,7 +18,13 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == loginProgram {
+		logInAsProgram()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // behaviour is what a fake site of any kind can be told to do.
 type behaviour int
@@ -44,7 +51,7 @@ type kindTest struct {
 
 // kindTests has, for every kind and every means it takes, its fake site and the
 // driver's options. A kind without an entry fails the test.
-var kindTests = append(familyTests(), []kindTest{
+var kindTests = slices.Concat(familyTests(), jazzTests(), []kindTest{
 	{
 		kind: "spnego", means: Ticket,
 		driver: &spnego{proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
@@ -112,7 +119,26 @@ var kindTests = append(familyTests(), []kindTest{
 			unchallenged: api.LoginOKButProbeFailed, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
-}...)
+	{
+		kind: "basic", means: Secret,
+		driver: &basicAuth{proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   basicSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: "", // the password is the session
+			unchallenged: api.NoChallenge, toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
+		},
+	},
+	{
+		kind: "command", means: Secret,
+		driver: &command{Command: thisProgram(loginProgram), Timeout: maxCommandTime, proof: proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user.name"}},
+		site:   commandSite,
+		codes: map[behaviour]api.Code{
+			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
+			// What it wants the program knows. It has no word for a 429.
+			unchallenged: "", toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.Maintenance, forbidden: api.Forbidden,
+		},
+	},
+})
 
 // jiraSite is what of Jira every kind has: rig.Atlassian, which jira_test.go asks,
 // has the rest.

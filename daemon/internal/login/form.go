@@ -48,12 +48,25 @@ func (*form) Takes() []Means { return []Means{Secret} }
 // LoginPage implements Paged.
 func (f *form) LoginPage() string { return f.LoginURL }
 
+// errTooLate is for a 408: the site has not looked at the form, because the session
+// that it was shown in has ended (RFC 9110, section 15.5.9; Tomcat's FormAuthenticator).
+var errTooLate = errors.New("too late")
+
 // Login implements Driver.
 func (f *form) Login(ctx context.Context, x *web.Exchange, p Password) error {
 	u, err := x.URL(f.LoginURL)
 	if err != nil {
 		return err
 	}
+	if err = f.login(ctx, x, u, p); errors.Is(err, errTooLate) {
+		*x.Jar() = web.Jar{}
+		err = f.login(ctx, x, u, p)
+	}
+	return err
+}
+
+// login shows itself the form at u, and sends it.
+func (f *form) login(ctx context.Context, x *web.Exchange, u *url.URL, p Password) error {
 	page, err := x.Get(ctx, u)
 	if err != nil {
 		return err
@@ -76,7 +89,25 @@ func (f *form) Login(ctx context.Context, x *web.Exchange, p Password) error {
 		}
 		return err
 	}
-	return f.answer(ctx, x, r, s, p.User(), before)
+	if r.Status == http.StatusRequestTimeout {
+		p.GiveBack()
+		return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 408: it has forgotten that it showed the form", Remedy: "see that no proxy on the way takes cookies away", Err: errTooLate}
+	}
+	err = f.answer(ctx, x, r, s, p.User(), before)
+	if api.CodeOf(err) == api.NoSessionCookie && errors.Is(err, &api.Error{Code: api.Expired}) && r.Status == http.StatusOK && !shows(r) {
+		// A page of its own may say that it was no good (Tomcat, form-error-page). Then
+		// there is the form again where it was.
+		if page, err := x.Get(ctx, u); err == nil && s.shownBy(page) != nil {
+			return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " does not log in, and the login form is there again: it refuses the password of " + p.User()}
+		}
+	}
+	return err
+}
+
+// shows reports whether a page has a form.
+func shows(page *web.Response) bool {
+	forms, _ := readForms(page)
+	return len(forms) > 0
 }
 
 // answer judges what the site says to the form. Cookies are from before that.
@@ -100,6 +131,12 @@ func (f *form) answer(ctx context.Context, x *web.Exchange, r *web.Response, s *
 		if again.captcha() {
 			return wantsCaptcha(r)
 		}
+		if to != nil && newCookie(x, cookies) {
+			// A login may lead back to the page that it began at, though that is the form.
+			if _, err := f.Probe(ctx, x); err == nil || api.CodeOf(err).Temporary() {
+				return err
+			}
+		}
 		return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " shows the login form again: it refuses the password of " + user}
 	}
 	switch {
@@ -122,14 +159,15 @@ func sessionBegun(ctx context.Context, x *web.Exchange, r *web.Response, before 
 	// A site may go on with the session it began before the login. Nobody else
 	// can have chosen it, for x began without cookies; but it is a login only if
 	// the probe says so. A 403 does not: strangers may get it, too.
+	var err error
 	if x.Jar().Len() > 0 {
-		_, err := probe(ctx, x)
+		_, err = probe(ctx, x)
 		if code := api.CodeOf(err); code != api.Expired && code != api.Forbidden {
 			return err
 		}
 	}
 	return &api.Error{Code: api.NoSessionCookie, Detail: r.Shown() + " ends the login without a new cookie",
-		Remedy: "log in there with a browser to see what it answers; check login_url"}
+		Remedy: "log in there with a browser to see what it answers; check login_url", Err: err}
 }
 
 // newCookie reports whether there is a cookie, or a value of one, that there was

@@ -302,7 +302,11 @@ func TestFormAnswers(t *testing.T) {
 		"foreign host later":        {session(answer(302, "Location", "away", "")), "", api.SSORedirect, false},
 		"302 to nowhere":            {session(answer(302, "", "", "")), "", api.UnexpectedStatus, false},
 		"the same cookie, proven":   {answer(302, "Location", "home", ""), "build", "", false},
-		"the same cookie":           {answer(200, "Set-Cookie", "anonymous=CANARY-1; Path=/", "welcome"), "", api.NoSessionCookie, false},
+		"the same cookie":           {answer(200, "Set-Cookie", "anonymous=CANARY-1; Path=/", "no"), "", api.BadCredentials, false},
+		"the form, logged in":       {session(answer(303, "Location", "login", "")), "build", "", false},
+		"the form, nobody there":    {session(answer(303, "Location", "login", "")), "", api.BadCredentials, false},
+		"the form, no proof now":    {session(answer(303, "Location", "login", "")), "down", api.Maintenance, false},
+		"the form, as before":       {answer(303, "Location", "login", ""), "build", api.BadCredentials, false},
 		"the same cookie, changed":  {answer(200, "Set-Cookie", "anonymous=CANARY-2; Path=/", "welcome"), "", "", false},
 		"cookie taken away":         {answer(200, "Set-Cookie", "anonymous=; Path=/; Max-Age=0", "welcome"), "build", api.NoSessionCookie, false},
 		"the same, no proof now":    {answer(200, "", "", "welcome"), "down", api.Maintenance, false},
@@ -351,6 +355,31 @@ func TestFormAnswers(t *testing.T) {
 		quiet(t, name, err)
 		if api.CodeOf(err) != c.code || p.back != c.back || posts.Load() != 1 {
 			t.Errorf("%s: %v, want %q; given back: %v; %d posts", name, err, c.code, p.back, posts.Load())
+		}
+	}
+}
+
+// TestFormTooLate: a form that the site has forgotten is shown and sent once more, and
+// not a third time.
+func TestFormTooLate(t *testing.T) {
+	for times, code := range map[int]api.Code{1: "", 2: api.UnexpectedStatus} {
+		posts := 0
+		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodPost:
+				if posts++; posts <= times {
+					w.WriteHeader(http.StatusRequestTimeout)
+					return
+				}
+				w.Header().Add("Set-Cookie", "s=CANARY-session; Path=/")
+			case r.URL.Path == "/app/login":
+				w.Write([]byte(loginForm))
+			}
+		}), new(web.Jar), nil)
+		p := new(lent)
+		err := (&form{proof: proof{LoginURL: "login", ProbeURL: "me", IdentityJSON: "user"}}).Login(t.Context(), x, p)
+		if api.CodeOf(err) != code || posts != 2 || !p.back {
+			t.Errorf("%d times 408: %v, want %q; %d posts, given back: %v", times, err, code, posts, p.back)
 		}
 	}
 }

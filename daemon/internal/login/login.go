@@ -122,6 +122,8 @@ type Findings struct {
 	Path    string `json:"path,omitempty"`    // where the product is, below the site's url: "/jira"
 	Login   string `json:"login,omitempty"`   // how it takes passwords; the kind's own word
 	Gate    string `json:"gate,omitempty"`    // whom it asks for Negotiate; the kind's own word
+	Probe   string `json:"probe,omitempty"`   // what proves a session there, if the kind does not know
+	Users   string `json:"users,omitempty"`   // what names the user, if that does not
 }
 
 // Provider is a Driver that is another one as an identity provider's.

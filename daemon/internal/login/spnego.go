@@ -2,11 +2,8 @@ package login
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -40,7 +37,7 @@ func (s *spnego) Login(ctx context.Context, x *web.Exchange, p Password) error {
 		return err
 	}
 	if p != nil {
-		return byBasic(ctx, x, r, p)
+		return fallBack(ctx, x, r, p)
 	}
 	if err := web.StatusError(r); err != nil {
 		return err
@@ -69,35 +66,18 @@ func negotiated(x *web.Exchange, r *web.Response) error {
 	return nil
 }
 
-// byBasic answers a challenge of the Basic scheme (RFC 7617), once. The password
-// goes to the URL that asked for it, and to no other.
-func byBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) error {
+// fallBack logs in with a password that a page asks for by Basic.
+func fallBack(ctx context.Context, x *web.Exchange, r *web.Response, p Password) error {
 	if err := web.StatusError(r); err != nil {
 		return err
 	}
-	if r.Status != http.StatusUnauthorized || web.FindChallenge(r.Challenges, "basic") == nil {
+	if basicChallenge(r) == nil {
 		return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " does not ask for a password by Basic", Remedy: "leave out the site's fallback"}
 	}
-	if strings.Contains(p.User(), ":") { // RFC 7617, section 2
-		return &api.Error{Code: api.ConfigInvalid, Detail: "Basic has no way to say the username " + strconv.Quote(p.User()), Remedy: "use another username for the site's fallback"}
-	}
-	password, err := p.Take(ctx)
+	r, _, err := answerBasic(ctx, x, r, p)
 	if err != nil {
 		return err
 	}
-	r, err = x.Send(ctx, web.Request{URL: r.URL, Header: http.Header{"Authorization": {
-		"Basic " + base64.StdEncoding.EncodeToString([]byte(p.User()+":"+password.Reveal()))}}})
-	if err != nil {
-		return err
-	}
-	if err := web.StatusError(r); err != nil {
-		return err
-	}
-	if r.Status == http.StatusUnauthorized {
-		return &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User(), Remedy: "correct the password"}
-	}
-	// Whether the password was accepted shows in the proof alone: a page that says
-	// no may have any other status.
 	if next, err := x.Follows(r); err != nil {
 		return err
 	} else if next != nil {

@@ -1,0 +1,534 @@
+package login
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/web"
+)
+
+// Login implements Driver.
+func (j *jazz) Login(ctx context.Context, x *web.Exchange, p Password) error {
+	if err := j.login(ctx, x, p); err != nil {
+		return err
+	}
+	j.settle(x)
+	return nil
+}
+
+// login is Login with all cookies that came.
+func (j *jazz) login(ctx context.Context, x *web.Exchange, p Password) error {
+	j.present(x)
+	l := &jazzLogin{j: j, x: x, p: p}
+	r, err := l.start(ctx)
+	if err != nil {
+		return err
+	}
+	before := cookieValues(x.Jar())
+	if r.Negotiated {
+		clear(before)
+	}
+	if err := l.pass(ctx, r); err != nil {
+		return err
+	}
+	if x.Jar().Authorization().Empty() && !newCookie(x, before) {
+		return &api.Error{Code: api.NoSessionCookie, Detail: web.Shown(l.home) + " ends the login without a new cookie", Remedy: noCookie}
+	}
+	return nil
+}
+
+// Enter implements Member.
+func (j *jazz) Enter(ctx context.Context, x *web.Exchange) error {
+	if _, err := j.walkIn(ctx, x); err != nil {
+		return err
+	}
+	j.settle(x)
+	return nil
+}
+
+// walkIn begins a session with the cookies of a single sign-on alone. It returns the
+// last answer.
+func (j *jazz) walkIn(ctx context.Context, x *web.Exchange) (*web.Response, error) {
+	l := &jazzLogin{j: j, x: x}
+	r, err := l.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for range maxWays {
+		if l.arrived(r) {
+			return r, nil
+		}
+		c, err := j.challenged(x, r)
+		switch {
+		case err != nil:
+			return nil, err
+		case c.by == byOAuth:
+			r, err = x.GetUntil(ctx, c.next, l.isHome)
+		case c.by == byJAS:
+			r, err = l.silent(ctx, c)
+		default:
+			return nil, expired(r, "does not take the session of the single sign-on")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, loginAgain(r)
+}
+
+// maxWays is how many ways of logging in may lead to one another.
+const maxWays = 3
+
+// jazzLogin is one login.
+type jazzLogin struct {
+	j    *jazz
+	x    *web.Exchange
+	p    Password // nil: by a ticket, or nobody's
+	home *url.URL // the protected page
+	jas  bool     // the authorization server has let in
+}
+
+// start asks for the protected page.
+func (l *jazzLogin) start(ctx context.Context) (r *web.Response, err error) {
+	if l.home, err = l.x.URL(l.j.protected()); err != nil {
+		return nil, err
+	}
+	return l.x.Get(ctx, l.home)
+}
+
+// isHome reports whether a hop leads back to the protected page, which the proof asks
+// for anyhow.
+func (l *jazzLogin) isHome(u *url.URL) bool {
+	return web.OriginOf(u) == web.OriginOf(l.home) && u.Path == l.home.Path
+}
+
+// arrived reports whether an answer is the end of a login that was good, as far as it
+// can be seen: the protected page, the way there, or what an application shows when
+// another one has let it act (oauthCallback).
+func (l *jazzLogin) arrived(r *web.Response) bool {
+	if to, err := l.x.Follows(r); err == nil && to != nil {
+		return true // GetUntil follows all others
+	}
+	return r.Status == http.StatusOK && authMessage(r) == "" && !asksForPassword(r) && web.OriginOf(r.URL) == web.OriginOf(l.home) &&
+		!strings.HasSuffix(r.URL.Path, "/oauth-authorize")
+}
+
+// pass goes all the ways of logging in that lead to one another, from what a stranger
+// is told who asks for the protected page.
+func (l *jazzLogin) pass(ctx context.Context, r *web.Response) error {
+	for hop := range maxWays {
+		if (hop > 0 || l.p == nil && r.Negotiated) && l.arrived(r) {
+			return l.named(ctx)
+		}
+		c, err := l.j.challenged(l.x, r)
+		if err != nil {
+			return err
+		}
+		if l.j.AppPassword && c.by != byOAuth && (c.by != byJAS || c.app == nil) {
+			return &api.Error{Code: api.ConfigInvalid, Detail: r.Shown() + " takes no application passwords",
+				Remedy: "leave app_password out, and give the user's own password"}
+		}
+		switch {
+		case c.by == byOAuth:
+			r, err = l.x.GetUntil(ctx, c.next, l.isHome)
+		case c.by == byJAS && l.jas: // once more: the state was used up
+			r, err = l.silent(ctx, c)
+		case c.by == byJAS:
+			r, err = l.atJAS(ctx, c)
+		case l.p == nil:
+			return l.unasked(r, c)
+		case c.by == byForm && authMessage(r) != authRequired:
+			return loginAgain(r)
+		case c.by == byForm:
+			r, err = l.form(ctx, r)
+		case c.by == byBasic:
+			r, err = l.basic(ctx, r, hop)
+		default:
+			return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for Negotiate alone, and for no password",
+				Remedy: "give the site a credential with a principal and its keytab"}
+		}
+		if err != nil {
+			return err
+		}
+		if !l.x.Jar().Authorization().Empty() {
+			return nil
+		}
+	}
+	return loginAgain(r)
+}
+
+// unasked is for a server that does not ask for the ticket that there is, or has not
+// taken it.
+func (l *jazzLogin) unasked(r *web.Response, c jazzChallenge) error {
+	switch {
+	case r.Negotiated:
+		return &api.Error{Code: api.NegotiateRejected, Detail: r.Shown() + " does not take the ticket, and goes on to its form (Open Liberty, disableFailOverToAppAuthType)",
+			Remedy: "compare the service's key, and the clocks; see the server's log"}
+	case c.gate:
+		return r.Refused()
+	}
+	return &api.Error{Code: api.NoChallenge, Detail: fmt.Sprintf("%s wants a login, but does not ask for Negotiate (User-Agent %q)", r.Shown(), l.x.UserAgent()),
+		Remedy: "use a username with its password; or ask whether the server's authentication filter lets only certain agents use Kerberos, and set user_agent"}
+}
+
+// loginAgain is for a server that asks for a login after one that looked good.
+func loginAgain(r *web.Response) error {
+	return &api.Error{Code: api.LoginOKButProbeFailed, Detail: r.Shown() + " asks for another login after one",
+		Remedy: "log in there with a browser; see that no proxy on the way takes cookies away, and that the applications share the keys of their single sign-on"}
+}
+
+// named goes to the page that names the user, where another application has it: with
+// an authorization server, that wants a session of its own.
+func (l *jazzLogin) named(ctx context.Context) error {
+	if l.j.users() == "" || !l.jas {
+		return nil
+	}
+	u, err := l.x.URL(l.j.users())
+	if err != nil {
+		return err
+	}
+	r, err := l.x.Get(ctx, u)
+	if err != nil {
+		return err
+	}
+	c, err := l.j.challenged(l.x, r)
+	if err != nil || c.by != byJAS {
+		return nil // the proof says what it is
+	}
+	_, err = l.silent(ctx, c)
+	return err
+}
+
+// form sends the password as the login page's script does. The server has kept, in a
+// cookie, where it is to lead to then, so that nothing but an answer to a protected
+// page may come before it.
+func (l *jazzLogin) form(ctx context.Context, page *web.Response) (*web.Response, error) {
+	to, err := l.securityCheck(page)
+	if err != nil {
+		return nil, err
+	}
+	r, err := l.post(ctx, page, to)
+	if err != nil {
+		return nil, err
+	}
+	location, _ := r.URL.Parse(r.Header.Get("Location"))
+	switch {
+	case r.Status == http.StatusForbidden:
+		l.p.Accepted()
+		return nil, noRole(r)
+	case r.Status == http.StatusUnauthorized, authMessage(r) == authFailed, location != nil && strings.HasSuffix(location.Path, "/auth/"+authFailed):
+		return nil, passwordRefused(r, l.p)
+	case r.Status == http.StatusTemporaryRedirect, r.Status == http.StatusPermanentRedirect:
+		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d: the password should be sent once more, elsewhere", r.Shown(), r.Status), Remedy: checkContext}
+	case r.Status >= 400:
+		// Nobody has looked at it (Tomcat: 400 and 408 out of order).
+		l.p.GiveBack()
+		return nil, unexpectedJazz(r)
+	}
+	if len(l.x.Jar().Named(l.j.SSOCookie).Lines()) > 0 {
+		l.p.Accepted()
+	}
+	return l.goOn(ctx, r)
+}
+
+// goOn follows what an answer to a password leads to, in the site's own scheme: behind
+// a proxy that ends TLS some servers write http (rtcclient#92).
+func (l *jazzLogin) goOn(ctx context.Context, r *web.Response) (*web.Response, error) {
+	to, err := l.x.Follows(r)
+	switch {
+	case api.CodeOf(err) == api.InsecureRedirect:
+		return l.x.Get(ctx, l.home)
+	case err != nil:
+		return nil, err
+	case to == nil:
+		return l.x.Get(ctx, l.home)
+	case l.isHome(to):
+		return r, nil
+	}
+	return l.x.GetUntil(ctx, to, l.isHome)
+}
+
+// securityCheck returns where the form of a page goes: the context of the server that
+// asks, which the page's cookie names (ELM-Python-Client), or the page's own.
+func (l *jazzLogin) securityCheck(page *web.Response) (*url.URL, error) {
+	context, _, _ := strings.Cut(page.URL.Path, "/auth/")
+	if i := strings.Index(page.URL.Path, "/authenticated/"); i >= 0 {
+		context = page.URL.Path[:i]
+	}
+	for _, c := range l.x.Jar().Named("JazzFormAuth").Cookies(&url.URL{Scheme: page.URL.Scheme, Host: page.URL.Host, Path: page.URL.Path}, l.x.Now()) {
+		context = strings.TrimRight(c.Path, "/")
+	}
+	to := &url.URL{Scheme: page.URL.Scheme, Host: page.URL.Host, Path: context + "/j_security_check"}
+	if own := page.Header.Get("X-Com-Ibm-Team-Repository-Web-Auth-Uri"); own != "" {
+		u, err := page.URL.Parse(own)
+		if err != nil || !strings.HasSuffix(u.Path, "/j_security_check") {
+			return nil, &api.Error{Code: api.UnexpectedStatus, Detail: page.Shown() + " names no place for a password", Remedy: checkContext}
+		}
+		to = u
+	}
+	return to, l.x.Permit(page.URL, to)
+}
+
+// post takes the password and sends it to j_security_check (Jakarta Servlet, "Form
+// Based Authentication").
+func (l *jazzLogin) post(ctx context.Context, page *web.Response, to *url.URL) (*web.Response, error) {
+	password, err := l.p.Take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := jazzHeader()
+	h.Set("Content-Type", urlencoded+"; charset=utf-8")
+	h.Set("Origin", web.OriginOf(page.URL).String())
+	body := url.Values{"j_username": {l.p.User()}, "j_password": {password.Reveal()}}
+	r, err := l.x.Send(ctx, web.Request{Method: http.MethodPost, URL: to, Header: h, Body: []byte(body.Encode())})
+	if err != nil {
+		return nil, err
+	}
+	return r, l.troubled(r)
+}
+
+// troubled is for a server in trouble, which may have looked at a password or not.
+func (l *jazzLogin) troubled(r *web.Response) error {
+	err := web.StatusError(r)
+	if err != nil && (r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable) {
+		l.p.GiveBack()
+	}
+	return err
+}
+
+// basic sends the password in an Authorization field: to an application that knows
+// nothing else, whose session that field is then, or to a server that lets others in.
+func (l *jazzLogin) basic(ctx context.Context, r *web.Response, hop int) (*web.Response, error) {
+	if hop == 0 && l.j.found.Product == "" {
+		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for a password by Basic, and nothing says that it is Jazz's",
+			Remedy: `check the context root in the site's url; if that is what takes the password, use kind = "basic"`}
+	}
+	if hop == 0 {
+		answer, field, err := answerBasic(ctx, l.x, r, l.p)
+		if err != nil {
+			return nil, err
+		}
+		if l.x.Jar().Named(l.j.SSOCookie).Len() > 0 {
+			if _, err := l.j.Probe(ctx, l.x); api.CodeOf(err) != api.Expired {
+				return answer, err
+			}
+		}
+		l.x.Jar().Authorize(field)
+		return answer, nil
+	}
+	answer, err := l.withBasic(ctx, r.URL)
+	if err != nil {
+		return nil, err
+	}
+	if answer.Status == http.StatusUnauthorized {
+		return nil, passwordRefused(answer, l.p)
+	}
+	return l.goOn(ctx, answer)
+}
+
+// withBasic takes the password and asks for a page with it, once.
+func (l *jazzLogin) withBasic(ctx context.Context, u *url.URL) (*web.Response, error) {
+	if strings.Contains(l.p.User(), ":") { // RFC 7617, section 2
+		return nil, &api.Error{Code: api.ConfigInvalid, Detail: "Basic has no way to say the username " + strconv.Quote(l.p.User()), Remedy: "use another username"}
+	}
+	password, err := l.p.Take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := l.x.Send(ctx, web.Request{URL: u, Header: http.Header{"Authorization": {
+		"Basic " + base64.StdEncoding.EncodeToString([]byte(l.p.User()+":"+password.Reveal()))}}})
+	if err != nil {
+		return nil, err
+	}
+	return r, l.troubled(r)
+}
+
+// atJAS logs in at the authorization server (OpenID Connect Core, section 3.1). Where
+// that leads to is good for once.
+func (l *jazzLogin) atJAS(ctx context.Context, c jazzChallenge) (*web.Response, error) {
+	if c.app != nil && l.j.AppPassword && l.p != nil {
+		return l.appPassword(ctx, c)
+	}
+	r, err := l.x.GetUntil(ctx, c.next, l.isHome)
+	if err != nil {
+		return nil, l.j.leftJAS(l.x, c, err)
+	}
+	if err := l.j.external(l.x, c, r); err != nil {
+		return nil, err
+	}
+	switch negotiate := web.FindChallenge(r.Challenges, "negotiate") != nil; {
+	case l.arrived(r):
+		l.jas = true
+		return r, nil
+	case r.Status == http.StatusUnauthorized && l.p == nil:
+		return nil, l.unasked(r, jazzChallenge{by: byJAS, gate: negotiate})
+	case r.Status == http.StatusUnauthorized && negotiate && web.FindChallenge(r.Challenges, "basic") == nil:
+		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for Negotiate alone, and for no password",
+			Remedy: "give the site a credential with a principal and its keytab"}
+	case r.Status != http.StatusUnauthorized && !formLogin(r):
+		if err := web.StatusError(r); err != nil {
+			return nil, err
+		}
+		return nil, unexpectedJAS(r)
+	case l.p == nil:
+		return nil, l.unasked(r, jazzChallenge{by: byForm})
+	case web.OriginOf(r.URL) != web.OriginOf(c.next):
+		return nil, &api.Error{Code: api.SSORedirect, Detail: web.Shown(c.next) + " leads to a login at " + web.OriginOf(r.URL).String(), Remedy: "ask the server's administrator how native clients log in"}
+	case l.j.JASForm:
+		return l.jasForm(ctx, c, r)
+	}
+	answer, err := l.withBasic(ctx, c.next)
+	if err != nil {
+		return nil, err
+	}
+	to, err := l.x.Follows(answer)
+	switch {
+	case answer.Status == http.StatusUnauthorized:
+		return nil, passwordRefused(answer, l.p)
+	case answer.Status == http.StatusForbidden:
+		l.p.Accepted()
+		return nil, noRole(answer)
+	case err != nil:
+		return nil, err
+	case to == nil, !to.Query().Has("code"): // OpenID Connect Core, section 3.1.2.5
+		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: answer.Shown() + " shows its form to a password that comes by Basic",
+			Remedy: "set jas_form = true for this site: the password then goes to the form"}
+	}
+	return l.letIn(ctx, answer)
+}
+
+// letIn follows an authorization server that has accepted the login. If the
+// application does not take what that has given, its way is gone once more, without
+// the password.
+func (l *jazzLogin) letIn(ctx context.Context, answer *web.Response) (*web.Response, error) {
+	if l.p != nil {
+		l.p.Accepted()
+	}
+	l.jas = true
+	r, err := l.goOn(ctx, answer)
+	if err != nil || r.Status < 400 || r.Status >= 500 || r.Status == http.StatusUnauthorized {
+		return r, err
+	}
+	return l.x.Get(ctx, l.home)
+}
+
+// jasForm sends the password to the authorization server's form, and asks for the
+// authorization again (IBM, "ELM and OAuth 2.0").
+func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Response) (*web.Response, error) {
+	context, ok := strings.CutSuffix(page.URL.Path, formLoginPage)
+	if !ok {
+		context, _, _ = cutLast(context, "/")
+	}
+	r, err := l.post(ctx, page, &url.URL{Scheme: page.URL.Scheme, Host: page.URL.Host, Path: context + "/j_security_check"})
+	if err != nil {
+		return nil, err
+	}
+	to, err := l.x.Follows(r)
+	switch {
+	case r.Status == http.StatusUnauthorized, to != nil && (to.Path == page.URL.Path || to.Query().Has("error")), formLogin(r):
+		return nil, passwordRefused(r, l.p)
+	case err != nil:
+		return nil, err
+	case r.Status >= 400:
+		l.p.GiveBack()
+		return nil, unexpectedJAS(r)
+	}
+	if r, err = l.x.Send(ctx, web.Request{URL: c.next}); err != nil {
+		return nil, err
+	}
+	return l.letIn(ctx, r)
+}
+
+// formLoginPage is the end of the path of the authorization server's login page
+// (Jazz Authorization Server, appConfig.xml, customLoginURL).
+const formLoginPage = "/form/login"
+
+// formLogin reports whether an answer is that page. It has no form in its text: a
+// script makes it.
+func formLogin(r *web.Response) bool {
+	return strings.EqualFold(r.Header.Get("X-Com-Ibm-Team-Integration-Jazzop-Auth-Msg"), "form-login") || strings.HasSuffix(r.URL.Path, formLoginPage)
+}
+
+func unexpectedJAS(r *web.Response) error {
+	return &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d, not as a Jazz Authorization Server does", r.Shown(), r.Status),
+		Remedy: "log in at the site with a browser to see what it wants"}
+}
+
+// silent asks the authorization server for what its session is good for, without a
+// login (OpenID Connect Core, prompt=none).
+func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response, error) {
+	u := *c.next
+	u.RawQuery += "&prompt=none" // as it came, and not encoded anew
+	r, err := l.x.GetUntil(ctx, &u, l.isHome)
+	switch {
+	case err != nil:
+		return nil, l.j.leftJAS(l.x, c, err)
+	case strings.EqualFold(r.Header.Get("X-Jsa-Login-Required"), "true"), r.Status == http.StatusUnauthorized, formLogin(r):
+		return nil, expired(r, "says that the authorization server has no session")
+	case r.Status >= 400:
+		return r, unexpectedJAS(r)
+	}
+	return r, web.StatusError(r)
+}
+
+// appPassword sends an application password to what takes it, which is at the
+// application.
+func (l *jazzLogin) appPassword(ctx context.Context, c jazzChallenge) (*web.Response, error) {
+	r, err := l.withBasic(ctx, c.app)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Status == http.StatusUnauthorized:
+		e := api.AsError(passwordRefused(r, l.p))
+		e.Remedy = "see at " + tokenManagement(c) + " whether the application password has expired, and is for this application"
+		return nil, e
+	case r.Status >= 400:
+		return nil, unexpectedJazz(r)
+	}
+	l.p.Accepted()
+	return l.x.Get(ctx, l.home)
+}
+
+// tokenManagement is where users make application passwords (IBM, "Application
+// passwords").
+func tokenManagement(c jazzChallenge) string {
+	return strings.TrimSuffix(web.Shown(c.next), "/authorize") + "/personalTokenManagement"
+}
+
+// external returns an error if the authorization server leaves the login to another
+// provider, by its cookies of OpenID Connect, or by a form of SAML (ELM-Python-Client).
+func (j *jazz) external(x *web.Exchange, c jazzChallenge, r *web.Response) error {
+	saml := bytes.Contains(r.Body, []byte(`name="SAMLRequest"`)) && r.Status == http.StatusOK
+	if !saml && !leaves(x) {
+		return nil
+	}
+	return j.wantsAppPassword(c, r.Shown()+" leaves the login to another provider")
+}
+
+// leaves reports whether the authorization server's cookies are of a login elsewhere.
+func leaves(x *web.Exchange) bool {
+	return x.Jar().Filter(func(c *web.Cookie) bool {
+		return strings.HasPrefix(c.Name, "WASOidcState") || strings.HasPrefix(c.Name, "WASOidcNonce")
+	}).Len() > 0
+}
+
+// leftJAS is a failure on the way to the authorization server and on from there: that
+// leads to another host where persons log in.
+func (j *jazz) leftJAS(x *web.Exchange, c jazzChallenge, err error) error {
+	if api.CodeOf(err) != api.SSORedirect || c.by != byJAS || c.app == nil && !leaves(x) {
+		return err
+	}
+	return j.wantsAppPassword(c, api.AsError(err).Detail)
+}
+
+func (j *jazz) wantsAppPassword(c jazzChallenge, detail string) error {
+	return &api.Error{Code: api.AppPasswordRequired, Detail: detail,
+		Remedy: "make an application password at " + tokenManagement(c) + ", set app_password = true for the site, and bring it: sessionctl login SITE --password-stdin; or take a browser's session: sessionctl login SITE --cookie-stdin"}
+}
