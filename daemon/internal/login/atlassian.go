@@ -389,10 +389,7 @@ func (a *atlassian) refusal(x *web.Exchange, r *web.Response, p Password) error 
 	case h.wrong(): // also with 200 and an empty body: JRA-41559
 		return passwordRefused(r, p)
 	}
-	if err := web.StatusError(r); err != nil {
-		if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
-			p.GiveBack()
-		}
+	if err := troubled(r, p); err != nil {
 		return err
 	}
 	if _, err := x.Follows(r); err != nil {

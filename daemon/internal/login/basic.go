@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"unicode"
@@ -160,13 +161,31 @@ func basicChallenge(r *web.Response) *web.Challenge {
 // and the Authorization field. Whether the password was accepted shows in the proof
 // alone: a page that says no may have any status.
 func answerBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Password) (*web.Response, secret.String, error) {
+	r, field, err := sendBasic(ctx, x, r.URL, basicChallenge(r), p)
+	switch {
+	case err != nil:
+	case r.Status == http.StatusUnauthorized:
+		err = &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User(), Remedy: "correct the password"}
+	case r.Status >= 400:
+		err = &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d to the password of %s", r.Shown(), r.Status, p.User()), Remedy: "check the site's url and login_url"}
+	}
+	return r, field, err
+}
+
+// sendBasic takes the password and sends it to u, once. c is the challenge that u has
+// answered with, nil if it has shown by other means that it takes Basic. Errors are of
+// what keeps the password here, and of a server in trouble.
+func sendBasic(ctx context.Context, x *web.Exchange, u *url.URL, c *web.Challenge, p Password) (*web.Response, secret.String, error) {
 	none := secret.String{}
 	if strings.Contains(p.User(), ":") { // RFC 7617, section 2
 		return nil, none, &api.Error{Code: api.ConfigInvalid, Detail: "Basic has no way to say the username " + strconv.Quote(p.User()), Remedy: "use another username"}
 	}
 	// Without a charset the encoding is open, with one it is UTF-8, and no other
 	// (RFC 7617, section 2.1).
-	charset := basicChallenge(r).Params["charset"]
+	charset := ""
+	if c != nil {
+		charset = c.Params["charset"]
+	}
 	password, err := p.Take(ctx)
 	if err != nil {
 		return nil, none, err
@@ -174,25 +193,16 @@ func answerBasic(ctx context.Context, x *web.Exchange, r *web.Response, p Passwo
 	pair := p.User() + ":" + password.Reveal()
 	if charset != "" && lower(charset) != "utf-8" && strings.ContainsFunc(pair, func(c rune) bool { return c > unicode.MaxASCII }) {
 		p.GiveBack()
-		return nil, none, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for a password in an encoding that Basic does not have",
+		return nil, none, &api.Error{Code: api.ChallengeUnsupported, Detail: web.Shown(u) + " asks for a password in an encoding that Basic does not have",
 			Remedy: "use a username and a password of ASCII characters, or ask whoever runs the site to say charset=\"UTF-8\""}
 	}
 	field := secret.New("Basic " + base64.StdEncoding.EncodeToString([]byte(pair)))
-	r, err = x.Send(ctx, web.Request{URL: r.URL, Header: http.Header{"Authorization": {field.Reveal()}}})
+	r, err := x.Send(ctx, web.Request{URL: u, Header: http.Header{"Authorization": {field.Reveal()}}})
 	if err != nil {
 		return nil, none, err
 	}
-	if err := web.StatusError(r); err != nil {
-		if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
-			p.GiveBack()
-		}
+	if err := troubled(r, p); err != nil {
 		return nil, none, err
-	}
-	switch {
-	case r.Status == http.StatusUnauthorized:
-		return nil, none, &api.Error{Code: api.BadCredentials, Detail: r.Shown() + " refuses the password of " + p.User(), Remedy: "correct the password"}
-	case r.Status >= 400:
-		return nil, none, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d to the password of %s", r.Shown(), r.Status, p.User()), Remedy: "check the site's url and login_url"}
 	}
 	return r, field, nil
 }

@@ -83,10 +83,7 @@ func (f *form) login(ctx context.Context, x *web.Exchange, u *url.URL, p Passwor
 	if err != nil {
 		return err
 	}
-	if err := web.StatusError(r); err != nil {
-		if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
-			p.GiveBack()
-		}
+	if err := troubled(r, p); err != nil {
 		return err
 	}
 	if r.Status == http.StatusRequestTimeout {

@@ -3,11 +3,9 @@ package login
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
@@ -291,16 +289,7 @@ func (l *jazzLogin) post(ctx context.Context, page *web.Response, to *url.URL) (
 	if err != nil {
 		return nil, err
 	}
-	return r, l.troubled(r)
-}
-
-// troubled is for a server in trouble, which may have looked at a password or not.
-func (l *jazzLogin) troubled(r *web.Response) error {
-	err := web.StatusError(r)
-	if err != nil && (r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable) {
-		l.p.GiveBack()
-	}
-	return err
+	return r, troubled(r, l.p)
 }
 
 // basic sends the password in an Authorization field: to an application that knows
@@ -323,7 +312,7 @@ func (l *jazzLogin) basic(ctx context.Context, r *web.Response, hop int) (*web.R
 		l.x.Jar().Authorize(field)
 		return answer, nil
 	}
-	answer, err := l.withBasic(ctx, r.URL)
+	answer, _, err := sendBasic(ctx, l.x, r.URL, basicChallenge(r), l.p)
 	if err != nil {
 		return nil, err
 	}
@@ -331,23 +320,6 @@ func (l *jazzLogin) basic(ctx context.Context, r *web.Response, hop int) (*web.R
 		return nil, passwordRefused(answer, l.p)
 	}
 	return l.goOn(ctx, answer)
-}
-
-// withBasic takes the password and asks for a page with it, once.
-func (l *jazzLogin) withBasic(ctx context.Context, u *url.URL) (*web.Response, error) {
-	if strings.Contains(l.p.User(), ":") { // RFC 7617, section 2
-		return nil, &api.Error{Code: api.ConfigInvalid, Detail: "Basic has no way to say the username " + strconv.Quote(l.p.User()), Remedy: "use another username"}
-	}
-	password, err := l.p.Take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r, err := l.x.Send(ctx, web.Request{URL: u, Header: http.Header{"Authorization": {
-		"Basic " + base64.StdEncoding.EncodeToString([]byte(l.p.User()+":"+password.Reveal()))}}})
-	if err != nil {
-		return nil, err
-	}
-	return r, l.troubled(r)
 }
 
 // atJAS logs in at the authorization server (OpenID Connect Core, section 3.1). Where
@@ -384,7 +356,7 @@ func (l *jazzLogin) atJAS(ctx context.Context, c jazzChallenge) (*web.Response, 
 	case l.j.JASForm:
 		return l.jasForm(ctx, c, r)
 	}
-	answer, err := l.withBasic(ctx, c.next)
+	answer, _, err := sendBasic(ctx, l.x, c.next, nil, l.p)
 	if err != nil {
 		return nil, err
 	}
@@ -481,7 +453,7 @@ func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response,
 // appPassword sends an application password to what takes it, which is at the
 // application.
 func (l *jazzLogin) appPassword(ctx context.Context, c jazzChallenge) (*web.Response, error) {
-	r, err := l.withBasic(ctx, c.app)
+	r, _, err := sendBasic(ctx, l.x, c.app, nil, l.p)
 	switch {
 	case err != nil:
 		return nil, err

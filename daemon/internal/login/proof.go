@@ -122,6 +122,16 @@ func (p *proof) judge(ctx context.Context, x *web.Exchange, r *web.Response) (Id
 	return Identity{Name: name}, nil
 }
 
+// troubled is web.StatusError of an answer to a password, which a server that is away, or
+// has had too many requests, has not looked at.
+func troubled(r *web.Response, p Password) error {
+	err := web.StatusError(r)
+	if err != nil && (r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable) {
+		p.GiveBack()
+	}
+	return err
+}
+
 // readable reports whether the whole of an answer can be read.
 func readable(r *web.Response) bool { return !r.Cut && r.Header.Get("Content-Encoding") == "" }
 

@@ -8,6 +8,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"iter"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -21,19 +23,42 @@ import (
 // apacheModules is where Debian keeps Apache's modules.
 const apacheModules = "/usr/lib/apache2/modules"
 
-// Apache is Apache with mod_auth_gssapi, on free ports of 127.0.0.1, under the
-// name localhost and any other. It needs apache2, mod_ssl and mod_auth_gssapi, but
-// not root. To a header field of 8 KiB it answers 400 (LimitRequestFieldSize).
+// Apache is Apache with mod_auth_gssapi, mod_auth_form and mod_auth_basic, on free
+// ports of 127.0.0.1, under the name localhost and any other. It needs apache2,
+// mod_ssl and, with a keytab, mod_auth_gssapi, but not root. To a header field of
+// 8 KiB it answers 400 (LimitRequestFieldSize).
 //
 // Its pages, under http and https, each with index.html and whoami, which
-// answers {"user":"svc@REALM"}:
+// answers {"user":"svc@REALM"}, or {"user":"anna"} to whoever has a password:
 //
 //	/plain/          open, never a challenge
+//
+// With a keytab:
+//
 //	/spnego/         Negotiate; then the session cookie gssapi_session
 //	/nosess/         Negotiate, with a token for each request
 //	/basic/          Negotiate and Basic
 //	/both/           Negotiate and Basic; then the session cookie both_session
 //	/deny/           valid tickets are good for nobody: always 401
+//
+// For the users of ApacheOptions:
+//
+//	/form/           302 to /login/form.html, whose form is sent to /form/login;
+//	                 302 from there to /form/ and the session cookie form_session,
+//	                 or 302 to the form again
+//	/inline/         401 with a form that is sent to the page itself; then the page
+//	                 and the session cookie inline_session, or 401 with the form
+//	/clear/          the same, but clear_session is not encrypted: it is the name and
+//	                 the password
+//	/away/           as /form/, but the login ends at http://127.0.0.1, another host
+//	/abroad/         as /form/, but the form is at http://127.0.0.1
+//	/password/       Basic
+//	/tracked/        Basic; then the cookie route, which is no session
+//
+// mod_auth_form's cookies hold the password, encrypted, and each request has it looked
+// up again. Those of /form/ and /inline/ change with every answer, and /form/ gives one
+// to whoever asks. And redirects:
+//
 //	/redir/1         302 to /spnego/
 //	/redir/foreign   302 to /spnego/ of http://127.0.0.1, another host name
 //	/redir/tls       302 to /spnego/ by https, of the same host name
@@ -54,11 +79,14 @@ type Apache struct {
 type ApacheOptions struct {
 	// Krb5ConfFile and KeytabFile are paths. Every service in the keytab is good,
 	// such as HTTP/localhost, whatever its realm. Both are read at every start.
+	// Without them there are no pages that ask for Negotiate.
 	Krb5ConfFile, KeytabFile string
+	// Users are the names and passwords of those who may log in with a password.
+	Users map[string]string
 	// Hosts are names that the certificate is good for beside localhost.
 	Hosts []string
-	// SessionMaxAge is how long the cookie of /spnego/ is good for; 0 is ten
-	// minutes. It counts in seconds.
+	// SessionMaxAge is how long the cookies of /spnego/, /form/ and /inline/ are good
+	// for; 0 is ten minutes. It counts in seconds.
 	SessionMaxAge time.Duration
 }
 
@@ -115,12 +143,14 @@ func (a *Apache) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct{ from, to string }{
-		{a.options.Krb5ConfFile, "krb5.conf"},
-		{a.options.KeytabFile, "http.keytab"},
-	} {
-		if err := copyFile(filepath.Join(a.dir, f.to), f.from); err != nil {
-			return err
+	if a.kerberos() {
+		for _, f := range []struct{ from, to string }{
+			{a.options.Krb5ConfFile, "krb5.conf"},
+			{a.options.KeytabFile, "http.keytab"},
+		} {
+			if err := copyFile(filepath.Join(a.dir, f.to), f.from); err != nil {
+				return err
+			}
 		}
 	}
 	conf := filepath.Join(a.dir, "httpd.conf")
@@ -171,6 +201,16 @@ func (a *Apache) Restart(ctx context.Context, newSessionKey bool) error {
 	return a.Start(ctx)
 }
 
+// Posts returns how many requests by POST have arrived since Apache was made whose
+// path begins with prefix: forms, each with a password.
+func (a *Apache) Posts(prefix string) (int, error) {
+	log, err := os.ReadFile(filepath.Join(a.dir, "error.log"))
+	if err != nil {
+		return 0, err
+	}
+	return countPosts(log, prefix), nil
+}
+
 // Hits are numbers of requests. One request may be counted in several fields.
 type Hits struct {
 	Total     int
@@ -190,55 +230,93 @@ func (a *Apache) Hits(prefix string) (Hits, error) {
 	return countHits(log, prefix), nil
 }
 
-// countHits reads the lines that the LogMessage of templates/httpd.conf and the
-// AccessLogValve of templates/tomcat-server.xml make:
-//
-//	2026-01-02 03:04:05.678901 log_debug:info hit Negotiate,cookie,/spnego/
-//	hit -,-,/spn/
+// countHits counts the requests that are in a log.
 func countHits(log []byte, prefix string) Hits {
 	var h Hits
-	for line := range bytes.Lines(log) {
-		hit, ok := bytes.CutPrefix(line, []byte("hit "))
-		if !ok {
-			_, hit, ok = bytes.Cut(line, []byte(" log_debug:info hit "))
-		}
-		if !ok {
-			continue
-		}
-		fields := strings.SplitN(strings.TrimSuffix(string(hit), "\n"), ",", 3)
-		if len(fields) != 3 || !strings.HasPrefix(fields[2], prefix) {
-			continue
-		}
+	for hit := range loggedHits(log, prefix) {
 		h.Total++
-		switch fields[0] {
+		switch hit[hitAuth] {
 		case "Negotiate":
 			h.Negotiate++
 		case "Basic":
 			h.Basic++
 		}
-		if fields[1] == "cookie" {
+		if hit[hitCookie] == "cookie" {
 			h.Cookie++
 		}
 	}
 	return h
 }
 
+// countPosts counts the requests by POST that are in a log.
+func countPosts(log []byte, prefix string) (n int) {
+	for hit := range loggedHits(log, prefix) {
+		if hit[hitMethod] == http.MethodPost {
+			n++
+		}
+	}
+	return n
+}
+
+// The fields of a line about a request.
+const (
+	hitAuth = iota
+	hitCookie
+	hitMethod
+	hitPath
+	hitFields
+)
+
+// loggedHits reads the lines that the LogMessage of templates/httpd.conf and the
+// AccessLogValve of templates/tomcat-server.xml make:
+//
+//	2026-01-02 03:04:05.678901 log_debug:info hit Negotiate,cookie,GET,/spnego/
+//	hit -,-,POST,/form/j_security_check
+//
+// It returns the fields of those about paths that begin with prefix.
+func loggedHits(log []byte, prefix string) iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		for line := range bytes.Lines(log) {
+			hit, ok := bytes.CutPrefix(line, []byte("hit "))
+			if !ok {
+				_, hit, ok = bytes.Cut(line, []byte(" log_debug:info hit "))
+			}
+			if !ok {
+				continue
+			}
+			fields := strings.SplitN(strings.TrimSuffix(string(hit), "\n"), ",", hitFields)
+			if len(fields) == hitFields && strings.HasPrefix(fields[hitPath], prefix) && !yield(fields) {
+				return
+			}
+		}
+	}
+}
+
 // conf is what templates/httpd.conf is filled with.
 func (a *Apache) conf() any {
+	modules := []string{
+		"mpm_event", "authn_core", "authz_core", "authz_user", "ssl",
+		"session", "session_cookie", "request", "dir", "alias", "headers", "include",
+		"setenvif", "log_debug",
+		"authn_file", "auth_basic", "auth_form", "session_crypto",
+	}
+	if a.kerberos() {
+		modules = append(modules, "auth_gssapi")
+	}
 	return struct {
 		Dir, ModuleDir, SessionKey    string
 		Port, TLSPort, SessionSeconds int
+		Kerberos                      bool
 		Modules                       []string
 	}{
 		Dir: a.dir, ModuleDir: apacheModules, SessionKey: a.sessionKey,
 		Port: a.port, TLSPort: a.tlsPort, SessionSeconds: int(a.options.SessionMaxAge / time.Second),
-		Modules: []string{
-			"mpm_event", "authn_core", "authz_core", "authz_user", "auth_gssapi", "ssl",
-			"session", "session_cookie", "request", "dir", "alias", "headers", "include",
-			"setenvif", "log_debug",
-		},
+		Kerberos: a.kerberos(), Modules: modules,
 	}
 }
+
+// kerberos reports whether there are keys to take tickets with.
+func (a *Apache) kerberos() bool { return a.options.KeytabFile != "" }
 
 func (a *Apache) newSessionKey() {
 	key := make([]byte, 32)
@@ -247,7 +325,11 @@ func (a *Apache) newSessionKey() {
 }
 
 func (a *Apache) writePages() error {
-	for _, page := range []string{"plain", "spnego", "nosess", "basic", "both", "deny"} {
+	pages := append([]string{"plain"}, passwordPages...)
+	if a.kerberos() {
+		pages = append(pages, "spnego", "nosess", "basic", "both", "deny")
+	}
+	for _, page := range pages {
 		dir := filepath.Join(a.dir, "htdocs", page)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -260,7 +342,7 @@ func (a *Apache) writePages() error {
 			return err
 		}
 	}
-	return nil
+	return a.writeForms()
 }
 
 // nobody returns the user that servers run as when root starts them: Apache refuses

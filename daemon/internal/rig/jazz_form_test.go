@@ -9,6 +9,11 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 )
 
+var (
+	jazzSession = regexp.MustCompile(`^JSESSIONID=CANARY-[0-9A-F]{32}:[0-9a-f]{8}; Path=/ccm; HttpOnly$`)
+	ltpaToken   = regexp.MustCompile(`^LtpaToken2=CANARY-[0-9A-F]{32}\+/=; Path=/; HttpOnly$`)
+)
+
 // The messages of the recording that IBM/ELM-Python-Client has, one by one.
 func TestJazzForm(t *testing.T) {
 	for _, status := range []int{302, 303, 307} {
@@ -17,7 +22,7 @@ func TestJazzForm(t *testing.T) {
 		ccm := j.URL("ccm")
 		origin := strings.TrimSuffix(ccm, "/ccm")
 		a := b.get(ccm+"/whoami?a=b").want(status, "Location: "+ccm+"/secure/authenticated/identity?redirectPath=%2Fccm%2Fwhoami%3Fa%3Db")
-		if ok, _ := regexp.MatchString(`^JSESSIONID=CANARY-[0-9A-F]{32}:[0-9a-f]{8}; Path=/ccm; HttpOnly$`, a.cookie("JSESSIONID")); !ok {
+		if !jazzSession.MatchString(a.cookie("JSESSIONID")) {
 			t.Errorf("cookie %q", a.cookie("JSESSIONID"))
 		}
 		a = b.next(a).want(status, "Location: "+ccm+"/auth/authrequired")
@@ -41,7 +46,7 @@ func TestJazzForm(t *testing.T) {
 		b.sent = 3
 		a = b.check(ccm, "CANARY-password").want(302, "Location: "+ccm+"/secure/authenticated/identity?redirectPath=%2Fccm%2Fwhoami%3Fa%3Db",
 			`WASReqURL=""; Expires=Thu, 01 Dec 1994 16:00:00 GMT; Path=/`)
-		if ok, _ := regexp.MatchString(`^LtpaToken2=CANARY-[0-9A-F]{32}\+/=; Path=/; HttpOnly$`, a.cookie("LtpaToken2")); !ok {
+		if !ltpaToken.MatchString(a.cookie("LtpaToken2")) {
 			t.Errorf("cookie %q", a.cookie("LtpaToken2"))
 		}
 		a = b.next(a).want(302, "Location: "+ccm+"/whoami?a=b", "X-com-ibm-team-foundation-auth-loop-avoidance=false")
