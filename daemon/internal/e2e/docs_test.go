@@ -33,9 +33,10 @@ const (
 	siteURL    = "https://jira.corp.example/jira" // on the pages
 	keytabFile = "/home/build/build.keytab"
 	cacheName  = "FILE:/tmp/krb5cc_1000"
+	loginFile  = "/usr/local/lib/portal_login.py"
 )
 
-var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
+var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, jazzPage, formsPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
 
 // block is a fenced block of a page.
 type block struct{ page, language, file, text string }
@@ -124,9 +125,9 @@ func program(t *testing.T, file string) block {
 }
 
 // tried are the blocks that TestExamples, TestIWAACExamples, TestWatchExample,
-// TestTestingExamples and TestTicketExamples run.
+// TestTestingExamples, TestTicketExamples, TestJazzScripts and TestCommandExample run.
 var tried = []string{"ticket.service", "issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go", "fake_test.go", "lab_test.go",
-	"get.py", "get.groovy", "fetch.groovy"}
+	"get.py", "get.groovy", "fetch.groovy", "create.sh", "workitems.py", "portal_login.py"}
 
 // TestBlocks: no block goes untried, unless its language says so.
 func TestBlocks(t *testing.T) {
@@ -277,10 +278,11 @@ func TestConfigurations(t *testing.T) {
 	r := newReader(t)
 	seen := 0
 	cache := r.ticketCache(t)
+	program := portalLogin(t)
 	for _, page := range pages {
 		for _, b := range blocks(t, page, "toml") {
 			seen++
-			file := write(t, filepath.Join(t.TempDir(), "sessiond.toml"), strings.NewReplacer(keytabFile, r.keytab, cacheName, cache).Replace(b.text))
+			file := write(t, filepath.Join(t.TempDir(), "sessiond.toml"), strings.NewReplacer(keytabFile, r.keytab, cacheName, cache, loginFile, program).Replace(b.text))
 			want := fmt.Sprintf("ok: %d sites", len(regexp.MustCompile(`(?m)^\[site\.`).FindAllString(b.text, -1)))
 			if out := r.ok(t, "check-config", file); !strings.Contains(out, want) {
 				t.Errorf("%s:\n%s\n%s", page, b.text, out)
@@ -308,7 +310,8 @@ func TestConfigurations(t *testing.T) {
 }
 
 // TestShellExamples runs the commands that a page has for a shell, but for those
-// with Kerberos' own programs (TestTicketExamples).
+// with Kerberos' own programs (TestTicketExamples) and those for Jazz
+// (TestJazzScripts).
 func TestShellExamples(t *testing.T) {
 	want := map[string][]string{
 		"docs/jira.md":    {`"name":"svc-build"`, `"key":"LAB-2"`, `(?s)"key":"LAB-[0-9]+".*"filename":"build.log"`},
@@ -322,7 +325,7 @@ func TestShellExamples(t *testing.T) {
 			r.configure(t, "docs/jira.md", 0)
 			a := r.start(t)
 			for _, page := range pages {
-				if page == "docs/kerberos.md" {
+				if page == "docs/kerberos.md" || page == jazzPage {
 					continue
 				}
 				i := 0

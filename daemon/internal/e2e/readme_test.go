@@ -48,7 +48,11 @@ func TestReadme(t *testing.T) {
 	})
 
 	t.Run("options", func(t *testing.T) {
-		documented := optionTables(readme + readPage(t, atlassianPage) + readPage(t, crowdPage))
+		all := readme
+		for _, page := range []string{atlassianPage, crowdPage, jazzPage, formsPage} {
+			all += "\n" + readPage(t, page)
+		}
+		documented := optionTables(all)
 		for table, want := range optionsInCode(t) {
 			if table == "token" { // whose Check refuses it
 				want = slices.DeleteFunc(want, func(o string) bool { return o == "login_url" })
@@ -88,13 +92,12 @@ func TestReadme(t *testing.T) {
 		}
 		// The defaults that have a value; those of pages of Atlassian's are in a table of
 		// their own (TestAtlassianTables).
-		all := readme + readPage(t, atlassianPage) + readPage(t, crowdPage)
 		for _, kind := range login.Kinds() {
-			for option, value := range options(login.New(kind)) {
+			for option, value := range defaults(login.New(kind)) {
 				if slices.Contains(slices.Collect(maps.Values(familySites)), kind) && option != "tsv_url" && option != "session_url" {
 					continue
 				}
-				if value != "" && !regexp.MustCompile("(?m)^\\| `"+option+"` \\|.*default "+regexp.QuoteMeta("`"+strconv.Quote(value)+"`")).MatchString(all) {
+				if !regexp.MustCompile("(?m)^\\| `" + option + "` \\|.*default " + regexp.QuoteMeta("`"+value+"`")).MatchString(all) {
 					t.Errorf("the default of %s for kind %s is %q", option, kind, value)
 				}
 			}
@@ -203,6 +206,23 @@ func options(d login.Driver) map[string]string {
 	for _, f := range reflect.VisibleFields(v.Type()) {
 		if name := f.Tag.Get("toml"); name != "" {
 			all[name] = fmt.Sprint(v.FieldByIndex(f.Index))
+		}
+	}
+	return all
+}
+
+// defaults returns those of a driver's options that are set, as TOML.
+func defaults(d login.Driver) map[string]string {
+	all := map[string]string{}
+	v := reflect.ValueOf(d).Elem()
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		name, field := f.Tag.Get("toml"), v.FieldByIndex(f.Index)
+		switch {
+		case name == "" || field.IsZero():
+		case field.Kind() == reflect.String:
+			all[name] = strconv.Quote(field.String())
+		default:
+			all[name] = fmt.Sprint(field)
 		}
 	}
 	return all

@@ -302,7 +302,7 @@ func over(_ Identity, err error) error {
 	case err != nil:
 		return err
 	}
-	return &api.Error{Code: api.UnexpectedStatus, Detail: "the server has ended its session, but the token of its single sign-on is good until it expires",
+	return &api.Error{Code: api.UnexpectedStatus, Detail: "the server has ended its session, but its single sign-on goes on until it expires",
 		Remedy: "ask its administrator for trackLoggedOutSSOCookies, if a logout has to end that, too; check logout_url"}
 }
 

@@ -125,6 +125,9 @@ func (l *jazzLogin) pass(ctx context.Context, r *web.Response) error {
 		if (hop > 0 || l.p == nil && r.Negotiated) && l.arrived(r) {
 			return l.named(ctx)
 		}
+		if hop > 0 && r.Status == http.StatusForbidden {
+			return noRole(r)
+		}
 		c, err := l.j.challenged(l.x, r)
 		if err != nil {
 			return err
@@ -371,7 +374,7 @@ func (l *jazzLogin) atJAS(ctx context.Context, c jazzChallenge) (*web.Response, 
 		return nil, err
 	case to == nil, !to.Query().Has("code"): // OpenID Connect Core, section 3.1.2.5
 		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: answer.Shown() + " shows its form to a password that comes by Basic",
-			Remedy: "set jas_form = true for this site: the password then goes to the form"}
+			Remedy: "set jas_form = true where the credential is: the password then goes to the form"}
 	}
 	return l.letIn(ctx, answer)
 }
