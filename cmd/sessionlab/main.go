@@ -1,5 +1,5 @@
 // Sessionlab is a place to try sessionctl: a Kerberos realm, models of Atlassian's
-// products, other sites and an agent in one process, on loopback. The rigs are
+// products and of IBM's Jazz, other sites and an agent in one process, on loopback. The rigs are
 // package daemontest's; flags, the demonstration and what is printed are here.
 package main
 
@@ -29,9 +29,10 @@ const usage = `usage: sessionlab [--demo [--once]]
 A place to try sessionctl, on this machine alone: a Kerberos realm, a Jira and a
 Bamboo that ask for a ticket, a Jira, a Confluence, a Bitbucket and a Crucible
 that ask for a password, a Crowd with a Confluence and a Jira that share one
-login, a site behind Negotiate, a site with a login form, and an agent that knows
-them all. The products are models of those that bear the names. It stays until
-Ctrl-C and leaves nothing behind.
+login, a Jazz server with two applications that share one, a site behind
+Negotiate, a site with a login form, and an agent that knows them all. The
+products are models of those that bear the names. It stays until Ctrl-C and
+leaves nothing behind.
 
   --demo     show the main job first, step by step
   --once     end after the demonstration: status 0 only if every step was right
@@ -129,6 +130,8 @@ func serve(ctx context.Context, demonstrate, once bool, stdout, stderr io.Writer
 		{"board", lab.Board.URL(), "a Jira that relies on Crowd: no login of its own"},
 		{"app", lab.App.URL() + "/spnego/", "a site behind Negotiate"},
 		{"form", lab.Form.URL() + "/app/", "a site with a login form"},
+		{"ccm", lab.Jazz.URL("ccm"), "an application of a Jazz server, whose login is for all of them"},
+		{"rm", lab.Jazz.URL("rm"), "another, which delegates its login"},
 	} {
 		fmt.Fprintf(stdout, "  %-11s %-36s %s\n", site[0], site[1], site[2])
 	}

@@ -55,9 +55,12 @@ type LabOptions struct {
 //	board       a Jira that relies on the same Crowd, at board.corp.localhost
 //	app         a site behind Negotiate, by keytab
 //	form        a site with a login form, by password
+//	ccm, rm     two applications of a Jazz server, the second of which delegates its
+//	            login
 //
 // The Crowd's single sign-on is the identity provider sso: one login at wiki, by
-// password, is good for wiki and board.
+// password, is good for wiki and board. That of the Jazz server is elm: one login at
+// its Jazz Team Server, by password, is good for ccm and rm.
 type Lab struct {
 	// Dir holds the agent's configuration, store, keytab and socket.
 	Dir string
@@ -76,6 +79,7 @@ type Lab struct {
 	Board      *Atlassian
 	App        *App
 	Form       *Form
+	Jazz       *Jazz
 	// Proxy knows the hosts of the single sign-on, and serves everybody.
 	Proxy *Proxy
 
@@ -171,6 +175,11 @@ func (l *Lab) startSites() (err error) {
 	}
 	stops(l.Form.Stop)
 	l.Form.AddUser(User, Password)
+	if l.Jazz, err = StartJazz(JazzOptions{}); err != nil {
+		return err
+	}
+	stops(l.Jazz.Stop)
+	l.Jazz.AddUser(User, Password)
 	if l.Proxy, err = StartProxy(ProxyOptions{Dial: DialLocalhost}); err != nil {
 		return err
 	}
@@ -201,7 +210,14 @@ credential    = "alice"
 insecure_http = true
 recheck       = "0s"         # ask before each answer
 proxy         = "lab"
-`, Account, Realm, filepath.Join(l.Dir, "build.keytab"), User, l.Proxy.URL(), l.Wiki.URL()+"/")
+
+[idp.elm]
+url           = %q
+kind          = "jazz"
+credential    = "alice"
+insecure_http = true
+recheck       = "0s"
+`, Account, Realm, filepath.Join(l.Dir, "build.keytab"), User, l.Proxy.URL(), l.Wiki.URL()+"/", l.Jazz.URL("jts"))
 	for _, site := range []struct{ name, url, kind, lines string }{
 		{"jira", l.Jira.URL(), "jira", `credential    = "build"`},
 		{"tracker", l.Tracker.URL(), "jira", `credential    = "alice"`},
@@ -222,6 +238,8 @@ identity_json = "user"`},
 		{"form", l.Form.URL() + "/app/", "form", `credential    = "alice"
 probe_url     = "whoami"
 identity_json = "user"`},
+		{"ccm", l.Jazz.URL("ccm"), "jazz", `idp           = "elm"`},
+		{"rm", l.Jazz.URL("rm"), "jazz", `idp           = "elm"`},
 	} {
 		text += fmt.Sprintf(`
 [site.%s]

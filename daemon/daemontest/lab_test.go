@@ -75,6 +75,7 @@ func TestLab(t *testing.T) {
 		"jira": daemontest.Account, "bamboo": daemontest.Account, "app": daemontest.Account + "@" + daemontest.Realm,
 		"tracker": daemontest.User, "confluence": daemontest.User, "bitbucket": daemontest.User, "crucible": daemontest.User,
 		"wiki": daemontest.User, "board": daemontest.User, "form": daemontest.User,
+		"ccm": daemontest.User, "rm": daemontest.User,
 	}
 	ask := func() {
 		t.Helper()
@@ -93,11 +94,11 @@ func TestLab(t *testing.T) {
 		t.Error(err)
 	}
 	ask()
-	// One login each, and one for both that rely on Crowd.
+	// One login each, and one for both that rely on Crowd, and for both of Jazz.
 	for site, n := range map[string]int{
 		"jira": lab.Jira.Counts().KerberosLogins, "bamboo": lab.Bamboo.Counts().KerberosLogins,
 		"confluence": lab.Confluence.Counts().Forms, "bitbucket": lab.Bitbucket.Counts().TwoStepLogins, "crucible": lab.Crucible.Counts().Forms,
-		"form": lab.Form.Counts().Logins, "crowd": lab.Crowd.Counts().Logins,
+		"form": lab.Form.Counts().Logins, "crowd": lab.Crowd.Counts().Logins, "jazz": lab.Jazz.Counts().Logins,
 	} {
 		if n != 1 {
 			t.Errorf("%d logins at %s", n, site)
@@ -106,11 +107,18 @@ func TestLab(t *testing.T) {
 	if n := lab.Board.Counts(); n.Logins+n.Forms != 0 || n.CrowdSessions != 1 || lab.Crowd.Tokens() != 1 {
 		t.Errorf("board: %+v, %d tokens", n, lab.Crowd.Tokens())
 	}
+	if n := lab.Jazz.Counts(); n.Passwords != 1 || n.PasswordsInURL+n.Preemptive != 0 || n.Sessions["ccm"] != 1 || n.Sessions["rm"] != 1 {
+		t.Errorf("jazz: %+v", n)
+	}
 	// When the token dies, both heal by one login.
 	lab.Crowd.KillToken(daemontest.User)
+	lab.Jazz.DropSessions()
 	ask()
 	if n := lab.Crowd.Counts(); n.Logins != 2 || lab.Crowd.Tokens() != 1 {
 		t.Errorf("crowd: %+v, %d tokens", n, lab.Crowd.Tokens())
+	}
+	if n := lab.Jazz.Counts(); n.Logins != 2 || n.Passwords != 2 {
+		t.Errorf("jazz: %+v", n)
 	}
 	if err := lab.Close(); err != nil {
 		t.Error(err)

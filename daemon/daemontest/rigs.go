@@ -30,6 +30,11 @@ type (
 	// Form is a web site with a classic login form: AddUser, DropSessions, Counts,
 	// Hits, URL, Stop, Start.
 	Form = rig.Form
+	// Jazz is a server of IBM's Engineering Lifecycle Management with its
+	// applications, and a Jazz Authorization Server if it is told so: AddUser,
+	// AddAppPassword, Set, DropSessions, DropApps, Counts, Hits, URL, JASURL, Stop,
+	// Start.
+	Jazz = rig.Jazz
 	// Proxy is a forward proxy for http and https: Refuse, Counts, Connections, URL,
 	// Close.
 	Proxy = rig.Proxy
@@ -55,6 +60,14 @@ type (
 	ProxyCounts = rig.ProxyCounts
 	// FormCounts is what happened at a Form so far.
 	FormCounts = rig.FormCounts
+	// JazzOptions are the settings of a Jazz.
+	JazzOptions = rig.JazzOptions
+	// JazzJAS are those of its Jazz Authorization Server.
+	JazzJAS = rig.JazzJAS
+	// JazzModes are states that make life hard for a Jazz's clients.
+	JazzModes = rig.JazzModes
+	// JazzCounts is what happened at a Jazz so far.
+	JazzCounts = rig.JazzCounts
 )
 
 // StartKDC starts a KDC that knows nobody yet. Close it.
@@ -84,6 +97,9 @@ func StartApp(keytab []byte) (*App, error) { return rig.StartSite(keytab) }
 
 // StartForm starts a site with a login form that has no user yet. Stop it.
 func StartForm() (*Form, error) { return rig.StartForm() }
+
+// StartJazz starts a Jazz server that has no user yet. Stop it.
+func StartJazz(o JazzOptions) (*Jazz, error) { return rig.StartJazz(o) }
 
 // StartProxy starts a proxy that lets everybody through unless it is told
 // otherwise. Close it.

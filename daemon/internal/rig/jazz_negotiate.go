@@ -7,38 +7,57 @@ import (
 	"strings"
 )
 
-// negotiate logs in by a Negotiate token as Liberty does (Open Liberty,
-// SpnegoAuthenticator.java). false: it has answered; "": it goes on to the form.
+// The object identifiers of SPNEGO (RFC 4178) and of Kerberos (RFC 4121), one of which
+// a token begins with after its length (RFC 2743, 3.1).
+var (
+	spnegoID   = []byte{0x06, 0x06, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x02}
+	kerberosID = []byte{0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02}
+)
+
+// isInitialToken reports whether b is the first token of SPNEGO or Kerberos.
+func isInitialToken(b []byte) bool {
+	head := b[:min(len(b), 20)]
+	return len(b) > 0 && b[0] == 0x60 && (bytes.Contains(head, spnegoID) || bytes.Contains(head, kerberosID))
+}
+
+// negotiate logs in by a Negotiate token as Liberty does (Open Liberty:
+// SpnegoService.java, SpnegoAuthenticator.java and Krb5Util.java; a failure is
+// DenyReply.java's 403). false: it has answered; "": it goes on to the form.
 func (j *Jazz) negotiate(c *jazzCall, a *Acceptor) (user string, ok bool) {
-	scheme, token, _ := strings.Cut(c.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Negotiate") {
+	authorization := c.Header.Get("Authorization")
+	if authorization == "" {
 		c.set("WWW-Authenticate", "Negotiate")
-		c.page(http.StatusUnauthorized, "SPNEGO authentication is not supported on this client", "")
+		c.page(http.StatusUnauthorized, "SPNEGO authentication is not supported.", "")
 		return "", false
 	}
-	j.counts.Tokens++
-	b, err := base64.StdEncoding.DecodeString(token)
-	if bytes.HasPrefix(b, []byte("NTLMSSP\x00")) {
-		j.counts.Failures++
-		c.page(http.StatusUnauthorized, "An NTLM Token was received", "")
-		return "", false
+	scheme, token, _ := strings.Cut(authorization, " ")
+	if strings.EqualFold(scheme, "Negotiate") {
+		j.counts.Tokens++
 	}
-	if err == nil {
-		principal, reply, aerr := a.Accept(b)
-		if err = aerr; err == nil {
-			user, _, _ = strings.Cut(principal, "@")
-			if _, known := j.users[user]; known {
-				j.counts.Logins++
-				c.set("WWW-Authenticate", "Negotiate "+base64.StdEncoding.EncodeToString(reply))
-				return user, true
-			}
-		}
+	b, _ := base64.StdEncoding.DecodeString(token) // what is no base64 is no token
+	if !isInitialToken(b) {
+		// Also a password by Basic comes to this, and gets the page about NTLM.
+		return j.refuse(c, http.StatusUnauthorized, "An NTLM Token was received.")
 	}
+	principal, reply, err := a.Accept(b)
+	if err != nil {
+		return j.refuse(c, http.StatusForbidden, "Error 403: AuthenticationFailed")
+	}
+	c.set("WWW-Authenticate", "Negotiate "+base64.StdEncoding.EncodeToString(reply))
+	user, _, _ = strings.Cut(principal, "@")
+	if _, known := j.users[user]; !known {
+		return j.refuse(c, http.StatusForbidden, "Error 403: AuthenticationFailed") // a guess
+	}
+	j.counts.Logins++
+	return user, true
+}
+
+// refuse answers a bad token, without another challenge, or goes on to the form.
+func (j *Jazz) refuse(c *jazzCall, status int, title string) (user string, ok bool) {
 	j.counts.Failures++
 	if j.o.FailOver {
 		return "", true
 	}
-	// Whether this is 401 or 403 is not certain; that there is no challenge is a guess.
-	c.page(http.StatusForbidden, "Error 403", "<p>Authentication failed.</p>")
+	c.page(status, title, "")
 	return "", false
 }

@@ -27,12 +27,14 @@ func TestJazzNegotiate(t *testing.T) {
 	j := startJazz(t, rig.JazzOptions{Auth: "negotiate", Keytab: keytabFile})
 	b := newJazzClient(t)
 	ccm := j.URL("ccm")
-	for _, bad := range []string{nonsense, "Negotiate !", token()} { // the last is of nobody whom Jazz knows
-		if a := b.visit(ccm+"/whoami", bad).want(403); a.header.Get("WWW-Authenticate") != "" || a.cookie("LtpaToken2") != "" {
+	for _, bad := range []string{nonsense, ntlm, "Negotiate !", "Negotiate", good()} {
+		if a := b.visit(ccm+"/whoami", bad).want(401, "NTLM"); a.header.Get("WWW-Authenticate") != "" {
 			t.Errorf("%v", a.header)
 		}
 	}
-	if a := b.visit(ccm+"/whoami", ntlm).want(401, "NTLM"); a.header.Get("WWW-Authenticate") != "" {
+	stranger := token()
+	b.visit(ccm+"/whoami", stranger).want(403, "Www-Authenticate: Negotiate oR")                 // nobody whom Jazz knows
+	if a := b.visit(ccm+"/whoami", stranger).want(403); a.header.Get("WWW-Authenticate") != "" { // was there before
 		t.Errorf("%v", a.header)
 	}
 	j.AddUser("svc", "")
@@ -42,7 +44,7 @@ func TestJazzNegotiate(t *testing.T) {
 	b.walk(b.get(j.URL("rm")+"/whoami").want(401).header.Get("X-jazz-web-oauth-url")).want(200, "JAZZ_AUTH_TOKEN=")
 	b.get(j.URL("rm")+"/whoami").want(200, "/users/svc")
 	b.check(ccm, "CANARY-password").want(403) // there is no form
-	wantJazz(t, j, rig.JazzCounts{Logins: 1, Failures: 4, Tokens: 5, Passwords: 1, Sessions: map[string]int{"ccm": 1, "qm": 1, "jts": 1, "rm": 1}})
+	wantJazz(t, j, rig.JazzCounts{Logins: 1, Failures: 7, Tokens: 7, Passwords: 2, Preemptive: 1, Sessions: map[string]int{"ccm": 1, "qm": 1, "jts": 1, "rm": 1}})
 }
 
 // Who brings a bad token gets the form, and no word of it.
@@ -92,7 +94,7 @@ func TestJazzJASNegotiate(t *testing.T) {
 		if failOver {
 			b.next(a.want(302, "/jazzop/form/login")).want(200, "form-login")
 		} else {
-			a.want(403)
+			a.want(401, "NTLM")
 		}
 		a = b.visit(to+"&prompt=none", token()).want(302, "jazzop_sso_cookie=CANARY-", "Www-Authenticate: Negotiate oR", "Location: "+j.URL("ccm")+"/jsa?")
 		b.next(b.next(a)).want(200, "/users/svc")

@@ -1,11 +1,13 @@
 package rig_test
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
@@ -141,7 +143,7 @@ func (b *jazzClient) session(context string) string {
 	return ""
 }
 
-func startJazz(t *testing.T, o rig.JazzOptions) *rig.Jazz {
+func startJazz(t testing.TB, o rig.JazzOptions) *rig.Jazz {
 	t.Helper()
 	j, err := rig.StartJazz(o)
 	if err != nil {
@@ -450,4 +452,42 @@ func TestJazzModes(t *testing.T) {
 	j.Set(rig.JazzModes{})
 	b.get(j.URL("ccm")+"/authenticated/identity").want(200, `{"roles":["JazzUsers"],"userId":"fred"}`, "text/json")
 	b.get(j.URL("ccm")+"/authenticated/identity?redirectPath=//evil.example/").want(200, "fred")
+}
+
+// FuzzJazz: whatever comes without a right password gets an answer, no session of a
+// user's, and is led nowhere else.
+func FuzzJazz(f *testing.F) {
+	var all []*rig.Jazz
+	for _, o := range []rig.JazzOptions{{}, {NoLTPA: true}, {Auth: "basic"}, {Auth: "jas"}, {Auth: "jas", JAS: rig.JazzJAS{External: "saml"}}} {
+		j := startJazz(f, o)
+		j.AddUser("fred", "CANARY-"+rand.Text())
+		all = append(all, j)
+	}
+	f.Add("GET", "/rm/oauthCallback?oauth_token=x&oauth_verifier=", "", "jfs-request-token-x=", "")
+	f.Add("GET", "/ccm/secure/authenticated/identity?redirectPath=//x", "", "LtpaToken2=x; JSESSIONID=", "Basic eDp5")
+	f.Add("GET", "/ccm/jsa?code=&state=&appPassword=true", "", "", "Basic Og==")
+	f.Add("POST", "/ccm/x/j_security_check", "j_username=fred&j_password=", "WASReqURL=http://:1/ccm", "Negotiate YA==")
+	f.Add("POST", "/jts/oauth-authorize", "oauth_token=x&authorize=true", "WASReqURL=//x", "Bearer x")
+	f.Add("DELETE", "/qm/oslc/contexts/x/workitems", "", "JAZZ_AUTH_TOKEN=", "")
+	f.Fuzz(func(t *testing.T, method, path, body, cookie, authorization string) {
+		for _, j := range all {
+			r, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(body))
+			if err != nil {
+				return
+			}
+			r.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Cookie": {cookie}, "Authorization": {authorization}}
+			w := httptest.NewRecorder()
+			j.ServeHTTP(w, r)
+			if w.Code < 200 || w.Code > 599 {
+				t.Errorf("status %d", w.Code)
+			}
+			if n := j.Counts(); n.Logins != 0 || len(n.Sessions) != 0 {
+				t.Errorf("logged in: %+v", n)
+			}
+			if to := w.Header().Get("Location"); to != "" && !strings.HasPrefix(to, strings.TrimSuffix(j.URL("ccm"), "ccm")) {
+				t.Errorf("leads to %q", to)
+			}
+			j.DropSessions()
+		}
+	})
 }
