@@ -169,8 +169,12 @@ func TestHangup(t *testing.T) {
 	socket := filepath.Join(dir, "run", "agent.sock")
 	go func() {
 		err := serve("agent.toml", socket, "state/store.db", false, slog.LevelInfo, io.Discard, &log)
-		manager.Close() // nobody waits for what it does not say any more
 		ended <- err
+		// After all that it has said: nobody waits for what it does not say any more.
+		if last, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: at, Net: "unixgram"}); err == nil {
+			last.Write([]byte("its end"))
+			last.Close()
+		}
 	}()
 	told("READY=1")
 	c := &client.Client{Socket: socket}
