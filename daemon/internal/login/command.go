@@ -298,6 +298,7 @@ var commandRemedies = map[api.Code]string{
 	api.PasswordExpired:  "set a new password at the site, then give that",
 	api.SecondFactor:     "use an account that needs a password alone",
 	api.Forbidden:        "ask for this user's right to log in there",
+	api.RateLimited:      "ask again later",
 	api.Maintenance:      "ask again later; if it stays so, ask whoever runs the site",
 	api.NetworkError:     "check whether the program can reach the site, then ask again",
 	api.Timeout:          "check whether the site answers, then ask again",

@@ -74,8 +74,11 @@ func logInAsProgram() {
 	case http.StatusUnauthorized:
 		fail(api.BadCredentials, true)
 		return
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+	case http.StatusServiceUnavailable:
 		fail(api.Maintenance, false)
+		return
+	case http.StatusTooManyRequests:
+		fail(api.RateLimited, false)
 		return
 	}
 	lines := []map[string]string{}

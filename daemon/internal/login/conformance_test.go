@@ -134,8 +134,8 @@ var kindTests = slices.Concat(familyTests(), jazzTests(), []kindTest{
 		site:   commandSite,
 		codes: map[behaviour]api.Code{
 			good: "", refused: api.BadCredentials, anonymous: api.Expired, keepsNothing: api.NoSessionCookie,
-			// What it wants the program knows. It has no word for a 429.
-			unchallenged: "", toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.Maintenance, forbidden: api.Forbidden,
+			// What it wants the program knows.
+			unchallenged: "", toForeignHost: api.SSORedirect, down: api.Maintenance, limited: api.RateLimited, forbidden: api.Forbidden,
 		},
 	},
 })
