@@ -87,6 +87,8 @@ const (
 // Life implements Lasting.
 func (j *jazz) Life() Life {
 	switch way := j.found.Login; {
+	case strings.HasPrefix(way, byOAuth) && j.users() != "": // whose server has the other life
+		return Life{Idle: delegatedIdle, Absolute: ltpaLife}
 	case strings.HasPrefix(way, byOAuth):
 		return Life{Idle: delegatedIdle}
 	case strings.HasPrefix(way, byJAS):

@@ -309,3 +309,21 @@ func jazzSite(ticket bool) func(behaviour, string) http.HandlerFunc {
 		}
 	}
 }
+
+// TestJazzLife: what is documented of each way.
+func TestJazzLife(t *testing.T) {
+	for f, want := range map[Findings]Life{
+		{}:              {},
+		{Login: byForm}: {Absolute: 2 * time.Hour},
+		{Login: byJAS}:  {Idle: 30 * time.Minute}, {Login: byAppPassword}: {Idle: 30 * time.Minute},
+		{Login: byOAuth + byForm}: {Idle: 6 * time.Hour}, {Login: byOAuth + byForm, Users: "/jts/whoami"}: {Idle: 6 * time.Hour, Absolute: 2 * time.Hour},
+		{Login: byBasic}: {},
+	} {
+		if got := New("jazz").(Detector).As(f).(Lasting).Life(); got != want {
+			t.Errorf("%+v: %+v, want %+v", f, got, want)
+		}
+		if got := New("jazz").(Provider).Provider().(Lasting).Life(); got != (Life{Absolute: 2 * time.Hour}) {
+			t.Errorf("the provider's: %+v", got)
+		}
+	}
+}

@@ -69,9 +69,10 @@ func (j *Jazz) resource(c *jazzCall) {
 	case c.path == "/whoami":
 		// The body is the URI of the user (MathWorks' client for DOORS Next and a
 		// strategy of omniauth read it so, at /jts; that it is the same elsewhere, and
-		// is there at all for qm and rm, is a guess).
+		// is there at all for qm and rm, is a guess). The name is percent-encoded, @
+		// included (rtcclient's tests).
 		c.set("Content-Type", "text/plain; charset=UTF-8")
-		io.WriteString(c.w, j.URL(j.o.Context)+"/users/"+url.PathEscape(j.named(c)))
+		io.WriteString(c.w, j.URL(j.o.Context)+"/users/"+strings.ReplaceAll(url.QueryEscape(j.named(c)), "+", "%20"))
 	case c.path == "/oslc/workitems/catalog" || c.path == "/process/project-areas":
 		j.xml(c, fmt.Sprintf(`<projects><project title="Sample" area="%s" workitems="%s/oslc/contexts/%s/workitems"/></projects>`, jazzArea, j.URL(c.context), jazzArea))
 	case m != nil && m[1] == jazzArea:

@@ -103,6 +103,21 @@ func TestJazzFormClients(t *testing.T) {
 	}
 }
 
+// Another user's login has another session.
+func TestJazzUsers(t *testing.T) {
+	j := startJazz(t, rig.JazzOptions{})
+	j.AddUser("bob@example", "CANARY-bob")
+	b := newJazzClient(t)
+	b.logIn(j.URL("ccm"))
+	before := b.session(j.URL("ccm"))
+	b.do("POST", j.URL("ccm")+"/j_security_check", "j_username=bob%40example&j_password=CANARY-bob", "Content-Type", "application/x-www-form-urlencoded").want(302)
+	b.get(j.URL("ccm")+"/whoami").want(200, "/users/bob%40example")
+	if b.session(j.URL("ccm")) == before {
+		t.Error("it is the same session")
+	}
+	wantJazz(t, j, rig.JazzCounts{Logins: 2, Passwords: 2, Sessions: map[string]int{"ccm": 2}})
+}
+
 // Tomcat shows the form in place, wants it to be shown before, and the page to be
 // visited after it; the login is one application's.
 func TestJazzTomcat(t *testing.T) {
@@ -123,7 +138,8 @@ func TestJazzTomcat(t *testing.T) {
 	if after := b.session(ccm); after == before || a.cookie("LtpaToken2") != "" {
 		t.Errorf("%q %v", after, a.header)
 	}
-	b.get(ccm + "/whoami").want(302) // not yet
+	newJazzClient(t).get(ccm+"/whoami", "Cookie", "JSESSIONID="+before).want(302, "JSESSIONID=CANARY-") // the old one has ended
+	b.get(ccm + "/whoami").want(302)                                                                    // not yet
 	a = b.next(b.do("GET", ccm+"/secure/authenticated/identity?redirectPath=%2Fccm%2Fwhoami", "").want(302, "/ccm/whoami"))
 	a.want(200, "/users/fred")
 	b.get(ccm + "/whoami").want(200)

@@ -50,10 +50,11 @@ func TestJazzJAS(t *testing.T) {
 	if b.session(ccm) == before {
 		t.Error("the session keeps its id over a login")
 	}
+	newJazzClient(t).get(ccm+"/whoami", "Cookie", "JSESSIONID="+before).want(401, "JSESSIONID=CANARY-") // the old one has ended
 	if a = b.next(a).want(200); a.body != j.URL("jts")+"/users/fred" {
 		t.Errorf("%q", a.body)
 	}
-	wantJazz(t, j, rig.JazzCounts{Requests: 9, Logins: 1, Failures: 1, Passwords: 2, Sessions: map[string]int{"ccm": 1}})
+	wantJazz(t, j, rig.JazzCounts{Requests: 10, Logins: 1, Failures: 1, Passwords: 2, Sessions: map[string]int{"ccm": 1}})
 
 	// State and code are good once.
 	b.get(code).want(400, "used before")
@@ -68,6 +69,7 @@ func TestJazzJAS(t *testing.T) {
 	b.get(j.JASURL()+"/oidc/endpoint/jazzop/end_session").want(200, `jazzop_sso_cookie=""`)
 	b.get(ccm + "/whoami").want(200)
 	b.walk(authorization(b.get(j.URL("qm")+"/whoami"))+"&prompt=none").want(200, loginRequired)
+	b.walk(authorization(b.get(j.URL("qm")+"/whoami")), "Authorization", good()).want(200)
 	j.DropSessions()
 	b.walk(authorization(b.get(ccm+"/whoami"))+"&prompt=none").want(200, loginRequired)
 }

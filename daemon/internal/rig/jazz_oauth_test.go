@@ -68,6 +68,7 @@ func TestJazzOAuthTokens(t *testing.T) {
 
 	b.get(jts+"/oauth-authorize?oauth_token=none").want(401, "invalid")
 	to := lead()
+	b.get(strings.Replace(to, jts+"/oauth-authorize", rm+"/oauthCallback", 1)).want(401, "invalid") // nobody has let it in
 	a := b.get(to).want(302)
 	callback := a.header.Get("Location")
 	newJazzClient(t).get(callback).want(401, "invalid") // without the cookie
@@ -104,6 +105,21 @@ func TestJazzOAuthTokens(t *testing.T) {
 	j.DropApps()
 	j.Set(rig.JazzModes{ForeignRedirect: "https://evil.example/"})
 	b.get(lead()).want(302).leads("https://evil.example/")
+}
+
+// A request token is one application's.
+func TestJazzOAuthApplications(t *testing.T) {
+	j := startJazz(t, rig.JazzOptions{Delegated: []string{"rm", "gc"}})
+	b := newJazzClient(t)
+	b.logIn(j.URL("ccm"))
+	a := b.get(j.URL("rm") + "/whoami").want(401)
+	to := a.header.Get("X-jazz-web-oauth-url")
+	cookie, _, _ := strings.Cut(a.cookie("jfs-request-token-"+to[strings.LastIndexByte(to, '=')+1:]), ";")
+	callback := b.get(to).want(302).header.Get("Location")
+	b.get(strings.Replace(callback, "/rm/", "/gc/", 1), "Cookie", cookie).want(401, "invalid")
+	b.get(callback).want(200)
+	b.get(j.URL("gc") + "/whoami").want(401)
+	b.get(j.URL("rm") + "/whoami").want(200)
 }
 
 // The JTS's own login can be any.

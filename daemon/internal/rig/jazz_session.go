@@ -13,7 +13,6 @@ type jazzSession struct {
 	// saved is where the login leads, with the container Tomcat, and pending the user who
 	// has logged in and was not there yet.
 	saved, pending string
-	fresh          bool // the request has begun it
 }
 
 // jazzToken is a login: the value of a single sign-on cookie. Its life does not depend
@@ -32,7 +31,7 @@ const deleted = `=""; Expires=Thu, 01 Dec 1994 16:00:00 GMT; Path=/`
 // (dn_simple_createartifact_trace.html).
 func (j *Jazz) newSession(c *jazzCall, user string) *jazzSession {
 	now := j.o.Now()
-	s := &jazzSession{id: secretID() + ":" + randomHex(4), user: user, begun: now, used: now, fresh: true}
+	s := &jazzSession{id: secretID() + ":" + randomHex(4), user: user, begun: now, used: now}
 	j.sessions[c.context][s.id] = s
 	if user != "" {
 		j.counts.Sessions[c.context]++
@@ -49,7 +48,7 @@ func (j *Jazz) find(c *jazzCall) {
 	if s == nil || now.Sub(s.used) >= j.o.Idle || j.o.Auth == "jas" && s.user != "" && now.Sub(s.begun) >= j.o.LTPA {
 		return
 	}
-	s.used, s.fresh = now, false
+	s.used = now
 	c.session = s
 }
 
