@@ -318,9 +318,9 @@ func unreadable(path string, err error) *api.Error {
 	return configError(path, err.Error())
 }
 
-// Problems says which credentials cannot be used as things are: no KDC for the
-// realm, a keytab or a ticket cache that is missing, unreadable or without what
-// its principal needs. Whether a password is at hand only the agent knows.
+// Problems says what cannot be used as things are: no KDC for the realm of a
+// credential, a keytab or a ticket cache that is missing, unreadable or without what
+// its principal needs, a program that a site logs in with. Whether a password is at hand only the agent knows.
 func (c *Config) Problems(ctx context.Context) []error {
 	var all []error
 	for _, cred := range c.credentials {
@@ -329,6 +329,15 @@ func (c *Config) Problems(ctx context.Context) []error {
 		}
 		if err := krb.Check(ctx, c.kerberos, cred.Credential); err != nil {
 			all = append(all, err)
+		}
+	}
+	for _, s := range slices.Concat(c.idps, c.Sites) {
+		for _, u := range s.users {
+			if d, ok := u.driver.(login.Dependent); ok {
+				if err := d.Missing(); err != nil {
+					all = append(all, &api.Error{Code: api.ConfigInvalid, Detail: "site " + s.Name + ": " + err.Error(), Remedy: "mend that before the next login there"})
+				}
+			}
 		}
 	}
 	return all

@@ -35,6 +35,9 @@ func (r resolver) idp(e *entry) error {
 	}
 	if p, ok := who.driver.(login.Provider); ok {
 		who.driver = p.Provider()
+		if err := r.check(e, who, e.table.Identity, wrong); err != nil {
+			return err
+		}
 	}
 	if _, ok := who.driver.(login.Authorizer); ok {
 		return wrong("the kind %s has no cookies, and so nothing that could log in to a site", e.Kind)

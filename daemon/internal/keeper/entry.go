@@ -113,7 +113,7 @@ func (e *entry) need(w want, now time.Time) need {
 	switch {
 	case s == nil, s.Generation == w.not, s.ended(now), s.endsWithin(w.minValidity, now):
 		return aLogin
-	case e.proofs < w.proof, e.stale, e.doubted != e.settled, s.restored, s.changed(now):
+	case e.proofs < w.proof, e.stale, e.doubted != e.settled, s.restored, s.changed(now), e.overtaken(s):
 		return aProbe
 	case s.ProveTime.After(now), now.Sub(s.ProveTime) >= cmp.Or(w.fresh, e.goodFor()):
 		return aProbe

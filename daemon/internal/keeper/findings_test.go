@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -517,6 +518,9 @@ func (c carrier) tried(password string) error {
 }
 
 func (c carrier) Login(ctx context.Context, x *web.Exchange, p login.Password) error {
+	if p == nil {
+		return &api.Error{Code: api.NoChallenge, Detail: "by Basic alone"}
+	}
 	pw, err := p.Take(ctx)
 	if err != nil {
 		return err
@@ -596,4 +600,60 @@ func TestPasswordInSession(t *testing.T) {
 		}
 		get("app", "", "CANARY-third", "CANARY-third")
 	})
+}
+
+// TestPasswordInSessions: of many sites whose sessions are one password, one finds out
+// that it was changed, whether it is their credential or what they fall back to; and
+// nobody is handed out a password that is known to be an old one.
+func TestPasswordInSessions(t *testing.T) {
+	for name, use := range map[string]func(s *Site, pw *Password){
+		"credential": func(s *Site, pw *Password) { s.Password = pw },
+		"fallback":   func(s *Site, pw *Password) { s.Fallback = pw },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := carrier{&site{user: "build"}, new([]string)}
+			c.current = "CANARY-first"
+			l := NewLatches(newRecords(), mac)
+			pw := NewPassword("office", "build", "", newRecords(), l)
+			var sites []Site
+			for i := range 8 {
+				s := c.named(fmt.Sprintf("app%d", i))
+				s.Driver = c
+				use(&s, pw)
+				sites = append(sites, s)
+			}
+			k := keep(t, newRecords(), l, sites...)
+			if err := pw.Store(t.Context(), secret.New("CANARY-first")); err != nil {
+				t.Fatal(err)
+			}
+			all := func(code api.Code, want string) {
+				t.Helper()
+				var asks sync.WaitGroup
+				for i := range 8 {
+					asks.Go(func() {
+						served, err := k.Get(t.Context(), fmt.Sprintf("app%d", i), GetOptions{})
+						if api.CodeOf(err) != code {
+							t.Errorf("%s: %d: %v, want %q", name, i, err, code)
+						}
+						if err == nil && !served.carries(secret.New(want)) {
+							t.Errorf("%s: %d: an old password is handed out", name, i)
+						}
+					})
+				}
+				asks.Wait()
+			}
+			all("", "CANARY-first")
+			c.set(func() { c.current = "CANARY-second" })
+			if err := pw.Store(t.Context(), secret.New("CANARY-second")); err != nil {
+				t.Fatal(err)
+			}
+			all("", "CANARY-second")
+			pass(time.Hour)
+			c.set(func() { c.current, *c.attempts = "CANARY-third", nil })
+			all(api.Latched, "")
+			if len(*c.attempts) != 1 {
+				t.Errorf("%s: attempts %q", name, *c.attempts)
+			}
+		})
+	}
 }

@@ -82,7 +82,8 @@ func (e *entry) visit(ctx context.Context, p *entry, w want, forced bool) (*Sess
 	if err != nil {
 		return nil, lent, err
 	}
-	s, err := e.probe(ctx, e.newborn(jar, shifted, e.findings().Path))
+	f := e.findings()
+	s, err := e.probe(ctx, e.newborn(jar, shifted, f.Path), f)
 	return s, lent, err
 }
 
@@ -132,7 +133,7 @@ func (e *entry) absorb(lent *Session, jar *web.Jar, visited bool) {
 	e.flight = f
 	e.mu.Unlock()
 	_ = e.safely(func() *api.Error {
-		if proven, err := e.prove(&s); err == nil {
+		if proven, err := e.prove(&s, e.findings()); err == nil {
 			e.publish(proven, lent)
 		}
 		return nil
@@ -166,7 +167,7 @@ func (e *entry) share(ctx context.Context, p *entry, d login.Sharer) (*Session, 
 	e.mu.Unlock()
 	lent, err := p.get(ctx, want{})
 	for tries := 0; err == nil; tries++ {
-		another := lost == nil || !d.Shared(lost).Equal(d.Shared(lent.jar)) // than what has died
+		another := lost == nil || d.Shared(lost).Len() == 0 || !d.Shared(lost).Equal(d.Shared(lent.jar)) // than what has died
 		if tries > 0 || another || lent.ProveTime.After(ended) {
 			e.settles(p, lent.Session)
 			s, serr := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
@@ -220,23 +221,23 @@ func (e *entry) begin(ctx context.Context, d login.Sharer, lent *Session, f logi
 	path := f.Path
 	home := web.Below(e.site.URL, path)
 	shifted := e.k.clock.shifted.Load()
-	jar := d.Shared(lent.at(shifted).jar)
 	if m, ok := e.as(f).(login.Member); ok {
-		x := e.exchange(jar, false, path)
+		x := e.exchange(lent.at(shifted).jar.Clone(), false, path)
 		defer x.Close()
 		if err := m.Enter(ctx, x); err != nil {
 			return nil, err
 		}
-		return e.probe(ctx, e.newborn(x.Jar(), shifted, path))
+		return e.probe(ctx, e.newborn(x.Jar(), shifted, path), f)
 	}
+	jar := d.Shared(lent.at(shifted).jar)
 	if len(jar.Cookies(home, e.k.clock.Now())) == 0 {
 		return nil, &api.Error{Code: api.LoginOKButProbeFailed, Detail: "what the identity provider " + e.provider.site.Name + " shares is not for " + web.OriginOf(home).String(), Remedy: d.Refused()}
 	}
-	s, err := e.probe(ctx, e.newborn(jar, shifted, path))
+	s, err := e.probe(ctx, e.newborn(jar, shifted, path), f)
 	if err != nil || s.jar.Equal(jar) {
 		return s, err
 	}
-	return e.probe(ctx, s)
+	return e.probe(ctx, s, f)
 }
 
 // sharedWith returns the provider's session among the cookies that a person has

@@ -272,7 +272,7 @@ func (e *entry) newSession(ctx context.Context, a *attempt, f login.Findings) (*
 	if err != nil {
 		return nil, err
 	}
-	s, err := e.probe(ctx, e.newborn(x.Jar(), began, f.Path), a.secrets()...)
+	s, err := e.probe(ctx, e.newborn(x.Jar(), began, f.Path), f, a.secrets()...)
 	if api.CodeOf(err) == api.Expired {
 		remedy := "check the site's url, and its probe_url and identity_… if it has them"
 		if d, ok := e.site.Driver.(login.Sharer); ok {
@@ -295,7 +295,7 @@ func (e *entry) adopt(jar *web.Jar) *api.Error {
 	ctx, cancel := context.WithTimeout(e.k.ctx, loginTimeout)
 	defer cancel()
 	s, err := e.asFound(ctx, true, noSecrets, func() bool { return false }, func(f login.Findings) (*Session, error) {
-		return e.prove(e.newborn(jar, e.k.clock.shifted.Load(), f.Path))
+		return e.prove(e.newborn(jar, e.k.clock.shifted.Load(), f.Path), f)
 	})
 	if err != nil {
 		f := *api.AsError(err)
@@ -333,13 +333,7 @@ func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 // proveAsFound asks the site about a session; where the product is now, if it is no
 // longer where the session was made.
 func (e *entry) proveAsFound(old *Session) (*Session, error) {
-	if err := e.carried(old); err != nil {
-		return nil, err
-	}
-	s, err := e.prove(old)
-	if api.CodeOf(err) == api.BadCredentials {
-		err = e.refusedIn(old, err)
-	}
+	s, err := e.proveCarried(old)
 	if err == nil || api.CodeOf(err) == api.Expired || !outdated(api.CodeOf(err), e.findings()) {
 		return s, err
 	}
@@ -351,7 +345,7 @@ func (e *entry) proveAsFound(old *Session) (*Session, error) {
 	}
 	moved := *old
 	moved.home, moved.path = web.Below(e.site.URL, f.Path), f.Path
-	s, err = e.prove(&moved)
+	s, err = e.prove(&moved, f)
 	if err == nil {
 		e.remember(f)
 	}
@@ -373,21 +367,21 @@ func (e *entry) keepShared(before, after *web.Jar) *web.Jar {
 	return own
 }
 
-// prove asks the site about a session.
-func (e *entry) prove(s *Session) (*Session, error) {
+// prove asks the site, which is as found, about a session.
+func (e *entry) prove(s *Session, f login.Findings) (*Session, error) {
 	ctx, cancel := context.WithTimeout(e.k.ctx, probeTimeout)
 	defer cancel()
-	return e.probe(ctx, s)
+	return e.probe(ctx, s, f)
 }
 
 // probe returns the session as it is after a probe that proved it: Set-Cookie
 // lines of the probe replace older values. Whatever of the secrets and cookies a
 // site sends back as a name is not shown.
-func (e *entry) probe(ctx context.Context, s *Session, secrets ...string) (*Session, error) {
+func (e *entry) probe(ctx context.Context, s *Session, f login.Findings, secrets ...string) (*Session, error) {
 	s = s.at(e.k.clock.shifted.Load())
 	x := e.exchange(s.jar.Clone(), false, s.path)
 	defer x.Close()
-	id, err := e.driver().Probe(ctx, x)
+	id, err := e.as(f).Probe(ctx, x)
 	if err != nil {
 		return nil, err
 	}

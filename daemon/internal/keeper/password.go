@@ -268,23 +268,32 @@ func (a *attempt) GiveBack() { a.unseen = true }
 // Accepted implements login.Password.
 func (a *attempt) Accepted() { a.accepted = true }
 
-// carried returns why a session is over that is the credential's secret itself, which
-// goes with each request: the secret was refused elsewhere, or there is another one.
-func (e *entry) carried(s *Session) error {
-	a := e.attempt(nil)
-	if s.Authorization().Empty() || a == nil {
-		return nil
+// carried returns what lends the secret that a session is, which goes with each
+// request; nil if the session is none, or nobody can read the secret. An error of code
+// api.Expired says that the session is over: the credential has another secret now, or
+// this one was refused elsewhere.
+func (e *entry) carried(s *Session) (*attempt, error) {
+	p := e.site.password()
+	if s.Authorization().Empty() || p == nil {
+		return nil, nil
 	}
+	a := &attempt{p: p, site: &e.site}
 	err := a.ready()
 	switch {
-	case a.secret.Empty(): // it cannot be read
-		return nil
+	case a.secret.Empty():
+		return nil, nil
 	case !s.carries(a.secret):
-		return &api.Error{Code: api.Expired, Detail: "the credential has another secret now"}
+		return nil, &api.Error{Code: api.Expired, Detail: "the credential has another secret now"}
 	case api.CodeOf(err) == api.Latched:
-		return &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
+		return nil, &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
 	}
-	return nil
+	return a, nil
+}
+
+// overtaken reports whether a session is a secret that is not to be sent any more.
+func (e *entry) overtaken(s *Session) bool {
+	_, err := e.carried(s)
+	return err != nil
 }
 
 // carries reports whether a session is a secret itself: a token, or a password as the
@@ -296,17 +305,38 @@ func (s *Session) carries(pw secret.String) bool {
 	return credentials == pw.Reveal() || err == nil && password == pw.Reveal()
 }
 
-// refusedIn remembers that a site has refused the secret which a session is, so that
-// no login tries it once more.
-func (e *entry) refusedIn(s *Session, refusal error) error {
-	if a := e.attempt(nil); a != nil {
-		if pw, err := a.password(); err == nil && s.carries(pw) {
-			if err := a.p.latches.End(e.k.ctx, a.p.verifier(), a.p.user, []byte(pw.Reveal()), a.refused(api.BadCredentials)); err != nil {
-				e.log.Error("what became of a password is not stored", "err", err)
-			}
-		}
+// proveCarried is prove. The proof of a session that is a secret itself is an attempt
+// with that, like a login: no two at once, and none that is forgotten.
+func (e *entry) proveCarried(s *Session) (proven *Session, err error) {
+	a, err := e.carried(s)
+	if err != nil {
+		return nil, err
 	}
-	return &api.Error{Code: api.Expired, Detail: api.AsError(refusal).Detail, Err: refusal}
+	if a == nil {
+		return e.prove(s, e.findings())
+	}
+	if _, err := a.Take(e.k.ctx); err != nil {
+		if api.CodeOf(err) == api.Latched { // meanwhile
+			err = &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
+		}
+		return nil, err
+	}
+	verdict := error(&api.Error{Code: api.Unknown, Detail: "the proof broke off"}) // also after a panic
+	defer func() {
+		if err := a.end(context.WithoutCancel(e.k.ctx), verdict); err != nil {
+			e.log.Error("what became of a password is not stored", "err", err)
+		}
+	}()
+	proven, err = e.prove(s, e.findings())
+	verdict = err
+	switch {
+	case err == nil:
+	case api.CodeOf(err) == api.BadCredentials:
+		err = &api.Error{Code: api.Expired, Detail: api.AsError(err).Detail, Err: err}
+	default: // no word about the secret
+		a.GiveBack()
+	}
+	return proven, err
 }
 
 // end says what became of the login, its proof included. The error is of the
@@ -339,7 +369,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	case e.Code.Refusal():
 		// Callers at the credential's other sites may not know this one.
-		others = a.refused(e.Code)
+		others = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
 	case a.unseen, e.Code == api.ProxyAuthRequired, e.Code == api.ProxyAuthFailed: // no further than the proxy
 	case unanswered(e.Code):
 		alone = l.doubt(ctx, a.site.verifier(), a.p.user, here, l.past(a.p.verifier(), a.p.user, pw), e)
@@ -351,11 +381,6 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		a.unkept = a.p.Store(ctx, a.secret)
 	}
 	return errors.Join(err, alone)
-}
-
-// refused is a refusal in words that do not name a site.
-func (a *attempt) refused(c api.Code) error {
-	return &api.Error{Code: c, Detail: "the password of " + a.p.user + " was refused"}
 }
 
 // unanswered reports whether a failure leaves open what the site makes of a

@@ -39,7 +39,10 @@ func (e *entry) remedied(err error, offered *attempt) *api.Error {
 	case bring && f.Code == api.NoSecret:
 		ways = append(ways, verb+" --password-stdin")
 		cookie()
-	case more && stands:
+	case more && stands, f.Code == api.ChallengeUnsupported:
+		cookie()
+	case f.Code == api.AppPasswordRequired:
+		ways = append(ways, verb+" --password-stdin")
 		cookie()
 	case bring && stands && !captcha:
 		ways = append(ways, verb+" --password-stdin")

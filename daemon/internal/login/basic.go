@@ -26,10 +26,7 @@ type basicAuth struct{ proof }
 
 // Check implements Checker.
 func (b *basicAuth) Check(o web.Options, identity string) error {
-	if err := b.proof.Check(o, identity); err != nil {
-		return err
-	}
-	return errors.Join(ownHost(o, "login_url", b.LoginURL), ownHost(o, "probe_url", b.ProbeURL))
+	return cmp.Or(ownHost(o, "login_url", b.LoginURL), ownHost(o, "probe_url", b.ProbeURL), b.proof.Check(o, identity))
 }
 
 // ownHost returns what is wrong with an option that holds a URL, if that is not the
@@ -69,7 +66,7 @@ func (b *basicAuth) Login(ctx context.Context, x *web.Exchange, p Password) erro
 		return err
 	}
 	if x.Jar().Len() > 0 {
-		if enough, err := b.enough(ctx, x, field); enough || err != nil {
+		if enough, err := b.enough(ctx, x, p, field); enough || err != nil {
 			return err
 		}
 	}
@@ -100,18 +97,25 @@ func asksByBasic(x *web.Exchange, r *web.Response) error {
 }
 
 // enough reports whether the cookies of x are the session of whose password is in the
-// field: they may be a stranger's, too, whom the site has a name for.
-func (b *basicAuth) enough(ctx context.Context, x *web.Exchange, field secret.String) (bool, error) {
+// field. They may be a stranger's, too, whom the site has a name for: if that is not the
+// username, the password has to lead to the same one.
+func (b *basicAuth) enough(ctx context.Context, x *web.Exchange, p Password, field secret.String) (bool, error) {
 	byCookies, err := b.proof.Probe(ctx, x)
-	if err != nil {
+	switch {
+	case err != nil:
 		return false, temporary(err)
+	case byCookies.Unproven, lower(byCookies.Name) == lower(p.User()):
+		return true, nil
 	}
 	other := x.Bare()
 	defer other.Close()
 	other.Jar().Authorize(field)
 	byPassword, err := b.Probe(ctx, other)
-	if err != nil { // as where only the login takes a password
-		return true, temporary(err)
+	switch {
+	case api.CodeOf(err) == api.BadCredentials:
+		return false, err
+	case err != nil:
+		return false, temporary(err)
 	}
 	return byCookies == byPassword, nil
 }

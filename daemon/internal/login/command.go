@@ -2,6 +2,7 @@ package login
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -68,6 +70,8 @@ func (c *command) Check(o web.Options, identity string) error {
 	switch {
 	case len(c.Command) == 0:
 		return errors.New("command is missing: the program that logs in, and its arguments, as in: command = [\"/usr/local/bin/login\", \"--quiet\"]")
+	case !filepath.IsAbs(c.Command[0]):
+		return fmt.Errorf("command: %q is not an absolute path", c.Command[0])
 	case slices.ContainsFunc(c.Command, func(s string) bool { return strings.Contains(s, "\x00") }):
 		return errors.New("command holds a character that no program can get")
 	case c.Timeout < 1 || c.Timeout > maxCommandTime:
@@ -75,43 +79,65 @@ func (c *command) Check(o web.Options, identity string) error {
 	case c.LoginURL == "" && c.ProbeURL == "":
 		return errors.New("probe_url is missing: a page that only a session may read, by which what the program returns is proven")
 	}
-	if err := safeProgram(c.Command[0]); err != nil {
-		return fmt.Errorf("command: %w", err)
-	}
 	return c.proof.Check(o, identity)
 }
 
-// safeProgram returns what keeps a program from being run: that it is none, or that
-// others could put something else in its place.
-func safeProgram(name string) error {
-	if !filepath.IsAbs(name) {
-		return fmt.Errorf("%q is not an absolute path", name)
-	}
-	target, err := filepath.EvalSymlinks(name)
-	if err != nil {
-		return unseen(name, err)
-	}
-	info, err := os.Stat(target)
-	switch {
-	case err != nil:
-		return unseen(name, err)
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is not a file", name)
-	case info.Mode()&0o111 == 0:
-		return fmt.Errorf("%s is not executable: chmod +x it", name)
-	case info.Mode()&0o022 != 0:
-		return fmt.Errorf("others can write to %s, and so learn the password: chmod go-w it", target)
-	}
-	for _, dir := range []string{filepath.Dir(name), filepath.Dir(target)} {
-		info, err := os.Stat(dir)
-		switch {
-		case err != nil:
-			return unseen(dir, err)
-		case info.Mode()&0o002 != 0:
-			return fmt.Errorf("others can write to %s, and so put another program in the place of %s: chmod o-w it", dir, name)
-		}
+// Missing implements Dependent.
+func (c *command) Missing() error {
+	if err := safeProgram(c.Command[0]); err != nil {
+		return fmt.Errorf("command: %w", err)
 	}
 	return nil
+}
+
+// safeProgram returns what keeps a program, an absolute path, from being run: that it is
+// none, or that others could put something else in its place. It goes the way that the
+// kernel goes (path_resolution(7)), and nobody else may be able to change any part of it.
+func safeProgram(name string) error {
+	users, _ := os.ReadFile("/proc/self/uid_map") // not there: everybody has a number
+	at, rest := "/", strings.Split(name, "/")
+	for links := 0; ; {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return unseen(at, err)
+		}
+		owner := info.Sys().(*syscall.Stat_t).Uid
+		link := info.Mode()&fs.ModeSymlink != 0
+		sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 // nobody moves another's file there
+		switch {
+		case int(owner) != os.Geteuid() && owner != 0 && !unmapped(owner, string(users)):
+			return fmt.Errorf("%s belongs to uid %d, who could put another program in the place of %s, and learn the password: let it belong to root, or to the agent's user", at, owner, name)
+		case link:
+			to, err := os.Readlink(at)
+			if links++; err != nil || links > 40 {
+				return fmt.Errorf("%s has links on its way that lead nowhere", name)
+			}
+			if at = filepath.Dir(at); filepath.IsAbs(to) {
+				at = "/"
+			}
+			rest = append(strings.Split(to, "/"), rest...)
+			continue
+		case info.Mode()&0o022 != 0 && !sticky:
+			return fmt.Errorf("others can write to %s, and so put another program in the place of %s, and learn the password: chmod go-w it", at, name)
+		case len(rest) > 0:
+			at, rest = filepath.Join(at, rest[0]), rest[1:]
+			continue
+		case !info.Mode().IsRegular():
+			return fmt.Errorf("%s is not a file", name)
+		case info.Mode()&0o111 == 0:
+			return fmt.Errorf("%s is not executable: chmod +x it", name)
+		}
+		return nil
+	}
+}
+
+// unmapped reports whether an owner is somebody who has no number here, as root has none
+// in a user's own service with PrivateUsers=: users is the process's uid_map
+// (user_namespaces(7)).
+func unmapped(owner uint32, users string) bool {
+	const overflow = 65534
+	f := strings.Fields(users)
+	return owner == overflow && len(f) > 0 && (len(f) != 3 || f[0] != "0" || f[1] != "0")
 }
 
 // unseen is for a file that nobody could look at.
@@ -141,8 +167,8 @@ func (c *command) Login(ctx context.Context, x *web.Exchange, p Password) error 
 	if err != nil {
 		return err
 	}
-	if err := safeProgram(c.Command[0]); err != nil {
-		return &api.Error{Code: api.ConfigInvalid, Detail: "the program that logs in is not safe to run: " + err.Error(), Remedy: "mend that, then log in again"}
+	if err := c.Missing(); err != nil {
+		return &api.Error{Code: api.ConfigInvalid, Detail: err.Error(), Remedy: "mend that, then log in again"}
 	}
 	password, err := p.Take(ctx)
 	if err != nil {
@@ -158,27 +184,27 @@ func (c *command) Login(ctx context.Context, x *web.Exchange, p Password) error 
 	if err != nil {
 		return err
 	}
-	cookies, failure, err := readCommandOutput(said.output)
+	says, err := readCommandOutput(said.output)
 	switch {
 	case err != nil && !said.state.Success():
 		return c.wrong(c.Command[0] + " " + ending(said.state) + " and without saying why: " + err.Error())
 	case err != nil:
 		return c.wrong("what " + c.Command[0] + " says is no answer: " + err.Error())
-	case failure != nil:
-		if failure.unused {
+	case says.Error != nil:
+		if used := says.Error.PasswordUsed; used != nil && !*used {
 			p.GiveBack()
 		}
-		return failure.error(c.Command[0])
+		return says.Error.error(c.Command[0], password)
 	case !said.state.Success():
 		return c.wrong(c.Command[0] + " says cookies, and then " + ending(said.state))
 	}
-	for i, k := range cookies {
+	for i, k := range says.SetCookie {
 		if err := x.Permit(nil, k.url); err != nil {
 			f := *api.AsError(err)
 			f.Detail = fmt.Sprintf("set_cookie[%d].url, of what %s says, %s", i, c.Command[0], f.Detail)
 			return &f
 		}
-		x.Jar().Set(k.url, []string{k.line}, x.Now())
+		x.Jar().Set(k.url, []string{k.Line}, x.Now())
 	}
 	if x.Jar().Len() == 0 {
 		return &api.Error{Code: api.NoSessionCookie, Detail: c.Command[0] + " says no cookie that a browser would take from there", Remedy: byHand}
@@ -277,17 +303,25 @@ func (o *commandOutput) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// saidCookie is one Set-Cookie field that a program got.
-type saidCookie struct {
-	url  *url.URL // where from
-	line string
+// commandSays is what a program says: cookies, or a failure.
+type commandSays struct {
+	Version   int             `json:"version"`
+	SetCookie []commandCookie `json:"set_cookie"`
+	Error     *commandFailure `json:"error"`
+}
+
+// commandCookie is one Set-Cookie field that a program got.
+type commandCookie struct {
+	URL  string `json:"url"` // where from
+	Line string `json:"line"`
+	url  *url.URL
 }
 
 // commandFailure is what a program says where there is no session.
 type commandFailure struct {
-	code   api.Code
-	detail string
-	unused bool // nobody has seen the password
+	Code         api.Code `json:"code"`
+	Detail       string   `json:"detail"`
+	PasswordUsed *bool    `json:"password_used"` // not false: somebody may have seen it
 }
 
 // commandRemedies are the codes that a program may say, and what to do then.
@@ -306,149 +340,84 @@ var commandRemedies = map[api.Code]string{
 }
 
 // error returns the failure as that of a login by a program of that name.
-func (f *commandFailure) error(name string) error {
-	e := &api.Error{Code: f.code, Detail: name + " says " + string(f.code), Remedy: commandRemedies[f.code]}
+func (f *commandFailure) error(name string, password secret.String) error {
+	e := &api.Error{Code: f.Code, Detail: name + " says " + string(f.Code), Remedy: commandRemedies[f.Code]}
 	if e.Remedy == "" {
 		e.Code, e.Detail, e.Remedy = api.Unknown, name+" says a code that it may not say", byHand
 	}
 	const longest = 200
-	if d := []rune(api.Clean(f.detail)); len(d) > 0 {
-		e.Detail += ": " + string(d[:min(len(d), longest)])
+	// What is cut through is not known for a secret any more.
+	d := []rune(api.Clean(strings.ReplaceAll(f.Detail, password.Reveal(), "[redacted]")))
+	if len(d) > longest {
+		cut, _, _ := cutLast(string(d[:longest]), " ")
+		d = []rune(cut + " …")
+	}
+	if len(d) > 0 {
+		e.Detail += ": " + string(d)
 	}
 	return e
 }
 
-// readCommandOutput reads what a program says: cookies or a failure. The error names
-// what is wrong with it, and quotes nothing, for anything of it may be a secret.
-func readCommandOutput(doc []byte) (cookies []saidCookie, failure *commandFailure, err error) {
-	switch {
+// readCommandOutput reads what a program says. The error names what is wrong with it,
+// and quotes nothing, for anything of it may be a secret.
+func readCommandOutput(doc []byte) (*commandSays, error) {
+	var first struct{ Version json.RawMessage } // for another one may have other members
+	switch err := json.Unmarshal(doc, &first); {
 	case len(bytes.TrimSpace(doc)) == 0:
-		return nil, nil, errors.New("it is empty")
+		return nil, errors.New("it is empty")
 	case !utf8.Valid(doc):
-		return nil, nil, errors.New("it is not UTF-8")
+		return nil, errors.New("it is not UTF-8")
 	case !json.Valid(doc):
-		return nil, nil, errors.New("it is not one JSON document, and nothing else")
+		return nil, errors.New("it is not one JSON document, and nothing else")
+	case err != nil:
+		return nil, errors.New("it is not an object")
+	case string(first.Version) != fmt.Sprint(commandVersion):
+		return nil, fmt.Errorf("version is not %d", commandVersion)
 	}
-	top, err := jsonObject(doc, "it")
-	if err != nil {
-		return nil, nil, err
+	if err := once(json.NewDecoder(bytes.NewReader(doc))); err != nil {
+		return nil, errors.New("a member stands there twice")
 	}
-	if v := top["version"]; string(v) != fmt.Sprint(commandVersion) { // first, for another one may have other members
-		return nil, nil, fmt.Errorf("version is not %d", commandVersion)
+	says, d, mistyped := new(commandSays), json.NewDecoder(bytes.NewReader(doc)), new(json.UnmarshalTypeError)
+	d.DisallowUnknownFields()
+	switch err := d.Decode(says); {
+	case errors.As(err, &mistyped):
+		return nil, fmt.Errorf("%s is of another type", mistyped.Field)
+	case err != nil:
+		return nil, fmt.Errorf("it has a member that is not one of version %d", commandVersion)
+	case (says.SetCookie == nil) == (says.Error == nil):
+		return nil, errors.New("it has to have either set_cookie or error")
 	}
-	if err := onlyMembers(top, "it", "version", "set_cookie", "error"); err != nil {
-		return nil, nil, err
-	}
-	list, fault := top["set_cookie"], top["error"]
-	switch {
-	case (list == nil) == (fault == nil):
-		return nil, nil, errors.New("it has to have either set_cookie or error")
-	case fault != nil:
-		failure, err = readCommandFailure(fault)
-		return nil, failure, err
-	}
-	var entries []json.RawMessage
-	if list[0] != '[' || json.Unmarshal(list, &entries) != nil {
-		return nil, nil, errors.New("set_cookie is not an array")
-	}
-	for i, entry := range entries {
-		where := fmt.Sprintf("set_cookie[%d]", i)
-		c, err := readSaidCookie(entry, where)
-		if err != nil {
-			return nil, nil, err
-		}
-		cookies = append(cookies, c)
-	}
-	return cookies, nil, nil
-}
-
-func readSaidCookie(doc json.RawMessage, where string) (c saidCookie, err error) {
-	m, err := jsonObject(doc, where)
-	if err == nil {
-		err = onlyMembers(m, where, "url", "line")
-	}
-	if err != nil {
-		return c, err
-	}
-	address, err := jsonText(m["url"], where+".url")
-	if err != nil {
-		return c, err
-	}
-	if c.url, err = url.Parse(address); err != nil || c.url.Host == "" {
-		return c, errors.New(where + ".url is not an absolute URL") // err would quote it
-	}
-	c.line, err = jsonText(m["line"], where+".line")
-	return c, err
-}
-
-func readCommandFailure(doc json.RawMessage) (*commandFailure, error) {
-	m, err := jsonObject(doc, "error")
-	if err == nil {
-		err = onlyMembers(m, "error", "code", "detail", "password_used")
-	}
-	if err != nil {
-		return nil, err
-	}
-	f := new(commandFailure)
-	code, err := jsonText(m["code"], "error.code")
-	if err != nil {
-		return nil, err
-	}
-	f.code = api.Code(code)
-	if v := m["detail"]; v != nil {
-		if f.detail, err = jsonText(v, "error.detail"); err != nil {
-			return nil, err
+	for i := range says.SetCookie {
+		c := &says.SetCookie[i]
+		var err error
+		if c.url, err = url.Parse(c.URL); err != nil || c.url.Host == "" {
+			return nil, fmt.Errorf("set_cookie[%d].url is not an absolute URL", i)
 		}
 	}
-	switch v := m["password_used"]; string(v) {
-	case "", "true":
-	case "false":
-		f.unused = true
-	default:
-		return nil, errors.New("error.password_used is neither true nor false")
-	}
-	return f, nil
+	return says, nil
 }
 
-// jsonObject returns the members of an object in a valid document. Names count as they
-// are written, and each once: what two say is for nobody to guess.
-func jsonObject(doc json.RawMessage, where string) (map[string]json.RawMessage, error) {
-	d := json.NewDecoder(bytes.NewReader(doc))
-	if open, err := d.Token(); err != nil || open != json.Delim('{') {
-		return nil, errors.New(where + " is not an object")
+// once returns an error if an object in a value has a member twice, for encoding/json
+// takes the last, whatever its case: what two say is for nobody to guess.
+func once(d *json.Decoder) error {
+	open, err := d.Token()
+	if open != json.Delim('{') && open != json.Delim('[') {
+		return err
 	}
-	members := map[string]json.RawMessage{}
+	names := map[string]bool{}
 	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, errors.New(where + " cannot be read")
+		if open == json.Delim('{') {
+			t, err := d.Token()
+			name, _ := t.(string)
+			if name = strings.ToLower(name); err != nil || names[name] {
+				return cmp.Or(err, errTwice)
+			}
+			names[name] = true
 		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return nil, errors.New(where + " cannot be read")
-		}
-		if members[name.(string)] != nil {
-			return nil, errors.New(where + " has a member twice")
-		}
-		members[name.(string)] = v
-	}
-	return members, nil
-}
-
-// onlyMembers returns an error if an object has others than those.
-func onlyMembers(members map[string]json.RawMessage, where string, names ...string) error {
-	for name := range members {
-		if !slices.Contains(names, name) {
-			return fmt.Errorf("%s has a member that is none of %s", where, strings.Join(names, ", "))
+		if err := once(d); err != nil {
+			return err
 		}
 	}
-	return nil
-}
-
-// jsonText returns a string; nil is none.
-func jsonText(v json.RawMessage, where string) (s string, err error) {
-	if v == nil || v[0] != '"' || json.Unmarshal(v, &s) != nil {
-		return "", errors.New(where + " is not a string")
-	}
-	return s, nil
+	_, err = d.Token()
+	return err
 }

@@ -273,7 +273,7 @@ func (anyToken) Verify([]byte) (bool, error) { return true, nil }
 
 // exchangeWith starts a dialogue with a handler as https is not: in clear, on
 // loopback, under the name app.corp.example.
-func exchangeWith(t *testing.T, h http.Handler, jar *web.Jar, n web.Negotiator) *web.Exchange {
+func exchangeWith(t *testing.T, h http.Handler, jar *web.Jar, n web.Negotiator, loginHosts ...web.Origin) *web.Exchange {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	u, err := url.Parse(s.URL)
@@ -281,7 +281,7 @@ func exchangeWith(t *testing.T, h http.Handler, jar *web.Jar, n web.Negotiator) 
 		t.Fatal(err)
 	}
 	x := web.NewExchange(web.Options{
-		Base: &url.URL{Scheme: "http", Host: "app.corp.example:" + u.Port(), Path: "/app"}, InsecureHTTP: true, UserAgent: "test/1", Negotiate: n,
+		Base: &url.URL{Scheme: "http", Host: "app.corp.example:" + u.Port(), Path: "/app"}, LoginHosts: loginHosts, InsecureHTTP: true, UserAgent: "test/1", Negotiate: n,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, u.Host)
 		},

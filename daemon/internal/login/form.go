@@ -59,6 +59,7 @@ func (f *form) Login(ctx context.Context, x *web.Exchange, p Password) error {
 		return err
 	}
 	if err = f.login(ctx, x, u, p); errors.Is(err, errTooLate) {
+		p.GiveBack()
 		*x.Jar() = web.Jar{}
 		err = f.login(ctx, x, u, p)
 	}
@@ -87,7 +88,6 @@ func (f *form) login(ctx context.Context, x *web.Exchange, u *url.URL, p Passwor
 		return err
 	}
 	if r.Status == http.StatusRequestTimeout {
-		p.GiveBack()
 		return &api.Error{Code: api.UnexpectedStatus, Detail: r.Shown() + " answers 408: it has forgotten that it showed the form", Remedy: "see that no proxy on the way takes cookies away", Err: errTooLate}
 	}
 	err = f.answer(ctx, x, r, s, p.User(), before)
@@ -222,6 +222,9 @@ func (f *form) fill(x *web.Exchange, page *web.Response, user string) (*submissi
 	forms, base := readForms(page)
 	forms = slices.DeleteFunc(forms, func(h *htmlForm) bool { return f.passwordOf(h) == nil })
 	switch {
+	case len(forms) == 0 && basicChallenge(page) != nil:
+		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: page.Shown() + " asks for the password by Basic, and shows no form",
+			Remedy: "use kind = \"basic\", or point login_url at a page that shows the form to everybody"}
 	case len(forms) == 0 && page.Status == http.StatusUnauthorized && len(page.Challenges) > 0:
 		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: page.Shown() + " wants a login before it shows a form",
 			Remedy: "log in with a principal and its keytab, or point login_url at a page that shows the form to everybody"}

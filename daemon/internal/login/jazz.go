@@ -93,7 +93,7 @@ func (j *jazz) Life() Life {
 		return Life{Idle: delegatedIdle}
 	case strings.HasPrefix(way, byJAS):
 		return Life{Idle: httpIdle}
-	case way == byForm:
+	case way == byForm, j.found.Gate != "":
 		return Life{Absolute: ltpaLife}
 	}
 	return Life{}
@@ -121,11 +121,17 @@ func (*jazz) Headers(r Asked) []Header {
 }
 
 // protected returns the page that a session is proven at.
-func (j *jazz) protected() string { return cmp.Or(j.ProbeURL, j.found.Probe, "whoami") }
+func (j *jazz) protected() string {
+	if j.users() != "" {
+		return j.found.Probe
+	}
+	return cmp.Or(j.ProbeURL, "whoami")
+}
 
-// users returns the page that names the user, "" if the other one does.
+// users returns the page that names the user, "" if the other one does. An application
+// password is good for one application.
 func (j *jazz) users() string {
-	if j.ProbeURL != "" {
+	if j.ProbeURL != "" || j.AppPassword {
 		return ""
 	}
 	return j.found.Users
@@ -133,6 +139,12 @@ func (j *jazz) users() string {
 
 // Probe implements Driver.
 func (j *jazz) Probe(ctx context.Context, x *web.Exchange) (Identity, error) {
+	defer j.settle(x)
+	return j.prove(ctx, x)
+}
+
+// prove is Probe that keeps all cookies.
+func (j *jazz) prove(ctx context.Context, x *web.Exchange) (Identity, error) {
 	r, err := j.get(ctx, x, j.protected())
 	if err != nil {
 		return Identity{}, err
@@ -266,13 +278,20 @@ func authMessage(r *web.Response) string {
 func (j *jazz) Logout(ctx context.Context, x *web.Exchange) error {
 	before := x.Jar().Clone()
 	if !before.Authorization().Empty() {
-		return nil // nothing is kept at the server
+		return &api.Error{Code: api.UnexpectedStatus, Detail: "the session is the password itself, which is good until it is changed", Remedy: "change the password at the server, if somebody else may have it"}
 	}
 	if err := j.logout(ctx, x); err != nil {
 		return err
 	}
 	*x.Jar() = *before
-	return over(j.Probe(ctx, x))
+	if err := over(j.prove(ctx, x)); err != nil || j.users() == "" {
+		return err
+	}
+	r, err := j.get(ctx, x, j.users()) // at another application, which takes the same token
+	if err != nil {
+		return err
+	}
+	return over(j.judge(x, r))
 }
 
 // logout asks the application to end its session.
@@ -281,17 +300,9 @@ func (j *jazz) logout(ctx context.Context, x *web.Exchange) error {
 	if err != nil {
 		return err
 	}
-	h := jazzHeader()
-	for _, f := range j.Headers(Asked{Method: http.MethodPost, URL: u, Cookies: x.Jar().Cookies(u, x.Now())}) {
-		h.Set(f.Name, f.Value)
-	}
-	h.Set("Content-Type", urlencoded)
-	r, err := x.Send(ctx, web.Request{Method: http.MethodPost, URL: u, Header: h, Body: []byte{}})
-	switch {
-	case err != nil:
+	r, err := x.Send(ctx, web.Request{Method: http.MethodPost, URL: u, Header: jazzHeader(), Body: []byte{}})
+	if err != nil {
 		return err
-	case r.Status == http.StatusForbidden && bytes.Contains(r.Body, []byte(csrfHeader)):
-		return &api.Error{Code: api.CSRF403, Detail: r.Shown() + " takes the logout for a forged request", Remedy: "refresh the session, and log out again: sessionctl refresh SITE"}
 	}
 	return web.StatusError(r)
 }
@@ -370,6 +381,14 @@ func (j *jazz) Provider() Driver { return &jazzSSO{*j} }
 // is dropped.
 type jazzSSO struct{ jazz }
 
+// Check implements Checker.
+func (s *jazzSSO) Check(o web.Options, identity string) error {
+	if s.AppPassword {
+		return errors.New("app_password is not for an idp, as such a password is good for one application: give each site a credential of its own, in the place of the idp")
+	}
+	return s.jazz.Check(o, identity)
+}
+
 // As implements Detector.
 func (s *jazzSSO) As(f Findings) Driver {
 	d := *s
@@ -385,7 +404,7 @@ func (s *jazzSSO) Login(ctx context.Context, x *web.Exchange, p Password) error 
 	if err := s.login(ctx, x, p); err != nil {
 		return err
 	}
-	*x.Jar() = *s.Shared(x.Jar())
+	*x.Jar() = *s.own(x.Jar())
 	if x.Jar().Len() == 0 {
 		return &api.Error{Code: api.NoSessionCookie, Detail: "the login at " + web.Shown(base(x)) + " sets no cookie that other applications take, such as " + s.SSOCookie,
 			Remedy: "ask how the cookie of the server's single sign-on is called: that is the sso_cookie option; without one, give each site the credential, in the place of the idp"}
@@ -395,23 +414,22 @@ func (s *jazzSSO) Login(ctx context.Context, x *web.Exchange, p Password) error 
 
 // Probe implements Driver.
 func (s *jazzSSO) Probe(ctx context.Context, x *web.Exchange) (id Identity, err error) {
-	defer func() { *x.Jar() = *s.Shared(x.Jar()) }()
-	r, err := s.walkIn(ctx, x)
-	if err != nil {
+	defer func() { *x.Jar() = *s.own(x.Jar()) }()
+	if err := s.walkIn(ctx, x); err != nil {
 		return Identity{}, err
 	}
-	if r.Status == http.StatusOK && s.users() == "" { // it is the page that names the user
-		if id, err := s.judge(x, r); err == nil || api.CodeOf(err) != api.UnexpectedStatus {
-			return id, err
-		}
-	}
-	return s.jazz.Probe(ctx, x)
+	return s.prove(ctx, x)
+}
+
+// own returns the cookies of the single sign-on.
+func (s *jazzSSO) own(jar *web.Jar) *web.Jar {
+	return jar.Filter(func(c *web.Cookie) bool { return c.Name == s.SSOCookie || ofJAS(c.Name) })
 }
 
 // Logout implements Logouter.
 func (s *jazzSSO) Logout(ctx context.Context, x *web.Exchange) error {
 	before := x.Jar().Clone()
-	switch _, err := s.walkIn(ctx, x); {
+	switch err := s.walkIn(ctx, x); {
 	case api.CodeOf(err) == api.Expired:
 		return nil
 	case err != nil:
@@ -424,18 +442,16 @@ func (s *jazzSSO) Logout(ctx context.Context, x *web.Exchange) error {
 	return over(s.Probe(ctx, x))
 }
 
-// Shared implements Sharer.
-func (s *jazzSSO) Shared(jar *web.Jar) *web.Jar {
-	return jar.Filter(func(c *web.Cookie) bool { return c.Name == s.SSOCookie || ofJAS(c.Name) })
-}
+// Shared implements Sharer. The authorization server's cookies are for walking in alone.
+func (s *jazzSSO) Shared(jar *web.Jar) *web.Jar { return jar.Named(s.SSOCookie) }
 
 // Adopt implements Sharer.
 func (s *jazzSSO) Adopt(jar *web.Jar, base *url.URL, now time.Time) *web.Jar {
-	all := jar.Named(s.SSOCookie).Cookies(base, now)
-	if len(all) == 0 || !cookieText(all[0].Value.Reveal()) {
+	values := jar.Named(s.SSOCookie).Values() // of whatever path: nobody knows where it was copied
+	if len(values) == 0 || !cookieText(values[0]) {
 		return nil
 	}
-	line := s.SSOCookie + "=" + all[0].Value.Reveal() + "; Path=/; HttpOnly"
+	line := s.SSOCookie + "=" + values[0] + "; Path=/; HttpOnly"
 	if base.Scheme == "https" {
 		line += "; Secure"
 	}

@@ -51,8 +51,7 @@ func (j *jazz) challenged(x *web.Exchange, r *web.Response) (c jazzChallenge, er
 	case r.Status == http.StatusForbidden && r.Negotiated && x.Jar().Named(j.SSOCookie).Len() > 0:
 		return c, noRole(r)
 	case r.Status == http.StatusForbidden && r.Negotiated:
-		return c, &api.Error{Code: api.NegotiateRejected, Detail: r.Shown() + " answers 403 to the ticket",
-			Remedy: "compare the service's key, and the clocks; see the server's log; or the user has no role there"}
+		return c, ticketRefused(r)
 	case r.Status < 400:
 		return c, &api.Error{Code: api.NoChallenge, Detail: fmt.Sprintf("%s answers %d without asking for a login (User-Agent %q)", r.Shown(), r.Status, x.UserAgent()), Remedy: checkContext}
 	case r.Status != http.StatusUnauthorized:
@@ -101,18 +100,25 @@ func (j *jazz) challenged(x *web.Exchange, r *web.Response) (c jazzChallenge, er
 	return c, nil
 }
 
+// ticketRefused is for a server that answers 403 to a ticket (Open Liberty's SPNEGO
+// authenticator, DenyReply).
+func ticketRefused(r *web.Response) error {
+	return &api.Error{Code: api.NegotiateRejected, Detail: r.Shown() + " answers 403 to the ticket",
+		Remedy: "compare the service's key, and the clocks; see the server's log; or the user has no role there"}
+}
+
 func unsupported(r *web.Response, what string) error {
 	var schemes []string
 	for _, c := range r.Challenges {
 		schemes = append(schemes, c.Scheme)
 	}
 	return &api.Error{Code: api.ChallengeUnsupported, Detail: fmt.Sprintf("%s %s (WWW-Authenticate: %s)", r.Shown(), what, api.Clean(strings.Join(schemes, ", "))),
-		Remedy: "ask the server's administrator how native clients log in; a session can be taken from a browser: sessionctl login SITE --cookie-stdin"}
+		Remedy: "ask the server's administrator how native clients log in"}
 }
 
-// Detect implements Detector. It makes at most seven requests: for the root services,
-// which are public; for the page that names the user, with its redirects; and for what
-// this leads to.
+// Detect implements Detector. Redirects aside it makes at most four requests: for the
+// root services, which are public, for the page that names the user, and for what this
+// leads to.
 func (j *jazz) Detect(ctx context.Context, x *web.Exchange) (Findings, error) {
 	j.present(x)
 	var f Findings
@@ -202,7 +208,7 @@ func (s rootServices) pages(home *url.URL) (probe, users string) {
 // pagePath is what a page's path may be made of that is remembered.
 var pagePath = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}$`)
 
-// maxRootServices is how many elements of it are read.
+// maxRootServices is how much of it is read, in tokens of XML.
 const maxRootServices = 2000
 
 // readRootServices reads the root services document (RDF/XML) of an application: one

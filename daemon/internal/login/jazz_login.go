@@ -44,45 +44,46 @@ func (j *jazz) login(ctx context.Context, x *web.Exchange, p Password) error {
 
 // Enter implements Member.
 func (j *jazz) Enter(ctx context.Context, x *web.Exchange) error {
-	if _, err := j.walkIn(ctx, x); err != nil {
+	if err := j.walkIn(ctx, x); err != nil {
 		return err
 	}
 	j.settle(x)
 	return nil
 }
 
-// walkIn begins a session with the cookies of a single sign-on alone. It returns the
-// last answer.
-func (j *jazz) walkIn(ctx context.Context, x *web.Exchange) (*web.Response, error) {
+// walkIn begins a session with the cookies of a single sign-on alone.
+func (j *jazz) walkIn(ctx context.Context, x *web.Exchange) error {
 	l := &jazzLogin{j: j, x: x}
 	r, err := l.start(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for range maxWays {
 		if l.arrived(r) {
-			return r, nil
+			return l.named(ctx)
 		}
 		c, err := j.challenged(x, r)
 		switch {
 		case err != nil:
-			return nil, err
+			return err
 		case c.by == byOAuth:
+			l.delegated = true
 			r, err = x.GetUntil(ctx, c.next, l.isHome)
 		case c.by == byJAS:
+			l.jas = true
 			r, err = l.silent(ctx, c)
 		default:
-			return nil, expired(r, "does not take the session of the single sign-on")
+			return expired(r, "does not take the session of the single sign-on")
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return nil, loginAgain(r)
+	return loginAgain(r)
 }
 
 // maxWays is how many ways of logging in may lead to one another.
-const maxWays = 3
+const maxWays = 5
 
 // jazzLogin is one login.
 type jazzLogin struct {
@@ -90,7 +91,12 @@ type jazzLogin struct {
 	x    *web.Exchange
 	p    Password // nil: by a ticket, or nobody's
 	home *url.URL // the protected page
-	jas  bool     // the authorization server has let in
+
+	sent      *url.URL // where the password went, nil: nowhere yet
+	in        bool     // a login was good, as far as can be seen
+	again     bool     // the way was gone once more after that
+	jas       bool     // the authorization server has let in
+	delegated bool     // another server was asked whether this one may act
 }
 
 // start asks for the protected page.
@@ -114,46 +120,53 @@ func (l *jazzLogin) arrived(r *web.Response) bool {
 	if to, err := l.x.Follows(r); err == nil && to != nil {
 		return true // GetUntil follows all others
 	}
-	return r.Status == http.StatusOK && authMessage(r) == "" && !asksForPassword(r) && web.OriginOf(r.URL) == web.OriginOf(l.home) &&
-		!strings.HasSuffix(r.URL.Path, "/oauth-authorize")
+	return r.Status == http.StatusOK && authMessage(r) == "" && !formLogin(r) && !loginRequired(r) && !asksForPassword(r) &&
+		web.OriginOf(r.URL) == web.OriginOf(l.home) && !strings.HasSuffix(r.URL.Path, "/oauth-authorize")
 }
 
 // pass goes all the ways of logging in that lead to one another, from what a stranger
 // is told who asks for the protected page.
 func (l *jazzLogin) pass(ctx context.Context, r *web.Response) error {
-	for hop := range maxWays {
-		if (hop > 0 || l.p == nil && r.Negotiated) && l.arrived(r) {
+	for range maxWays {
+		if (l.in || l.p == nil && r.Negotiated) && l.arrived(r) {
 			return l.named(ctx)
 		}
-		if hop > 0 && r.Status == http.StatusForbidden {
-			return noRole(r)
-		}
 		c, err := l.j.challenged(l.x, r)
-		if err != nil {
+		switch {
+		case l.in && r.Status == http.StatusForbidden:
+			return noRole(r)
+		case err != nil && l.in && !l.again && r.Status >= 400 && r.Status < 500:
+			// What the login has led to was good for once, and is used up. The server
+			// knows the user by now.
+			l.again = true
+			if r, err = l.x.Get(ctx, l.home); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
 			return err
-		}
-		if l.j.AppPassword && c.by != byOAuth && (c.by != byJAS || c.app == nil) {
+		case l.j.AppPassword && c.by != byOAuth && (c.by != byJAS || c.app == nil):
 			return &api.Error{Code: api.ConfigInvalid, Detail: r.Shown() + " takes no application passwords",
 				Remedy: "leave app_password out, and give the user's own password"}
-		}
-		switch {
 		case c.by == byOAuth:
+			l.delegated = true
 			r, err = l.x.GetUntil(ctx, c.next, l.isHome)
-		case c.by == byJAS && l.jas: // once more: the state was used up
+		case c.by == byJAS && l.jas:
 			r, err = l.silent(ctx, c)
 		case c.by == byJAS:
 			r, err = l.atJAS(ctx, c)
 		case l.p == nil:
 			return l.unasked(r, c)
-		case c.by == byForm && authMessage(r) != authRequired:
+		case l.sent != nil && c.by == byForm && web.OriginOf(r.URL) == web.OriginOf(l.sent) && l.x.Jar().Named(l.j.SSOCookie).Len() == 0:
+			return passwordRefused(r, l.p) // its login page is what it shows to a wrong one
+		case l.sent != nil, c.by == byForm && authMessage(r) != authRequired:
 			return loginAgain(r)
 		case c.by == byForm:
 			r, err = l.form(ctx, r)
 		case c.by == byBasic:
-			r, err = l.basic(ctx, r, hop)
+			r, err = l.basic(ctx, r)
 		default:
-			return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for Negotiate alone, and for no password",
-				Remedy: "give the site a credential with a principal and its keytab"}
+			return takesNoPassword(r)
 		}
 		if err != nil {
 			return err
@@ -179,6 +192,12 @@ func (l *jazzLogin) unasked(r *web.Response, c jazzChallenge) error {
 		Remedy: "use a username with its password; or ask whether the server's authentication filter lets only certain agents use Kerberos, and set user_agent"}
 }
 
+// takesNoPassword is for a server that knows Kerberos alone.
+func takesNoPassword(r *web.Response) error {
+	return &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for Negotiate alone, and for no password",
+		Remedy: "give the site a credential with a principal and its keytab"}
+}
+
 // loginAgain is for a server that asks for a login after one that looked good.
 func loginAgain(r *web.Response) error {
 	return &api.Error{Code: api.LoginOKButProbeFailed, Detail: r.Shown() + " asks for another login after one",
@@ -186,9 +205,10 @@ func loginAgain(r *web.Response) error {
 }
 
 // named goes to the page that names the user, where another application has it: with
-// an authorization server, that wants a session of its own.
+// an authorization server, that wants a session of its own, unless it was asked on the
+// way.
 func (l *jazzLogin) named(ctx context.Context) error {
-	if l.j.users() == "" || !l.jas {
+	if l.j.users() == "" || !l.jas || l.delegated {
 		return nil
 	}
 	u, err := l.x.URL(l.j.users())
@@ -215,28 +235,40 @@ func (l *jazzLogin) form(ctx context.Context, page *web.Response) (*web.Response
 	if err != nil {
 		return nil, err
 	}
+	before := cookieValues(l.x.Jar().Named(l.j.SSOCookie))
 	r, err := l.post(ctx, page, to)
 	if err != nil {
 		return nil, err
 	}
 	location, _ := r.URL.Parse(r.Header.Get("Location"))
 	switch {
-	case r.Status == http.StatusForbidden:
-		l.p.Accepted()
+	case r.Status == http.StatusForbidden: // or a front that has had enough of wrong ones
 		return nil, noRole(r)
 	case r.Status == http.StatusUnauthorized, authMessage(r) == authFailed, location != nil && strings.HasSuffix(location.Path, "/auth/"+authFailed):
 		return nil, passwordRefused(r, l.p)
 	case r.Status == http.StatusTemporaryRedirect, r.Status == http.StatusPermanentRedirect:
 		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d: the password should be sent once more, elsewhere", r.Shown(), r.Status), Remedy: checkContext}
+	case r.Status == http.StatusBadRequest, r.Status == http.StatusRequestTimeout:
+		l.p.GiveBack() // out of order, as Tomcat says it to a good one
+		return nil, unexpectedJazz(r)
 	case r.Status >= 400:
-		// Nobody has looked at it (Tomcat: 400 and 408 out of order).
-		l.p.GiveBack()
 		return nil, unexpectedJazz(r)
 	}
-	if len(l.x.Jar().Named(l.j.SSOCookie).Lines()) > 0 {
+	if l.began(l.j.SSOCookie, before) {
 		l.p.Accepted()
 	}
+	l.in = true
 	return l.goOn(ctx, r)
+}
+
+// began reports whether a cookie of that name has a value that it did not have before.
+func (l *jazzLogin) began(name string, before map[string]bool) bool {
+	for c := range cookieValues(l.x.Jar().Named(name)) {
+		if !before[c] {
+			return true
+		}
+	}
+	return false
 }
 
 // goOn follows what an answer to a password leads to, in the site's own scheme: behind
@@ -287,6 +319,7 @@ func (l *jazzLogin) post(ctx context.Context, page *web.Response, to *url.URL) (
 	h := jazzHeader()
 	h.Set("Content-Type", urlencoded+"; charset=utf-8")
 	h.Set("Origin", web.OriginOf(page.URL).String())
+	l.sent = to
 	body := url.Values{"j_username": {l.p.User()}, "j_password": {password.Reveal()}}
 	r, err := l.x.Send(ctx, web.Request{Method: http.MethodPost, URL: to, Header: h, Body: []byte(body.Encode())})
 	if err != nil {
@@ -297,32 +330,32 @@ func (l *jazzLogin) post(ctx context.Context, page *web.Response, to *url.URL) (
 
 // basic sends the password in an Authorization field: to an application that knows
 // nothing else, whose session that field is then, or to a server that lets others in.
-func (l *jazzLogin) basic(ctx context.Context, r *web.Response, hop int) (*web.Response, error) {
-	if hop == 0 && l.j.found.Product == "" {
-		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for a password by Basic, and nothing says that it is Jazz's",
-			Remedy: `check the context root in the site's url; if that is what takes the password, use kind = "basic"`}
-	}
-	if hop == 0 {
-		answer, field, err := answerBasic(ctx, l.x, r, l.p)
+func (l *jazzLogin) basic(ctx context.Context, r *web.Response) (*web.Response, error) {
+	l.sent = r.URL
+	switch {
+	case l.delegated:
+		answer, _, err := answerBasic(ctx, l.x, r, l.p)
 		if err != nil {
 			return nil, err
 		}
-		if l.x.Jar().Named(l.j.SSOCookie).Len() > 0 {
-			if _, err := l.j.Probe(ctx, l.x); api.CodeOf(err) != api.Expired {
-				return answer, err
-			}
-		}
-		l.x.Jar().Authorize(field)
-		return answer, nil
+		l.in = true
+		return l.goOn(ctx, answer)
+	case l.j.found.Product == "":
+		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for a password by Basic, and nothing says that it is Jazz's",
+			Remedy: `check the context root in the site's url; if that is what takes the password, use kind = "basic"`}
 	}
-	answer, _, err := sendBasic(ctx, l.x, r.URL, basicChallenge(r), l.p)
+	answer, field, err := answerBasic(ctx, l.x, r, l.p)
 	if err != nil {
 		return nil, err
 	}
-	if answer.Status == http.StatusUnauthorized {
-		return nil, passwordRefused(answer, l.p)
+	l.in = true
+	if l.x.Jar().Named(l.j.SSOCookie).Len() > 0 {
+		if _, err := l.j.prove(ctx, l.x); api.CodeOf(err) != api.Expired {
+			return answer, err
+		}
 	}
-	return l.goOn(ctx, answer)
+	l.x.Jar().Authorize(field)
+	return answer, nil
 }
 
 // atJAS logs in at the authorization server (OpenID Connect Core, section 3.1). Where
@@ -339,14 +372,15 @@ func (l *jazzLogin) atJAS(ctx context.Context, c jazzChallenge) (*web.Response, 
 		return nil, err
 	}
 	switch negotiate := web.FindChallenge(r.Challenges, "negotiate") != nil; {
-	case l.arrived(r):
-		l.jas = true
+	case l.arrived(r), r.Negotiated && r.Status >= 400 && r.Status < 500 && r.Status != http.StatusUnauthorized && r.Status != http.StatusForbidden:
+		l.jas, l.in = true, true
 		return r, nil
+	case r.Status == http.StatusForbidden && r.Negotiated:
+		return nil, ticketRefused(r)
 	case r.Status == http.StatusUnauthorized && l.p == nil:
 		return nil, l.unasked(r, jazzChallenge{by: byJAS, gate: negotiate})
 	case r.Status == http.StatusUnauthorized && negotiate && web.FindChallenge(r.Challenges, "basic") == nil:
-		return nil, &api.Error{Code: api.ChallengeUnsupported, Detail: r.Shown() + " asks for Negotiate alone, and for no password",
-			Remedy: "give the site a credential with a principal and its keytab"}
+		return nil, takesNoPassword(r)
 	case r.Status != http.StatusUnauthorized && !formLogin(r):
 		if err := web.StatusError(r); err != nil {
 			return nil, err
@@ -354,44 +388,45 @@ func (l *jazzLogin) atJAS(ctx context.Context, c jazzChallenge) (*web.Response, 
 		return nil, unexpectedJAS(r)
 	case l.p == nil:
 		return nil, l.unasked(r, jazzChallenge{by: byForm})
+	case l.sent != nil:
+		return nil, loginAgain(r)
 	case web.OriginOf(r.URL) != web.OriginOf(c.next):
 		return nil, &api.Error{Code: api.SSORedirect, Detail: web.Shown(c.next) + " leads to a login at " + web.OriginOf(r.URL).String(), Remedy: "ask the server's administrator how native clients log in"}
 	case l.j.JASForm:
 		return l.jasForm(ctx, c, r)
 	}
+	l.sent = c.next
 	answer, _, err := sendBasic(ctx, l.x, c.next, nil, l.p)
-	if err != nil {
-		return nil, err
-	}
-	to, err := l.x.Follows(answer)
 	switch {
+	case err != nil:
+		return nil, err
 	case answer.Status == http.StatusUnauthorized:
 		return nil, passwordRefused(answer, l.p)
 	case answer.Status == http.StatusForbidden:
-		l.p.Accepted()
 		return nil, noRole(answer)
-	case err != nil:
-		return nil, err
-	case to == nil, !to.Query().Has("code"): // OpenID Connect Core, section 3.1.2.5
-		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: answer.Shown() + " shows its form to a password that comes by Basic",
-			Remedy: "set jas_form = true where the credential is: the password then goes to the form"}
 	}
-	return l.letIn(ctx, answer)
+	return l.authorized(ctx, answer, &api.Error{Code: api.UnexpectedStatus, Detail: answer.Shown() + " does not let in who brings a password by Basic",
+		Remedy: "log in there with a browser to see whether the user may; if its form lets in, set jas_form = true where the credential is: the password then goes to that"})
 }
 
-// letIn follows an authorization server that has accepted the login. If the
-// application does not take what that has given, its way is gone once more, without
-// the password.
-func (l *jazzLogin) letIn(ctx context.Context, answer *web.Response) (*web.Response, error) {
-	if l.p != nil {
-		l.p.Accepted()
+// authorized follows an answer of the authorization server that has let in: it leads to
+// the application, with a code (OpenID Connect Core, section 3.1.2.5). Otherwise it has
+// not, for a reason.
+func (l *jazzLogin) authorized(ctx context.Context, answer *web.Response, reason error) (*web.Response, error) {
+	to, err := l.x.Follows(answer)
+	switch {
+	case to == nil, !to.Query().Has("code"):
+		if err != nil {
+			return nil, err
+		}
+		return nil, reason
 	}
-	l.jas = true
-	r, err := l.goOn(ctx, answer)
-	if err != nil || r.Status < 400 || r.Status >= 500 || r.Status == http.StatusUnauthorized {
-		return r, err
+	l.p.Accepted()
+	if err != nil {
+		return nil, err
 	}
-	return l.x.Get(ctx, l.home)
+	l.jas, l.in = true, true
+	return l.goOn(ctx, answer)
 }
 
 // jasForm sends the password to the authorization server's form, and asks for the
@@ -409,16 +444,20 @@ func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Resp
 	switch {
 	case r.Status == http.StatusUnauthorized, to != nil && (to.Path == page.URL.Path || to.Query().Has("error")), formLogin(r):
 		return nil, passwordRefused(r, l.p)
+	case r.Status == http.StatusForbidden:
+		return nil, noRole(r)
 	case err != nil:
 		return nil, err
 	case r.Status >= 400:
-		l.p.GiveBack()
 		return nil, unexpectedJAS(r)
 	}
 	if r, err = l.x.Send(ctx, web.Request{URL: c.next}); err != nil {
 		return nil, err
 	}
-	return l.letIn(ctx, r)
+	if err := web.StatusError(r); err != nil {
+		return nil, err
+	}
+	return l.authorized(ctx, r, passwordRefused(r, l.p))
 }
 
 // formLoginPage is the end of the path of the authorization server's login page
@@ -436,6 +475,12 @@ func unexpectedJAS(r *web.Response) error {
 		Remedy: "log in at the site with a browser to see what it wants"}
 }
 
+// loginRequired reports whether an application says that the authorization server has
+// no session.
+func loginRequired(r *web.Response) bool {
+	return strings.EqualFold(r.Header.Get("X-Jsa-Login-Required"), "true")
+}
+
 // silent asks the authorization server for what its session is good for, without a
 // login (OpenID Connect Core, prompt=none).
 func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response, error) {
@@ -445,7 +490,7 @@ func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response,
 	switch {
 	case err != nil:
 		return nil, l.j.leftJAS(l.x, c, err)
-	case strings.EqualFold(r.Header.Get("X-Jsa-Login-Required"), "true"), r.Status == http.StatusUnauthorized, formLogin(r):
+	case loginRequired(r), r.Status == http.StatusUnauthorized, formLogin(r):
 		return nil, expired(r, "says that the authorization server has no session")
 	case r.Status >= 400:
 		return r, unexpectedJAS(r)
@@ -456,6 +501,10 @@ func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response,
 // appPassword sends an application password to what takes it, which is at the
 // application.
 func (l *jazzLogin) appPassword(ctx context.Context, c jazzChallenge) (*web.Response, error) {
+	if l.sent != nil && !l.again {
+		return nil, loginAgain(c.page)
+	}
+	l.sent = c.app
 	r, _, err := sendBasic(ctx, l.x, c.app, nil, l.p)
 	switch {
 	case err != nil:
@@ -464,11 +513,29 @@ func (l *jazzLogin) appPassword(ctx context.Context, c jazzChallenge) (*web.Resp
 		e := api.AsError(passwordRefused(r, l.p))
 		e.Remedy = "see at " + tokenManagement(c) + " whether the application password has expired, and is for this application"
 		return nil, e
+	case r.Status == http.StatusBadRequest && !l.again:
+		// The state was used up before anybody has looked at the password. That is so
+		// once at most.
+		l.again = true
+		l.p.GiveBack()
+		return l.x.Get(ctx, l.home)
+	case r.Status == http.StatusForbidden:
+		return nil, noRole(r)
 	case r.Status >= 400:
 		return nil, unexpectedJazz(r)
 	}
+	if r, err = l.x.Get(ctx, l.home); err != nil {
+		return nil, err
+	}
+	if !l.arrived(r) {
+		if err := web.StatusError(r); err != nil {
+			return nil, err
+		}
+		return nil, loginAgain(r)
+	}
 	l.p.Accepted()
-	return l.x.Get(ctx, l.home)
+	l.in = true
+	return r, nil
 }
 
 // tokenManagement is where users make application passwords (IBM, "Application
@@ -505,5 +572,5 @@ func (j *jazz) leftJAS(x *web.Exchange, c jazzChallenge, err error) error {
 
 func (j *jazz) wantsAppPassword(c jazzChallenge, detail string) error {
 	return &api.Error{Code: api.AppPasswordRequired, Detail: detail,
-		Remedy: "make an application password at " + tokenManagement(c) + ", set app_password = true for the site, and bring it: sessionctl login SITE --password-stdin; or take a browser's session: sessionctl login SITE --cookie-stdin"}
+		Remedy: "make an application password at " + tokenManagement(c) + ", set app_password = true for the site, and bring it"}
 }

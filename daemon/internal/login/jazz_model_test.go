@@ -13,7 +13,8 @@ import (
 // jazzModel is a model of a Jazz server that knows build.
 type jazzModel struct {
 	*rig.Jazz
-	t *testing.T
+	t     *testing.T
+	found func() // called after each look
 }
 
 func newJazz(t *testing.T, o rig.JazzOptions) *jazzModel {
@@ -23,7 +24,7 @@ func newJazz(t *testing.T, o rig.JazzOptions) *jazzModel {
 	}
 	t.Cleanup(j.Stop)
 	j.AddUser("build", rightPassword)
-	return &jazzModel{j, t}
+	return &jazzModel{j, t, func() {}}
 }
 
 // exchange is a dialogue with an application.
@@ -62,6 +63,7 @@ func (m *jazzModel) logIn(context, password string, change func(*jazz)) (end jaz
 	if n := m.Counts(); n.Passwords+n.Tokens > 0 {
 		m.t.Errorf("a look has cost %+v", n)
 	}
+	m.found()
 	before := m.Counts().Requests
 	end.found, end.err = found, err
 	if err == nil {
@@ -191,10 +193,17 @@ func TestJazzRefusals(t *testing.T) {
 		"hidden, basic":           {rig.JazzOptions{Auth: "basic"}, rig.JazzModes{HideRootservices: true}, "ccm", rightPassword, asIs, api.ChallengeUnsupported, 0, false},
 	} {
 		m := newJazz(t, c.options)
-		m.Set(c.modes)
+		if c.modes.ReuseState { // which a look would use up
+			m.found = func() { m.Set(c.modes) }
+		} else {
+			m.Set(c.modes)
+		}
 		end := m.logIn(c.context, c.password, c.change)
 		if end.code != c.code || end.spent.Passwords != c.spent || end.lent.accepted != c.accepted {
 			t.Errorf("%s: %v, want %q; passwords %d, want %d; accepted %v", name, end.err, c.code, end.spent.Passwords, c.spent, end.lent.accepted)
+		}
+		if c.modes.ReuseState && end.spent.StateReused != 1 {
+			t.Errorf("%s: %d states were used up", name, end.spent.StateReused)
 		}
 	}
 }
@@ -229,7 +238,7 @@ func TestJazzMembers(t *testing.T) {
 				t.Errorf("%s: %s: %v", name, context, err)
 			}
 			member := New("jazz").(Detector).As(found)
-			x := m.exchange(context, provider.(Sharer).Shared(shared))
+			x := m.exchange(context, shared.Clone())
 			if err := member.(Member).Enter(t.Context(), x); err != nil {
 				t.Errorf("%s: %s: %v", name, context, err)
 				continue
@@ -241,7 +250,7 @@ func TestJazzMembers(t *testing.T) {
 				t.Errorf("%s: %s: the authorization server's cookies are served", name, context)
 			}
 		}
-		if n := m.Counts(); n.Logins != 1 || n.Passwords != 1 {
+		if n := m.Counts(); n.Logins != 1 || n.Passwords != 1 || (n.Silent > 0) != (o.Auth == "jas") {
 			t.Errorf("%s: %+v", name, n)
 		}
 		m.DropSessions()
@@ -258,23 +267,28 @@ func TestJazzMembers(t *testing.T) {
 func TestJazzLogout(t *testing.T) {
 	for name, c := range map[string]struct {
 		options rig.JazzOptions
+		context string
 		code    api.Code
+		logouts int
 	}{
-		"tracked":     {rig.JazzOptions{LogoutTracked: true}, ""},
-		"not tracked": {rig.JazzOptions{}, api.UnexpectedStatus},
-		"Tomcat":      {rig.JazzOptions{NoLTPA: true}, ""},
-		"jas":         {rig.JazzOptions{Auth: "jas"}, ""},
+		"tracked":     {rig.JazzOptions{LogoutTracked: true}, "ccm", "", 1},
+		"not tracked": {rig.JazzOptions{}, "ccm", api.UnexpectedStatus, 1},
+		"Tomcat":      {rig.JazzOptions{NoLTPA: true}, "ccm", "", 1},
+		"jas":         {rig.JazzOptions{Auth: "jas"}, "ccm", "", 1},
+		"delegated":   {rig.JazzOptions{}, "rm", api.UnexpectedStatus, 1},
+		"delegated 2": {rig.JazzOptions{LogoutTracked: true}, "rm", "", 1},
+		"basic":       {rig.JazzOptions{Auth: "basic", NoLTPA: true}, "ccm", api.UnexpectedStatus, 0},
 	} {
 		m := newJazz(t, c.options)
-		end := m.logIn("ccm", rightPassword, asIs)
+		end := m.logIn(c.context, rightPassword, asIs)
 		if end.code != "" {
 			t.Fatal(end.err)
 		}
 		d := New("jazz").(Detector).As(end.found)
-		if err := d.(Logouter).Logout(t.Context(), m.exchange("ccm", end.jar.Clone())); api.CodeOf(err) != c.code {
+		if err := d.(Logouter).Logout(t.Context(), m.exchange(c.context, end.jar.Clone())); api.CodeOf(err) != c.code {
 			t.Errorf("%s: %v, want %q", name, err, c.code)
 		}
-		if n := m.Counts().Logouts; n != 1 {
+		if n := m.Counts().Logouts; n != c.logouts {
 			t.Errorf("%s: %d logouts", name, n)
 		}
 	}

@@ -161,8 +161,16 @@ func TestJazzSettles(t *testing.T) {
 		t.Errorf("settled with another one's users %q", got)
 	}
 	fill()
-	if got, want := names(New("jazz").(Provider).Provider().(Sharer).Shared(x.Jar())), []string{"LtpaToken2=1", "LtpaToken2=1", "jazzop_sso_cookie=1", "jazzop_sso_cookie_idp=1", "oidc_bsc=1"}; !slices.Equal(got, want) {
+	provider := New("jazz").(Provider).Provider().(*jazzSSO)
+	if got, want := names(provider.own(x.Jar())), []string{"LtpaToken2=1", "LtpaToken2=1", "jazzop_sso_cookie=1", "jazzop_sso_cookie_idp=1", "oidc_bsc=1"}; !slices.Equal(got, want) {
+		t.Errorf("the provider's %q, want %q", got, want)
+	}
+	if got, want := names(provider.Shared(x.Jar())), []string{"LtpaToken2=1", "LtpaToken2=1"}; !slices.Equal(got, want) {
 		t.Errorf("shared %q, want %q", got, want)
+	}
+	adopted := provider.Adopt(x.Jar(), at("https://elm.corp.example/jts"), time.Now())
+	if got := adopted.Header(at("https://elm.corp.example/ccm"), time.Now()); got != "LtpaToken2=1" {
+		t.Errorf("adopted %q", got)
 	}
 }
 
@@ -324,6 +332,165 @@ func TestJazzLife(t *testing.T) {
 		}
 		if got := New("jazz").(Provider).Provider().(Lasting).Life(); got != (Life{Absolute: 2 * time.Hour}) {
 			t.Errorf("the provider's: %+v", got)
+		}
+	}
+}
+
+// TestJazzEvidence: what a server says to a password that is no word of it, or one
+// that it did not look at. Only evidence makes it accepted, or not looked at: all else
+// is an attempt that may have failed.
+func TestJazzEvidence(t *testing.T) {
+	answer := func(status int, header ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Add(header[i], header[i+1])
+			}
+			w.WriteHeader(status)
+		}
+	}
+	const field = "X-com-ibm-team-repository-web-auth-msg"
+	for name, c := range map[string]struct {
+		post     http.HandlerFunc
+		stranger string // a cookie that it gets
+		code     api.Code
+		accepted bool
+		back     bool
+	}{
+		"good":                   {answer(302, "Location", "whoami", "Set-Cookie", "LtpaToken2=CANARY-new; Path=/"), "", "", true, false},
+		"good, no redirect":      {answer(200, "Set-Cookie", "LtpaToken2=CANARY-new; Path=/"), "", "", true, false},
+		"good, other scheme":     {answer(302, "Location", "https://app.corp.example/app/whoami", "Set-Cookie", "LtpaToken2=CANARY-new; Path=/"), "", "", true, false},
+		"403":                    {answer(403), "", api.Forbidden, false, false},
+		"400":                    {answer(400), "", api.UnexpectedStatus, false, true},
+		"408":                    {answer(408), "", api.UnexpectedStatus, false, true},
+		"404":                    {answer(404), "", api.UnexpectedStatus, false, false},
+		"423":                    {answer(423), "", api.UnexpectedStatus, false, false},
+		"429":                    {answer(429), "", api.RateLimited, false, true},
+		"500":                    {answer(500), "", api.Server5xx, false, false},
+		"307":                    {answer(307, "Location", "whoami"), "", api.UnexpectedStatus, false, false},
+		"authfailed":             {answer(302, "Location", "auth/authfailed"), "", api.BadCredentials, false, false},
+		"authfailed at once":     {answer(200, field, "authfailed"), "", api.BadCredentials, false, false},
+		"authfailed with cookie": {answer(200, field, "authfailed", "Set-Cookie", "LtpaToken2=CANARY-new; Path=/"), "", api.BadCredentials, false, false},
+		"authfailed elsewhere":   {answer(302, "Location", "http://rtc.example/app/auth/authfailed"), "", api.BadCredentials, false, false},
+		"asked again":            {answer(302, "Location", "auth/authrequired"), "", api.BadCredentials, false, false},
+		"asked again at once":    {answer(200, field, "authrequired"), "", api.BadCredentials, false, false},
+		"asked with a cookie":    {answer(302, "Location", "auth/authrequired", "Set-Cookie", "LtpaToken2=CANARY-dead; Path=/"), "", api.LoginOKButProbeFailed, true, false},
+		"asked as a stranger":    {answer(302, "Location", "auth/authrequired"), "LtpaToken2=CANARY-stranger; Path=/", api.LoginOKButProbeFailed, false, false},
+		"asks by Basic then":     {answer(302, "Location", "basic"), "", api.LoginOKButProbeFailed, false, false},
+		"away":                   {answer(302, "Location", "http://foreign.example/"), "", api.SSORedirect, false, false},
+		"good, without a role":   {answer(302, "Location", "norole", "Set-Cookie", "LtpaToken2=CANARY-new; Path=/"), "", api.Forbidden, true, false},
+	} {
+		posts := 0
+		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ltpa, _ := r.Cookie("LtpaToken2")
+			switch {
+			case r.Method == http.MethodPost:
+				posts++
+				c.post(w, r)
+			case r.URL.Path == "/app/whoami" && ltpa != nil && ltpa.Value == "CANARY-new":
+				w.Write([]byte("http://app.corp.example/jts/users/build"))
+			case r.URL.Path == "/app/whoami":
+				if c.stranger != "" {
+					w.Header().Set("Set-Cookie", c.stranger)
+				}
+				http.Redirect(w, r, "/app/auth/authrequired", http.StatusFound)
+			case r.URL.Path == "/app/norole":
+				w.WriteHeader(http.StatusForbidden)
+			case r.URL.Path == "/app/basic":
+				answer(401, "WWW-Authenticate", `Basic realm="x"`)(w, r)
+			default:
+				w.Header().Set(field, "authrequired")
+			}
+		}), new(web.Jar), nil)
+		p := new(lent)
+		err := New("jazz").(Detector).As(Findings{Product: "jazz"}).Login(t.Context(), x, p)
+		quiet(t, name, err)
+		if api.CodeOf(err) != c.code || p.accepted != c.accepted || p.back != c.back || posts != 1 {
+			t.Errorf("%s: %v, want %q; accepted %v, given back %v; %d posts", name, err, c.code, p.accepted, p.back, posts)
+		}
+	}
+}
+
+// TestJazzProbeKeeps: of what a proof sets, a session keeps what Login leaves of a login.
+func TestJazzProbeKeeps(t *testing.T) {
+	jar := new(web.Jar)
+	x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, line := range []string{"JAZZ_AUTH_TOKEN=CANARY-new; Path=/app", "WASReqURL=http://evil.example/; Path=/", "jazzop_sso_cookie=CANARY-op; Path=/", "oidc_bsc=CANARY-op; Path=/"} {
+			w.Header().Add("Set-Cookie", line)
+		}
+		w.Write([]byte("http://app.corp.example/jts/users/build"))
+	}), jar, nil)
+	if id, err := New("jazz").Probe(t.Context(), x); err != nil || id.Name != "build" || jar.Len() != 1 || jar.Named("JAZZ_AUTH_TOKEN").Len() != 1 {
+		t.Errorf("%+v %v, %d cookies", id, err, jar.Len())
+	}
+}
+
+// TestJazzPlaces: the places that a server names for a password. It goes to none that
+// is not the site's, and at the authorization server to where the application has sent
+// us, and not where that leads to. A server of both, at one origin, is no problem.
+func TestJazzPlaces(t *testing.T) {
+	const authorize = "/oidc/endpoint/jazzop/authorize"
+	for name, c := range map[string]struct {
+		checkAt string // what the form's page names
+		loginAt string // where the authorization server asks
+		code    api.Code
+		taken   bool
+	}{
+		"form":                 {"", "", "", true},
+		"form, named":          {"/app/other/j_security_check", "", "", true},
+		"form elsewhere":       {"http://evil.example/app/j_security_check", "", api.SSORedirect, false},
+		"form of another path": {"/app/collect", "", api.UnexpectedStatus, false},
+		"form of no URL":       {"http://%zz/j_security_check", "", api.UnexpectedStatus, false},
+		"one origin":           {"", "/jazzop/form/login", "", true},
+		"another origin":       {"", "http://other.corp.example/jazzop/form/login", api.SSORedirect, false},
+		"a foreign one":        {"", "http://evil.example/jazzop/form/login", api.SSORedirect, false},
+	} {
+		begin := func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Add("Set-Cookie", "JSESSIONID=CANARY-app; Path=/app")
+			w.Header().Add("Set-Cookie", "jazzop_sso_cookie=CANARY-op; Path=/")
+			http.Redirect(w, r, "/app/whoami", http.StatusFound)
+		}
+		x := exchangeWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasPrefix(r.Host, "app.corp.example:") && !strings.HasPrefix(r.Host, "other.corp.example") {
+				t.Errorf("%s: %s was asked", name, r.Host)
+			}
+			_, err := r.Cookie("JSESSIONID")
+			password := r.Header.Get("Authorization") != "" || r.Method == http.MethodPost
+			switch {
+			case password && (c.loginAt == "") != (r.Method == http.MethodPost):
+				t.Errorf("%s: the password goes to %s", name, r.URL.Path)
+			case r.Method == http.MethodPost:
+				begin(w, r)
+			case r.URL.Path == authorize && password:
+				http.Redirect(w, r, "/app/jsa?code=CANARY-code", http.StatusFound)
+			case r.URL.Path == authorize:
+				http.Redirect(w, r, c.loginAt, http.StatusFound)
+			case r.URL.Path == "/app/jsa":
+				begin(w, r)
+			case r.URL.Path == "/app/whoami" && err == nil:
+				w.Write([]byte("http://app.corp.example/jts/users/build"))
+			case r.URL.Path == "/app/whoami" && c.loginAt != "":
+				w.Header().Add("WWW-Authenticate", `Bearer realm="JSA"`)
+				w.Header().Set("X-JSA-AUTHORIZATION-REDIRECT", "http://"+r.Host+authorize+"?client_id=0&state=CANARY-state")
+				w.WriteHeader(http.StatusUnauthorized)
+			case r.URL.Path == "/app/whoami":
+				w.Header().Set("X-com-ibm-team-repository-web-auth-msg", "authrequired")
+				if c.checkAt != "" {
+					w.Header().Set("X-com-ibm-team-repository-web-auth-uri", c.checkAt)
+				}
+			}
+		}), new(web.Jar), nil, web.Origin{Scheme: "http", Host: "other.corp.example", Port: "80"})
+		p := new(lent)
+		d := New("jazz").(Detector).As(Findings{Product: "jazz"})
+		err := d.Login(t.Context(), x, p)
+		quiet(t, name, err)
+		if api.CodeOf(err) != c.code || p.taken != c.taken {
+			t.Errorf("%s: %v, want %q; taken %v", name, err, c.code, p.taken)
+		}
+		if err != nil {
+			continue
+		}
+		if id, err := d.Probe(t.Context(), x); err != nil || id.Name != "build" || x.Jar().Named("jazzop_sso_cookie").Len() > 0 {
+			t.Errorf("%s: %+v %v", name, id, err)
 		}
 	}
 }

@@ -48,6 +48,12 @@ type Checker interface {
 	Check(o web.Options, identity string) error
 }
 
+// Dependent is a Driver that needs something of this machine.
+type Dependent interface {
+	// Missing returns what is not there, or not safe to use.
+	Missing() error
+}
+
 // Logouter is a Driver that can end a session at the site.
 type Logouter interface {
 	// Logout ends the session whose cookies x has. It returns an *api.Error.
@@ -133,8 +139,7 @@ type Provider interface {
 }
 
 // Sharer is a Driver of an identity provider some of whose cookies its sites take
-// as a login of their own. These are served with the sites' sessions, but for what a
-// Member drops.
+// as a login of their own. These are served with the sites' sessions.
 type Sharer interface {
 	// Shared returns those of its cookies.
 	Shared(j *web.Jar) *web.Jar
@@ -148,9 +153,9 @@ type Sharer interface {
 // Member is a Driver whose sites begin a session for a Sharer's cookies only where
 // somebody who has them goes a certain way.
 type Member interface {
-	// Enter goes that way with an exchange that has the shared cookies, and drops
-	// those that are not to be served. It returns an *api.Error, of code api.Expired
-	// if they are not taken.
+	// Enter goes that way with an exchange that has all of the Sharer's cookies, and
+	// drops those that are not to be served. It returns an *api.Error, of code
+	// api.Expired if they are not taken.
 	Enter(ctx context.Context, x *web.Exchange) error
 }
 

@@ -119,7 +119,9 @@ type JazzCounts struct {
 	// Preemptive is how many passwords by Basic nobody had asked for: at an
 	// application without Basic, or at JAS with prompt=none.
 	Preemptive int
-	Logouts    int
+	// Silent is how often JAS was asked with prompt=none.
+	Silent  int
+	Logouts int
 }
 
 // Jazz is a model of a server of IBM's Engineering Lifecycle Management (ELM, once

@@ -66,6 +66,10 @@ func (j *Jazz) resource(c *jazzCall) {
 		j.identity(c)
 	case c.path == "/oauth-authorize" && c.context == j.o.Context:
 		j.oauthAuthorize(c)
+	case c.path == "/whoami" && j.delegates(c.context):
+		// Its root services name the JTS's (the recording); that it has none of its own
+		// is a guess.
+		c.page(http.StatusNotFound, "Error 404", "")
 	case c.path == "/whoami":
 		// The body is the URI of the user (MathWorks' client for DOORS Next and a
 		// strategy of omniauth read it so, at /jts; that it is the same elsewhere, and

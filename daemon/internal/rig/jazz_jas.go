@@ -157,6 +157,9 @@ func (j *Jazz) authorize(c *jazzCall) {
 		return
 	}
 	silent := query.Get("prompt") == "none"
+	if silent {
+		j.counts.Silent++
+	}
 	name, password, basic := c.BasicAuth()
 	if basic && silent {
 		j.counts.Preemptive++

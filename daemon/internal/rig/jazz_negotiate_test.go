@@ -42,7 +42,7 @@ func TestJazzNegotiate(t *testing.T) {
 	b.next(a).want(200, "/users/svc")
 	b.get(j.URL("qm")+"/whoami").want(200, "/users/svc")
 	b.walk(b.get(j.URL("rm")+"/whoami").want(401).header.Get("X-jazz-web-oauth-url")).want(200, "JAZZ_AUTH_TOKEN=")
-	b.get(j.URL("rm")+"/whoami").want(200, "/users/svc")
+	b.get(j.URL("rm")+"/process/project-areas").want(200, "Sample")
 	b.check(ccm, "CANARY-password").want(403) // there is no form
 	wantJazz(t, j, rig.JazzCounts{Logins: 1, Failures: 7, Tokens: 7, Passwords: 2, Preemptive: 1, Sessions: map[string]int{"ccm": 1, "qm": 1, "jts": 1, "rm": 1}})
 }

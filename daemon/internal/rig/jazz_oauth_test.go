@@ -32,16 +32,19 @@ func TestJazzOAuth(t *testing.T) {
 	callback := a.header.Get("Location")
 	a = b.next(a).want(200, "JAZZ_AUTH_TOKEN=CANARY-", "jfs-oauth-access-token0=CANARY-", "jfs-oauth-access_token-secret0=CANARY-", "jfs-request-token-"+token+"=; Max-Age=0")
 	set := a.cookie("JAZZ_AUTH_TOKEN")
-	if a = b.get(rm + "/whoami").want(200); a.body != jts+"/users/fred" || a.cookie("JAZZ_AUTH_TOKEN") != set || !strings.HasSuffix(set, "; Path=/rm; HttpOnly") || b.sent != 9 {
+	if a = b.get(rm+"/process/project-areas").want(200, "<projects>"); a.cookie("JAZZ_AUTH_TOKEN") != set || !strings.HasSuffix(set, "; Path=/rm; HttpOnly") || b.sent != 9 {
 		t.Errorf("%q %q after %d requests", a.body, a.header, b.sent)
 	}
-	b.get(rm+"/process/project-areas").want(200, "<projects>", set)
-	wantJazz(t, j, rig.JazzCounts{Requests: 10, Logins: 1, Passwords: 1, Sessions: map[string]int{"jts": 1, "rm": 1}})
+	if a = b.get(jts + "/whoami").want(200); a.body != jts+"/users/fred" {
+		t.Errorf("%q", a.body)
+	}
+	b.get(rm + "/whoami").want(404) // the JTS has it
+	wantJazz(t, j, rig.JazzCounts{Requests: 11, Logins: 1, Passwords: 1, Sessions: map[string]int{"jts": 1, "rm": 1}})
 
 	b.get(callback).want(401, "invalid") // the request token's cookie is gone
 	// Who is logged in at the JTS comes in without a password.
 	b.walk(newer(b, rm)).want(200, "JAZZ_AUTH_TOKEN=CANARY-")
-	b.get(rm + "/whoami").want(200)
+	b.get(rm + "/process/project-areas").want(200)
 	if n := j.Counts(); n.Passwords != 1 {
 		t.Errorf("%+v", n)
 	}
@@ -84,7 +87,7 @@ func TestJazzOAuthTokens(t *testing.T) {
 	b.walk(lead()).want(401, "used before")
 	b.get(rm + "/whoami").want(401)
 	b.walk(lead()).want(200)
-	b.get(rm + "/whoami").want(200)
+	b.get(rm + "/process/project-areas").want(200)
 	if n := j.Counts(); n.StateReused != 1 || n.Sessions["rm"] != 1 {
 		t.Errorf("%+v", n)
 	}
@@ -100,7 +103,7 @@ func TestJazzOAuthTokens(t *testing.T) {
 	b.get(rm + "/whoami").want(401)
 	allow := strings.Replace(deny, "false", "true", 1)
 	b.next(b.do("POST", jts+"/oauth-authorize", allow, "Content-Type", "application/x-www-form-urlencoded").want(302)).want(200, "JAZZ_AUTH_TOKEN=")
-	b.get(rm + "/whoami").want(200)
+	b.get(rm + "/process/project-areas").want(200)
 
 	j.DropApps()
 	j.Set(rig.JazzModes{ForeignRedirect: "https://evil.example/"})
@@ -119,7 +122,7 @@ func TestJazzOAuthApplications(t *testing.T) {
 	b.get(strings.Replace(callback, "/rm/", "/gc/", 1), "Cookie", cookie).want(401, "invalid")
 	b.get(callback).want(200)
 	b.get(j.URL("gc") + "/whoami").want(401)
-	b.get(j.URL("rm") + "/whoami").want(200)
+	b.get(j.URL("rm") + "/process/project-areas").want(200)
 }
 
 // The JTS's own login can be any.
@@ -128,7 +131,7 @@ func TestJazzOAuthOverOthers(t *testing.T) {
 	j := startJazz(t, rig.JazzOptions{Auth: "jas", Delegated: []string{"rm"}})
 	to := b.get(j.URL("rm") + "/whoami").want(401).header.Get("X-jazz-web-oauth-url")
 	b.walk(authorization(b.get(to)), "Authorization", good()).want(200, "JAZZ_AUTH_TOKEN=")
-	b.get(j.URL("rm")+"/whoami").want(200, "/users/fred")
+	b.get(j.URL("rm")+"/process/project-areas").want(200, "Sample")
 
 	// IBM/ELM-Python-Client's httpops.py has this for jazz.net.
 	b = newJazzClient(t)
@@ -136,6 +139,6 @@ func TestJazzOAuthOverOthers(t *testing.T) {
 	to = b.get(j.URL("rm")+"/whoami", "Authorization", good()).want(401, "OAuth").header.Get("X-jazz-web-oauth-url")
 	b.get(to).want(401, "Basic realm=")
 	b.walk(to, "Authorization", good()).want(200, "JAZZ_AUTH_TOKEN=")
-	b.get(j.URL("rm")+"/whoami").want(200, "/users/fred")
+	b.get(j.URL("rm")+"/process/project-areas").want(200, "Sample")
 	wantJazz(t, j, rig.JazzCounts{Logins: 1, Passwords: 2, Preemptive: 1, Sessions: map[string]int{"jts": 1, "rm": 1}})
 }

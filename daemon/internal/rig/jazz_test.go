@@ -334,7 +334,7 @@ func TestJazzLife(t *testing.T) {
 	b.walk(b.get(j.URL("rm")+"/whoami").header.Get("X-jazz-web-oauth-url")).want(200, "JAZZ_AUTH_TOKEN=CANARY-")
 	for range 4 {
 		now = now.Add(5 * time.Hour)
-		b.get(j.URL("rm")+"/whoami").want(200, "JAZZ_AUTH_TOKEN=CANARY-")
+		b.get(j.URL("rm")+"/process/project-areas").want(200, "JAZZ_AUTH_TOKEN=CANARY-")
 	}
 	now = now.Add(6 * time.Hour)
 	b.get(j.URL("rm")+"/whoami").want(401, "jfs-oauth-access-token0=; Max-Age=0")
@@ -357,7 +357,7 @@ func TestJazzDrops(t *testing.T) {
 	b := newJazzClient(t)
 	b.logIn(j.URL("ccm"))
 	b.walk(b.get(j.URL("rm") + "/whoami").header.Get("X-jazz-web-oauth-url")).want(200)
-	b.get(j.URL("rm") + "/whoami").want(200)
+	b.get(j.URL("rm") + "/process/project-areas").want(200)
 	before := b.session(j.URL("ccm"))
 	j.DropApps()
 	b.get(j.URL("ccm") + "/whoami").want(200)
@@ -365,7 +365,7 @@ func TestJazzDrops(t *testing.T) {
 		t.Error("the session was not dropped")
 	}
 	b.walk(b.get(j.URL("rm") + "/whoami").want(401).header.Get("X-jazz-web-oauth-url")).want(200)
-	b.get(j.URL("rm") + "/whoami").want(200)
+	b.get(j.URL("rm") + "/process/project-areas").want(200)
 	j.DropSessions()
 	b.get(j.URL("ccm") + "/whoami").want(302)
 	b.walk(b.get(j.URL("rm")+"/whoami").want(401).header.Get("X-jazz-web-oauth-url")).want(200, required)
