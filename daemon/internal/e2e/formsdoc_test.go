@@ -185,7 +185,7 @@ func TestBasicExample(t *testing.T) {
 	if header := h.ok(t, "header", "feed"); strings.Contains(header, "Authorization") {
 		t.Errorf("%s", header)
 	}
-	if n := f.passwords() - before; n != 2 { // to log in, and to see that the cookie is the user's
+	if n := f.passwords() - before; n != 1 {
 		t.Errorf("the password went out %d times", n)
 	}
 	a.stop(t)

@@ -346,14 +346,13 @@ func (f *commandFailure) error(name string, password secret.String) error {
 		e.Code, e.Detail, e.Remedy = api.Unknown, name+" says a code that it may not say", byHand
 	}
 	const longest = 200
-	// What is cut through is not known for a secret any more.
-	d := []rune(api.Clean(strings.ReplaceAll(f.Detail, password.Reveal(), "[redacted]")))
-	if len(d) > longest {
-		cut, _, _ := cutLast(string(d[:longest]), " ")
-		d = []rune(cut + " …")
+	text := api.Clean(strings.ReplaceAll(f.Detail, password.Reveal(), "[redacted]"))
+	if r := []rune(text); len(r) > longest { // at a space: what is cut through is not known for a secret any more
+		text = string(r[:longest])
+		text = text[:strings.LastIndex(text, " ")+1] + "…"
 	}
-	if len(d) > 0 {
-		e.Detail += ": " + string(d)
+	if text != "" {
+		e.Detail += ": " + text
 	}
 	return e
 }

@@ -4,21 +4,27 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 )
 
@@ -144,21 +150,24 @@ func TestCommandOutput(t *testing.T) {
 		"of a user's":           {cookies(`{"url":"http://CANARY:x@app.corp.example:1/","line":"s=1"}`), api.SSORedirect, used, "set_cookie[0].url"},
 		"of nowhere":            {cookies(`{"url":"/CANARY","line":"s=1"}`), api.UnexpectedStatus, used, "set_cookie[0].url is not"},
 		"of no url":             {cookies(`{"url":"http://[CANARY","line":"s=1"}`), api.UnexpectedStatus, used, "set_cookie[0].url is not"},
-		"without a url":         {cookies(c1 + `,{"line":"s=CANARY"}`), api.UnexpectedStatus, used, "set_cookie[1].url is not a string"},
-		"without a line":        {cookies(`{"url":"http://app.corp.example:1/"}`), api.UnexpectedStatus, used, "set_cookie[0].line is not a string"},
-		"a line that is null":   {cookies(`{"url":"http://app.corp.example:1/","line":null}`), api.UnexpectedStatus, used, "set_cookie[0].line is not a string"},
-		"another member":        {cookies(`{"url":"http://app.corp.example:1/","line":"s=1","CANARY":2}`), api.UnexpectedStatus, used, "set_cookie[0] has a member that is none of url, line"},
-		"another case":          {cookies(`{"URL":"http://app.corp.example:1/","line":"s=1"}`), api.UnexpectedStatus, used, "set_cookie[0] has a member"},
-		"a member twice":        {cookies(`{"url":"http://evil.example/","url":"http://app.corp.example:1/","line":"s=1"}`), api.UnexpectedStatus, used, "set_cookie[0] has a member twice"},
-		"no object":             {cookies(`"s=CANARY"`), api.UnexpectedStatus, used, "set_cookie[0] is not an object"},
-		"no array":              {raw(`{"version":1,"set_cookie":"s=CANARY"}`), api.UnexpectedStatus, used, "set_cookie is not an array"},
-		"no list":               {raw(`{"version":1,"set_cookie":null}`), api.UnexpectedStatus, used, "set_cookie is not an array"},
+		"without a url":         {cookies(c1 + `,{"line":"s=CANARY"}`), api.UnexpectedStatus, used, "set_cookie[1].url is not an absolute URL"},
+		"without a line":        {cookies(`{"url":"http://app.corp.example:1/"}`), api.NoSessionCookie, used, "no cookie"},
+		"a line that is null":   {cookies(`{"url":"http://app.corp.example:1/","line":null}`), api.NoSessionCookie, used, "no cookie"},
+		"a line that is a list": {cookies(`{"url":"http://app.corp.example:1/","line":["CANARY"]}`), api.UnexpectedStatus, used, "set_cookie.line is of another type"},
+		"another member":        {cookies(`{"url":"http://app.corp.example:1/","line":"s=1","CANARY":2}`), api.UnexpectedStatus, used, "a member that is not one of version 1"},
+		"a member elsewhere":    {cookies(`{"url":"http://app.corp.example:1/","line":"s=1","detail":"CANARY"}`), api.UnexpectedStatus, used, "a member that is not one of version 1"},
+		"a member twice":        {cookies(`{"url":"http://evil.example/","url":"http://app.corp.example:1/","line":"s=1"}`), api.UnexpectedStatus, used, "a member stands there twice"},
+		"twice in another case": {cookies(`{"url":"http://app.corp.example:1/","line":"s=1","LINE":"s=2"}`), api.UnexpectedStatus, used, "a member stands there twice"},
+		"all twice":             {raw(`{"version":1,"set_cookie":[],"set_cookie":[]}`), api.UnexpectedStatus, used, "a member stands there twice"},
+		"no object":             {cookies(`"s=CANARY"`), api.UnexpectedStatus, used, "set_cookie is of another type"},
+		"no array":              {raw(`{"version":1,"set_cookie":"s=CANARY"}`), api.UnexpectedStatus, used, "set_cookie is of another type"},
+		"no list":               {raw(`{"version":1,"set_cookie":null}`), api.UnexpectedStatus, used, "either set_cookie or error"},
 		"nothing in it":         {raw(`{"version":1}`), api.UnexpectedStatus, used, "either set_cookie or error"},
 		"both":                  {raw(`{"version":1,"set_cookie":[],"error":{"code":"captcha"}}`), api.UnexpectedStatus, used, "either set_cookie or error"},
 		"another version":       {raw(`{"version":2,"sessions":["CANARY"]}`), api.UnexpectedStatus, used, "version is not 1"},
 		"no version":            {raw(`{"set_cookie":[]}`), api.UnexpectedStatus, used, "version is not 1"},
 		"a version in words":    {raw(`{"version":"1","set_cookie":[]}`), api.UnexpectedStatus, used, "version is not 1"},
-		"unknown":               {raw(`{"version":1,"set_cookie":[],"CANARY":1}`), api.UnexpectedStatus, used, "none of version, set_cookie, error"},
+		"unknown":               {raw(`{"version":1,"set_cookie":[],"CANARY":1}`), api.UnexpectedStatus, used, "a member that is not one of version 1"},
 		"another document":      {ok + ";" + ok, api.UnexpectedStatus, used, "not one JSON document"},
 		"a cookie as text":      {raw(`s=CANARY-1`), api.UnexpectedStatus, used, "not one JSON document"},
 		"an array":              {raw(`["CANARY"]`), api.UnexpectedStatus, used, "it is not an object"},
@@ -175,14 +184,16 @@ func TestCommandOutput(t *testing.T) {
 		"used or not":           {failure(`"code":"network_error"`), api.NetworkError, used, "network_error"},
 		"a code of no program":  {failure(`"code":"no_ticket","detail":"x"`), api.Unknown, used, "may not say: x"},
 		"a code of nobody's":    {failure(`"code":"CANARY"`), api.Unknown, used, "may not say"},
-		"no code":               {failure(`"detail":"CANARY"`), api.UnexpectedStatus, used, "error.code is not a string"},
-		"a detail of its own":   {failure(`"code":"captcha","detail":["CANARY"]`), api.UnexpectedStatus, used, "error.detail is not a string"},
-		"used perhaps":          {failure(`"code":"captcha","password_used":"CANARY"`), api.UnexpectedStatus, used, "error.password_used is neither"},
-		"used null":             {failure(`"code":"captcha","password_used":null`), api.UnexpectedStatus, used, "error.password_used is neither"},
-		"a failure of more":     {failure(`"code":"captcha","retry":"CANARY"`), api.UnexpectedStatus, used, "error has a member that is none of"},
-		"a failure in a word":   {raw(`{"version":1,"error":"CANARY"}`), api.UnexpectedStatus, used, "error is not an object"},
+		"no code":               {failure(`"detail":"x"`), api.Unknown, used, "may not say: x"},
+		"a code in figures":     {failure(`"code":4242`), api.UnexpectedStatus, used, "error.code is of another type"},
+		"a detail of its own":   {failure(`"code":"captcha","detail":["CANARY"]`), api.UnexpectedStatus, used, "error.detail is of another type"},
+		"used perhaps":          {failure(`"code":"captcha","password_used":"CANARY"`), api.UnexpectedStatus, used, "error.password_used is of another type"},
+		"used null":             {failure(`"code":"captcha","password_used":null`), api.Captcha, used, "says captcha"},
+		"a failure of more":     {failure(`"code":"captcha","retry":"CANARY"`), api.UnexpectedStatus, used, "a member that is not one of version 1"},
+		"a failure in a word":   {raw(`{"version":1,"error":"CANARY"}`), api.UnexpectedStatus, used, "error is of another type"},
 		"escapes":               {failure(`"code":"captcha","detail":"a\u001b[31m\nb\u202e"`), api.Captcha, used, "a?[31m?b?"},
-		"a long story":          {failure(`"code":"captcha","detail":"` + strings.Repeat("x", 5000) + `"`), api.Captcha, used, "xxx"},
+		"a long story":          {failure(`"code":"captcha","detail":"` + strings.Repeat("xx ", 5000) + `"`), api.Captcha, used, "xx xx …"},
+		"a long word":           {failure(`"code":"captcha","detail":"` + strings.Repeat("x", 5000) + `"`), api.Captcha, used, "says captcha: …"},
 	} {
 		p := new(lent)
 		x := web.NewExchange(web.Options{Base: &url.URL{Scheme: "http", Host: "app.corp.example:1", Path: "/app"}, InsecureHTTP: true}, new(web.Jar))
@@ -202,7 +213,7 @@ func TestCommandOutput(t *testing.T) {
 // TestCommandCodes: a program may say what a person can do something about.
 func TestCommandCodes(t *testing.T) {
 	for code, remedy := range commandRemedies {
-		err := (&commandFailure{code: code}).error("x")
+		err := (&commandFailure{Code: code}).error("x", secret.New("CANARY-password"))
 		if api.CodeOf(err) != code || remedy == "" || code.Exit() == api.ExitOther {
 			t.Errorf("%s: %v", code, err)
 		}
@@ -270,9 +281,11 @@ func pipe(t *testing.T) string {
 	return name
 }
 
-// survivors watches a pipe: started is closed when somebody has written to it, and gone
-// returns when nobody has it open for writing any more.
-func survivors(t *testing.T, name string) (started <-chan struct{}, gone func()) {
+// watch watches a pipe that the processes of a program have open, which first writes its
+// number there: started is closed then, and the test goes on after gone when nobody has
+// it open for writing any more. If that takes too long, the program's group is killed,
+// and the test fails.
+func watch(t *testing.T, name string) (started <-chan struct{}, gone func()) {
 	own, err := os.OpenFile(name, os.O_RDWR, 0) // or whoever opens it would wait
 	if err != nil {
 		t.Fatal(err)
@@ -281,31 +294,45 @@ func survivors(t *testing.T, name string) (started <-chan struct{}, gone func())
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	wrote, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		defer f.Close()
-		if _, err := f.Read(make([]byte, 1)); err == nil {
-			close(wrote)
+		var group int
+		if _, err := fmt.Fscanln(f, &group); err != nil || group <= 1 {
+			t.Errorf("group %d: %v", group, err)
+			return
 		}
+		close(wrote)
+		stop := context.AfterFunc(ctx, func() {
+			t.Error("a process of the program's lives on")
+			if err := unix.Kill(-group, unix.SIGKILL); err != nil {
+				f.Close()
+			}
+		})
+		defer stop()
 		if _, err := io.Copy(io.Discard, f); err != nil {
 			t.Error(err)
 		}
 	}()
-	return wrote, func() {
+	end := sync.OnceFunc(func() {
 		own.Close()
 		<-done
-	}
+		cancel()
+	})
+	t.Cleanup(end)
+	return wrote, end
 }
 
 // TestCommandEnds: no process of a program's survives the login, in whatever way that
-// ends. The test does not end while one lives.
+// ends.
 func TestCommandEnds(t *testing.T) {
 	// Each process has the pipe open, and each would stay for ever.
-	const children = `exec 3>"$1"; (trap '' TERM HUP PIPE; kill -STOP $(exec sh -c 'echo $PPID')) & sh -c 'sh -c "kill -STOP \$\$" & kill -STOP $$' & `
+	const children = `exec 3>"$1"; echo $$ >&3; (trap '' TERM HUP PIPE; kill -STOP $(exec sh -c 'echo $PPID')) & sh -c 'sh -c "kill -STOP \$\$" & kill -STOP $$' & `
 	t.Run("done", func(t *testing.T) {
 		name := pipe(t)
-		_, gone := survivors(t, name)
+		_, gone := watch(t, name)
 		x := atNobody(t)
 		u, err := x.URL("")
 		if err != nil {
@@ -319,7 +346,7 @@ func TestCommandEnds(t *testing.T) {
 	})
 	t.Run("failed", func(t *testing.T) {
 		name := pipe(t)
-		_, gone := survivors(t, name)
+		_, gone := watch(t, name)
 		if err := shell(children+`exit 3`, name).Login(t.Context(), atNobody(t), new(lent)); api.CodeOf(err) != api.UnexpectedStatus {
 			t.Error(err)
 		}
@@ -327,7 +354,7 @@ func TestCommandEnds(t *testing.T) {
 	})
 	t.Run("says too much", func(t *testing.T) {
 		name := pipe(t)
-		_, gone := survivors(t, name)
+		_, gone := watch(t, name)
 		if err := shell(children+`trap '' PIPE; cat /dev/zero; kill -STOP $$`, name).Login(t.Context(), atNobody(t), new(lent)); api.CodeOf(err) != api.UnexpectedStatus || !strings.Contains(err.Error(), "256 KiB") {
 			t.Error(err)
 		}
@@ -335,7 +362,7 @@ func TestCommandEnds(t *testing.T) {
 	})
 	t.Run("time is over", func(t *testing.T) {
 		name := pipe(t)
-		_, gone := survivors(t, name)
+		_, gone := watch(t, name)
 		c, p := shell(children+`kill -STOP $$`, name), new(lent)
 		c.Timeout = 1
 		err := c.Login(t.Context(), atNobody(t), p)
@@ -347,14 +374,14 @@ func TestCommandEnds(t *testing.T) {
 	})
 	t.Run("cancelled", func(t *testing.T) {
 		name := pipe(t)
-		started, gone := survivors(t, name)
+		started, gone := watch(t, name)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
 			<-started
 			cancel()
 		}()
 		p := new(lent)
-		err := shell(children+`echo >&3; kill -STOP $$`, name).Login(ctx, atNobody(t), p)
+		err := shell(children+`kill -STOP $$`, name).Login(ctx, atNobody(t), p)
 		quiet(t, "cancelled", err)
 		if api.CodeOf(err) != api.Timeout || !strings.Contains(err.Error(), "the time for the login was over") || *p != (lent{taken: true}) {
 			t.Errorf("%v; the password: %+v", err, *p)
@@ -382,57 +409,133 @@ printf '{"version":1,"set_cookie":[{"url":"%s","line":"s=CANARY-1"}]}' "$3"`, le
 	})
 }
 
+// TestCommandOrphan: a program does not survive the agent, even if that is killed. This
+// test is the agent, too, in a process of its own.
+func TestCommandOrphan(t *testing.T) {
+	const variable = "TEST_COMMAND_ORPHAN"
+	if name := os.Getenv(variable); name != "" {
+		t.Fatal(shell(`exec 3>"$1"; echo $$ >&3; kill -STOP $$`, name).Login(t.Context(), atNobody(t), new(lent)))
+	}
+	name := pipe(t)
+	started, gone := watch(t, name)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := exec.CommandContext(t.Context(), self, "-test.run=^TestCommandOrphan$")
+	agent.Env = append(os.Environ(), variable+"="+name)
+	var out bytes.Buffer
+	agent.Stdout, agent.Stderr = &out, &out
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- agent.Wait() }()
+	select {
+	case <-started:
+	case err := <-over:
+		t.Fatalf("the agent: %v\n%s", err, &out)
+	}
+	if err := agent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-over
+	gone()
+}
+
 // TestCommandPrograms: which programs are run, and that no other gets a password.
 func TestCommandPrograms(t *testing.T) {
-	o := web.Options{Base: &url.URL{Scheme: "https", Host: "app.corp.example"}}
-	make := func(fileMode, dirMode os.FileMode, content string) string {
-		dir := filepath.Join(t.TempDir(), "bin")
-		name := filepath.Join(dir, "login")
-		for _, err := range []error{os.Mkdir(dir, 0o700), os.WriteFile(name, []byte(content), 0o600), os.Chmod(name, fileMode), os.Chmod(dir, dirMode)} {
+	const safe = 0o755
+	const script = "#!/bin/sh\necho '{\"version\":1,\"error\":{\"code\":\"captcha\"}}'\n"
+	must := func(errs ...error) {
+		t.Helper()
+		for _, err := range errs {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
+	}
+	folder := func(mode os.FileMode) string {
+		temporary := t.TempDir()
+		dir := filepath.Join(temporary, "bin")
+		must(os.Chmod(temporary, safe), os.Mkdir(dir, 0o700), os.Chmod(dir, mode)) // whatever the umask is
+		return dir
+	}
+	write := func(dir string, mode os.FileMode, content string) string {
+		name := filepath.Join(dir, "login")
+		must(os.WriteFile(name, []byte(content), 0o600), os.Chmod(name, mode))
 		return name
 	}
+	program := func(fileMode, dirMode os.FileMode) string { return write(folder(dirMode), fileMode, script) }
 	link := func(to string, dirMode os.FileMode) string {
-		name := make(0o700, dirMode, "")
-		if err := os.Remove(name); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(to, name); err != nil {
-			t.Fatal(err)
-		}
+		name := filepath.Join(folder(dirMode), "login")
+		must(os.Symlink(to, name))
 		return name
 	}
-	const script = "#!/bin/sh\necho '{\"version\":1,\"error\":{\"code\":\"captcha\"}}'\n"
-	good := make(0o755, 0o755, script)
-	for name, c := range map[string]struct {
+	below := func(dir string) string {
+		must(os.Mkdir(filepath.Join(dir, "bin"), 0o700))
+		return write(filepath.Join(dir, "bin"), safe, script)
+	}
+	good := program(safe, safe)
+	loop, relative := folder(safe), folder(safe)
+	below(relative)
+	must(os.Symlink("login", filepath.Join(loop, "login")), os.Symlink("bin/./../bin//login", filepath.Join(relative, "login")))
+	// Beside a link to a folder, ".." is not what it looks like.
+	aside := folder(safe)
+	write(aside, safe, script)
+	must(os.Mkdir(filepath.Join(aside, "x"), 0o700), os.Symlink(below(folder(0o777))+"/..", filepath.Join(aside, "x", "link")))
+	const others = "others can write to"
+	type test struct {
 		program string
 		want    string // what is wrong with it
-	}{
-		"good":                {good, ""},
-		"private":             {make(0o700, 0o700, script), ""},
-		"a link":              {link(good, 0o755), ""},
-		"the group's folder":  {make(0o755, 0o775, script), ""},
-		"relative":            {"bin/login", "not an absolute path"},
-		"none":                {"", "not an absolute path"},
-		"not there":           {good + "x", "does not exist"},
-		"a link to nowhere":   {link(good+"x", 0o755), "does not exist"},
-		"below a file":        {good + "/x", "not a directory"},
-		"a directory":         {filepath.Dir(good), "is not a file"},
-		"a device":            {"/dev/null", "is not a file"},
-		"not executable":      {make(0o644, 0o755, script), "is not executable"},
-		"the group's":         {make(0o775, 0o755, script), "others can write to"},
-		"everybody's":         {make(0o757, 0o755, script), "others can write to"},
-		"everybody's folder":  {make(0o755, 0o757, script), "others can write to"},
-		"a temporary folder":  {make(0o755, 0o777|os.ModeSticky, script), "others can write to"},
-		"a link to the worse": {link(make(0o775, 0o755, script), 0o755), "others can write to"},
-		"a link in a bad one": {link(good, 0o757), "others can write to"},
-		"a link into one":     {link(make(0o755, 0o757, script), 0o755), "others can write to"},
-	} {
+	}
+	tests := map[string]test{
+		"good":                         {good, ""},
+		"private":                      {program(0o700, safe), ""},
+		"a link":                       {link(good, safe), ""},
+		"a link to a link":             {link(link(good, safe), safe), ""},
+		"a relative link":              {filepath.Join(relative, "login"), ""},
+		"a sticky folder":              {program(safe, 0o777|os.ModeSticky), ""},
+		"below a sticky folder":        {below(folder(0o777 | os.ModeSticky)), ""},
+		"not there":                    {good + "x", "does not exist"},
+		"a link to nowhere":            {link(good+"x", safe), "does not exist"},
+		"a link to itself":             {filepath.Join(loop, "login"), "lead nowhere"},
+		"below a file":                 {good + "/x", "not a directory"},
+		"a directory":                  {filepath.Dir(good), "is not a file"},
+		"a device":                     {"/dev/null", others},
+		"not executable":               {program(0o644, safe), "is not executable"},
+		"the group's":                  {program(0o775, safe), others},
+		"everybody's":                  {program(0o757, safe), others},
+		"the group's folder":           {program(safe, 0o775), others},
+		"everybody's folder":           {program(safe, 0o757), others},
+		"everybody's file in a sticky": {program(0o757, 0o777|os.ModeSticky), others},
+		"everybody's grandparent":      {below(folder(0o777)), others},
+		"a link to the worse":          {link(program(0o775, safe), safe), others},
+		"a link in a bad one":          {link(good, 0o777), others},
+		"a link through a bad one":     {link(link(good, 0o777), safe), others},
+		"a link into one":              {link(program(safe, 0o757), safe), others},
+		"up from a link":               {filepath.Join(aside, "x") + "/link/../login", others},
+	}
+	if os.Geteuid() == 0 {
+		const nobodys = 4242
+		own := func(name string) string {
+			must(os.Lchown(name, nobodys, nobodys))
+			return name
+		}
+		theirs := program(safe, safe)
+		own(filepath.Dir(theirs))
+		tests["another's file"] = test{own(program(safe, safe)), "belongs to uid 4242"}
+		tests["another's folder"] = test{theirs, "belongs to uid 4242"}
+		tests["another's link"] = test{own(link(good, 0o777|os.ModeSticky)), "belongs to uid 4242"}
+	} else {
+		t.Log("SKIPPED: programs of another user, which only root can make")
+	}
+	for name, c := range tests {
 		d := &command{Command: []string{c.program}, Timeout: 30, proof: proof{ProbeURL: "me", IdentityJSON: "name"}}
-		if err := d.Check(o, ""); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if err := d.Check(web.Options{Base: &url.URL{Scheme: "https", Host: "app.corp.example"}}, ""); err != nil {
+			t.Errorf("%s: %v, which is for the file system to say", name, err)
+		}
+		if err := d.Missing(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 		p := new(lent)
@@ -445,7 +548,7 @@ func TestCommandPrograms(t *testing.T) {
 	// What the kernel does not run nobody has given the password.
 	for name, content := range map[string]string{"no program": "CANARY", "no interpreter": "#!/nonexistent/CANARY\n"} {
 		p := new(lent)
-		err := (&command{Command: []string{make(0o755, 0o755, content)}, Timeout: 30}).Login(t.Context(), atNobody(t), p)
+		err := (&command{Command: []string{write(folder(safe), safe, content)}, Timeout: 30}).Login(t.Context(), atNobody(t), p)
 		quiet(t, name, err)
 		if api.CodeOf(err) != api.ConfigInvalid || *p != (lent{taken: true, back: true}) || !strings.Contains(err.Error(), "cannot be started") {
 			t.Errorf("%s: %v; the password: %+v", name, err, *p)
@@ -461,6 +564,29 @@ func TestCommandPrograms(t *testing.T) {
 	}
 }
 
+// TestUnmapped: whose files are nobody's that can be told by a number.
+func TestUnmapped(t *testing.T) {
+	for _, c := range []struct {
+		users string // of /proc/self/uid_map
+		owner uint32
+		want  bool
+	}{
+		{"         0          0 4294967295\n", 65534, false}, // no namespace: it is nobody
+		{"         0          0 4294967295\n", 1001, false},
+		{"         0          0      65536\n", 65534, false},
+		{"      1000       1000          1\n", 65534, true}, // a user's own service
+		{"      1000       1000          1\n", 1001, false},
+		{"         0       1000          1\n", 65534, true}, // unshare --map-root-user
+		{"         0       1000          1\n         1     100000      65536\n", 65534, true},
+		{"         0     100000      65536\n", 65533, false},
+		{"", 65534, false}, // a kernel without namespaces
+	} {
+		if got := unmapped(c.owner, c.users); got != c.want {
+			t.Errorf("uid %d where %q: %v", c.owner, c.users, got)
+		}
+	}
+}
+
 func TestCommandCheck(t *testing.T) {
 	o := web.Options{Base: &url.URL{Scheme: "https", Host: "app.corp.example"}}
 	proven := proof{ProbeURL: "me", IdentityJSON: "name"}
@@ -472,7 +598,10 @@ func TestCommandCheck(t *testing.T) {
 		"good":          {command{Command: sh, Timeout: 30, proof: proven}, ""},
 		"least":         {command{Command: sh, Timeout: 1, proof: proof{LoginURL: "login", IdentityHeader: "X-User"}}, ""},
 		"most":          {command{Command: []string{"/bin/sh", "-c", "x"}, Timeout: maxCommandTime, proof: proven}, ""},
+		"not there":     {command{Command: []string{"/nonexistent/login"}, Timeout: 30, proof: proven}, ""}, // which Missing says
 		"no program":    {command{Timeout: 30, proof: proven}, "command is missing"},
+		"relative":      {command{Command: []string{"bin/login"}, Timeout: 30, proof: proven}, "not an absolute path"},
+		"empty":         {command{Command: []string{""}, Timeout: 30, proof: proven}, "not an absolute path"},
 		"a NUL":         {command{Command: []string{"/bin/sh", "a\x00b"}, Timeout: 30, proof: proven}, "no program can get"},
 		"no time":       {command{Command: sh, proof: proven}, "timeout is 0"},
 		"too long":      {command{Command: sh, Timeout: maxCommandTime + 1, proof: proven}, "timeout is 121"},
@@ -489,10 +618,30 @@ func TestCommandCheck(t *testing.T) {
 	}
 }
 
+// TestCommandDetail: no part of the password is in what a program is quoted with,
+// wherever that is cut.
+func TestCommandDetail(t *testing.T) {
+	const password = "CANARY-correct horse"
+	for _, padding := range []string{"x", "x "} {
+		for n := range 220 {
+			f := commandFailure{Code: api.Captcha, Detail: strings.Repeat(padding, n)[:n] + password + " and more"}
+			detail := api.AsError(f.error("x", secret.New(password))).Detail
+			for _, part := range []string{"CAN", "hor"} {
+				if strings.Contains(detail, part) {
+					t.Fatalf("%d characters and the password: %s", n, detail)
+				}
+			}
+			if n < 180 && !strings.Contains(detail, "[redacted]") {
+				t.Fatalf("%d characters and the password: %s", n, detail)
+			}
+		}
+	}
+}
+
 // commandTexts are what the messages about a program's output can be.
-var commandTexts = regexp.MustCompile(`^(it is empty|it is not UTF-8|it is not one JSON document, and nothing else|it has to have either set_cookie or error|version is not 1|` +
-	`(it|error|set_cookie\[\d+\]) (is not an object|has a member twice|has a member that is none of [a-z_, ]+)|set_cookie is not an array|` +
-	`(set_cookie\[\d+\]\.(url|line)|error\.(code|detail)) is not a string|set_cookie\[\d+\]\.url is not an absolute URL|error\.password_used is neither true nor false)$`)
+var commandTexts = regexp.MustCompile(`^(it is empty|it is not UTF-8|it is not one JSON document, and nothing else|it is not an object|version is not 1|a member stands there twice|` +
+	`it has a member that is not one of version 1|it has to have either set_cookie or error|` +
+	`(set_cookie|set_cookie\.(url|line)|error|error\.(code|detail|password_used)) is of another type|set_cookie\[\d+\]\.url is not an absolute URL)$`)
 
 // FuzzCommandOutput: what a program says is cookies, a failure or wrong, and what is
 // wrong is not shown.
@@ -501,43 +650,40 @@ func FuzzCommandOutput(f *testing.F) {
 		`{"version":1,"set_cookie":[{"url":"https://app.corp.example/x?y","line":"s=1; Path=/; Secure"},{"line":"","url":"http://a"}]}`,
 		`{"version":1,"error":{"code":"bad_credentials","detail":"x\ud800","password_used":false}}`,
 		`{"version":2}`, `[{"version":1}]`, `{"version":1,"version":1}`, `{"version":1,"set_cookie":null}`, `{"version":1,"set_cookie":[[]]}`, ` `, `{}{}`,
+		`{"version":1,"error":{"code":1}}`, `null`, `{"version":1,"Set_Cookie":[null]}`, strings.Repeat("[", 12000),
 	} {
 		f.Add([]byte(doc))
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		cookies, failure, err := readCommandOutput(doc)
+		says, err := readCommandOutput(doc)
 		if err != nil {
-			if cookies != nil || failure != nil {
-				t.Fatalf("%v, and yet %v %v", err, cookies, failure)
+			if says != nil {
+				t.Fatalf("%v, and yet %v", err, says)
 			}
 			if !commandTexts.MatchString(err.Error()) {
 				t.Fatalf("%q is none of the fixed texts", err)
 			}
 			return
 		}
-		if failure != nil && cookies != nil || !json.Valid(doc) || !utf8.Valid(doc) || bytes.Count(doc, []byte("version")) == 0 {
-			t.Fatalf("%v %v of %q", cookies, failure, doc)
+		if (says.Error == nil) == (says.SetCookie == nil) || says.Version != 1 || !json.Valid(doc) || !utf8.Valid(doc) {
+			t.Fatalf("%v of %q", says, doc)
+		}
+		for _, c := range says.SetCookie {
+			if c.url.Host == "" {
+				t.Fatalf("a cookie of %s", c.url)
+			}
 		}
 		// The same, said once more, is the same.
-		var again []byte
-		if failure != nil {
-			again, err = json.Marshal(map[string]any{"version": 1, "error": map[string]any{"code": failure.code, "detail": failure.detail, "password_used": !failure.unused}})
-		} else {
-			list := []map[string]string{}
-			for _, c := range cookies {
-				if c.url.Host == "" {
-					t.Fatalf("a cookie of %s", c.url)
-				}
-				list = append(list, map[string]string{"url": c.url.String(), "line": c.line})
-			}
-			again, err = json.Marshal(map[string]any{"version": 1, "set_cookie": list})
+		same := map[string]any{"version": 1, "set_cookie": says.SetCookie}
+		if says.Error != nil {
+			same = map[string]any{"version": 1, "error": says.Error}
 		}
+		again, err := json.Marshal(same)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c2, f2, err := readCommandOutput(again)
-		if err != nil || len(c2) != len(cookies) || failure != nil && *f2 != *failure {
-			t.Fatalf("%q became %q: %v %v %v", doc, again, c2, f2, err)
+		if got, err := readCommandOutput(again); err != nil || !reflect.DeepEqual(got, says) {
+			t.Fatalf("%q became %q: %v %v", doc, again, got, err)
 		}
 	})
 }
