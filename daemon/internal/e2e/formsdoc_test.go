@@ -25,7 +25,9 @@ const formsPassword = "CANARY-forms"
 // portalLogin saves the program of docs/forms.md as one that the agent may run.
 func portalLogin(t *testing.T) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "portal_login.py")
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755)) // whatever the umask is
+	file := filepath.Join(dir, "portal_login.py")
 	must(t, os.WriteFile(file, []byte(program(t, "portal_login.py").text), 0o755))
 	return file
 }
@@ -305,6 +307,7 @@ func TestCommandProtocol(t *testing.T) {
 	site := httptest.NewServer(p)
 	t.Cleanup(site.Close)
 	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
 	spy := filepath.Join(dir, "spy")
 	must(t, os.WriteFile(spy, fmt.Appendf(nil, "#!/bin/sh\nenv >%[1]s/environment\npwd >%[1]s/directory\ntee %[1]s/input | %[2]s | tee %[1]s/output\n", dir, portalLogin(t)), 0o755))
 	h := formsHome(t, "A program of your own", "https://portal.corp.example", site.URL, loginFile, spy)
@@ -364,10 +367,42 @@ func TestCommandProtocol(t *testing.T) {
 	if r := h.run(t, "", "sh", "-c", byHand); r.status != 0 || !strings.Contains(r.stdout, "SID=CANARY-session") {
 		t.Errorf("%v", r)
 	}
-	// A program that others may write is refused.
-	must(t, os.Chmod(spy, 0o757))
-	if r := h.sessionctl(t, "check-config", h.config); r.status != 5 || !strings.Contains(r.stderr, "(config_invalid)") {
-		t.Errorf("%v", r)
+}
+
+// TestCommandMissing: without its program the agent says so, starts and is reloaded, and
+// logs in when it is there; no password is used up before.
+func TestCommandMissing(t *testing.T) {
+	rig.Require(t, "python3")
+	p := &portal{sessions: map[string]bool{}}
+	site := httptest.NewServer(p)
+	t.Cleanup(site.Close)
+	program := portalLogin(t)
+	h := formsHome(t, "A program of your own", "https://portal.corp.example", site.URL, loginFile, program)
+	for why, missing := range map[string]struct{ lack, mend func() error }{
+		"does not exist":      {func() error { return os.Rename(program, program+".away") }, func() error { return os.Rename(program+".away", program) }},
+		"others can write to": {func() error { return os.Chmod(program, 0o775) }, func() error { return os.Chmod(program, 0o755) }},
+	} {
+		must(t, missing.lack())
+		if r := h.sessionctl(t, "check-config", h.config); r.status != 5 || !strings.Contains(r.stderr, "(config_invalid)") || !strings.Contains(r.stdout, why) {
+			t.Errorf("%s: %v", why, r)
+		}
+		a := h.start(t)
+		if r := h.sessionctl(t, "reload"); r.status != 0 || !strings.Contains(r.stdout+r.stderr, why) {
+			t.Errorf("%s: %v", why, r)
+		}
+		before := len(p.set(false))
+		if r := h.bring(t, "portal", formsPassword); r.status != 5 || !strings.Contains(r.stderr, "(config_invalid)") || !strings.Contains(r.stderr, why) {
+			t.Errorf("%s: %v", why, r)
+		}
+		must(t, missing.mend())
+		if r := h.bring(t, "portal", formsPassword); r.status != 0 {
+			t.Errorf("%s: %v", why, r)
+		}
+		if n := len(p.set(false)) - before; n != 1 {
+			t.Errorf("%s: %d logins", why, n)
+		}
+		a.stop(t)
+		noSecrets(t, a)
 	}
 }
 
@@ -376,6 +411,7 @@ func TestCommandProtocol(t *testing.T) {
 func TestCommandCodes(t *testing.T) {
 	table := section(t, formsPage, "Codes")
 	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
 	program := filepath.Join(dir, "program")
 	said := func(format string, args ...any) string { return "echo '" + fmt.Sprintf(format, args...) + "'" }
 	for _, c := range []struct{ row, script, code string }{

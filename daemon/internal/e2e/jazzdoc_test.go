@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -269,13 +268,12 @@ func TestJazzTable(t *testing.T) {
 			}
 			e := newELM(t, c.o, "The Authorization Server", 0)
 			e.Set(c.modes)
-			write(t, e.config, strings.NewReplacer("idp         = \"elm\"", "credential  = \"alice\"", "/ccm", "/"+c.site, "site.ccm", "site."+c.site).Replace(
-				regexp.MustCompile(`(?s)\[idp\.elm\].*?\n\n`).ReplaceAllString(e.here(withoutTLS(sectionBlock(t, jazzPage, "The Authorization Server", "toml"))), "")))
-			if e.JASURL() == "" || c.o.Auth != "jas" {
-				b, err := os.ReadFile(e.config)
-				must(t, err)
-				write(t, e.config, regexp.MustCompile(`(?m)^login_hosts.*\n`).ReplaceAllString(string(b), ""))
+			own := "credential  = \"alice\""
+			if c.o.Auth == "jas" {
+				own += fmt.Sprintf("\nlogin_hosts = [%q]", e.JASURL())
 			}
+			write(t, e.config, strings.NewReplacer("idp         = \"elm\"", own, "/ccm", "/"+c.site, "site.ccm", "site."+c.site).Replace(
+				regexp.MustCompile(`(?s)\[idp\.elm\].*?\n\n`).ReplaceAllString(e.here(withoutTLS(sectionBlock(t, jazzPage, "The Authorization Server", "toml"))), "")))
 			e.start(t)
 			r := e.bring(t, c.site, elmPassword)
 			n := e.Counts()

@@ -436,6 +436,8 @@ func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Resp
 	if !ok {
 		context, _, _ = cutLast(context, "/")
 	}
+	const session = "jazzop_sso_cookie"
+	before := cookieValues(l.x.Jar().Named(session))
 	r, err := l.post(ctx, page, &url.URL{Scheme: page.URL.Scheme, Host: page.URL.Host, Path: context + "/j_security_check"})
 	if err != nil {
 		return nil, err
@@ -456,6 +458,12 @@ func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Resp
 	}
 	if err := web.StatusError(r); err != nil {
 		return nil, err
+	}
+	switch begun := l.began(session, before); {
+	case r.Status == http.StatusForbidden:
+		return nil, noRole(r)
+	case begun:
+		return l.authorized(ctx, r, loginAgain(r))
 	}
 	return l.authorized(ctx, r, passwordRefused(r, l.p))
 }
@@ -492,10 +500,14 @@ func (l *jazzLogin) silent(ctx context.Context, c jazzChallenge) (*web.Response,
 		return nil, l.j.leftJAS(l.x, c, err)
 	case loginRequired(r), r.Status == http.StatusUnauthorized, formLogin(r):
 		return nil, expired(r, "says that the authorization server has no session")
-	case r.Status >= 400:
-		return r, unexpectedJAS(r)
 	}
-	return r, web.StatusError(r)
+	if err := web.StatusError(r); err != nil {
+		return nil, err
+	}
+	if r.Status >= 400 {
+		return nil, unexpectedJAS(r)
+	}
+	return r, nil
 }
 
 // appPassword sends an application password to what takes it, which is at the
