@@ -153,7 +153,7 @@ func (e *entry) get(ctx context.Context, w want) (Served, error) {
 		// What lives may be served, flagged, while nothing better can be had.
 		old := e.served()
 		old.Stale = true
-		alive := !w.strict && e.session != nil && e.session.Generation != w.not && !e.session.ended(now)
+		alive := !w.strict && e.session != nil && e.session.Generation != w.not && !e.session.ended(now) && !e.overtaken(e.session)
 		usable := alive && n != aLogin
 		if w.cachedOnly {
 			if usable {
@@ -254,7 +254,7 @@ func (e *entry) lives() (Served, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.k.clock.Now()
-	if e.session == nil || e.session.ended(now) {
+	if e.session == nil || e.session.ended(now) || e.overtaken(e.session) {
 		return Served{}, false
 	}
 	s := e.handOut(now)

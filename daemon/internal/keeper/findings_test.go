@@ -533,7 +533,16 @@ func (c carrier) Login(ctx context.Context, x *web.Exchange, p login.Password) e
 	return nil
 }
 
-func (c carrier) Probe(_ context.Context, x *web.Exchange) (login.Identity, error) {
+func (c carrier) Probe(ctx context.Context, x *web.Exchange) (login.Identity, error) {
+	c.mu.Lock()
+	delay, trouble := c.delay, c.probeE
+	c.mu.Unlock()
+	if err := sleep(ctx, delay); err != nil {
+		return login.Identity{}, api.AsError(err)
+	}
+	if trouble != nil {
+		return login.Identity{}, trouble
+	}
 	_, field, _ := strings.Cut(x.Jar().Authorization().Reveal(), " ")
 	plain, err := base64.StdEncoding.DecodeString(field)
 	if err != nil {
@@ -656,4 +665,61 @@ func TestPasswordInSessions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPasswordInSessionHeld: a password that is known to be an old one is not handed
+// out, though no proof of it can be had now, or none is wanted. A site that hangs while
+// it is asked keeps the others waiting for a moment, and an agent that dies then has
+// lost nothing.
+func TestPasswordInSessionHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		well, ill := carrier{&site{user: "build"}, new([]string)}, carrier{&site{user: "build"}, new([]string)}
+		well.current, ill.current = "CANARY-first", "CANARY-first"
+		latches, sessions, passwords := newRecords(), newRecords(), newRecords()
+		var pw *Password
+		open := func() *Keeper {
+			l := NewLatches(latches, mac)
+			pw = NewPassword("office", "build", "", passwords, l)
+			a, b := well.named("well"), ill.named("ill")
+			a.Driver, a.Password, b.Driver, b.Password = well, pw, ill, pw
+			return keep(t, sessions, l, a, b)
+		}
+		k := open()
+		if err := pw.Store(t.Context(), secret.New("CANARY-first")); err != nil {
+			t.Fatal(err)
+		}
+		get := func(name string, o GetOptions, code api.Code, stale bool) {
+			t.Helper()
+			served, err := k.Get(t.Context(), name, o)
+			if api.CodeOf(err) != code || err == nil && served.Stale != stale {
+				t.Errorf("%s: %v, want %q; stale %v", name, err, code, err == nil && served.Stale)
+			}
+		}
+		get("well", GetOptions{}, "", false)
+		get("ill", GetOptions{}, "", false)
+
+		pass(time.Hour)
+		ill.set(func() { ill.delay = time.Hour })
+		go func() { _, _ = k.Get(context.Background(), "ill", GetOptions{}) }()
+		synctest.Wait()
+		began := time.Now()
+		get("well", GetOptions{}, "", false)
+		if waited := time.Since(began); waited > 2*proofAlone {
+			t.Errorf("waited for another site for %v", waited)
+		}
+		k.Close()
+		k = open()
+		get("well", GetOptions{}, "", false)
+		ill.set(func() { ill.delay, ill.probeE = 0, &api.Error{Code: api.Maintenance, Detail: "503"} })
+		get("ill", GetOptions{}, "", true)
+
+		ill.set(func() { ill.loginE = ill.probeE })
+		if err := pw.Store(t.Context(), secret.New("CANARY-second")); err != nil {
+			t.Fatal(err)
+		}
+		get("ill", GetOptions{CachedOnly: true}, api.NotCached, false)
+		if served, err := k.Get(t.Context(), "ill", GetOptions{}); err == nil {
+			t.Errorf("an old password is handed out: %v, stale %v", served.carries(secret.New("CANARY-first")), served.Stale)
+		}
+	})
 }

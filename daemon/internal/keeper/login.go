@@ -287,7 +287,11 @@ func (e *entry) newSession(ctx context.Context, a *attempt, f login.Findings) (*
 // the agent's time was shifted so.
 func (e *entry) newborn(jar *web.Jar, shifted int64, path string) *Session {
 	now := e.k.clock.Now().Add(time.Duration(shifted - e.k.clock.shifted.Load()))
-	return &Session{Site: e.site.Name, Generation: rand.Text(), LoginTime: now, shifted: shifted, jar: jar, home: web.Below(e.site.URL, path), path: path}
+	var changes uint64
+	if p := e.site.password(); p != nil {
+		changes = p.changes.Load()
+	}
+	return &Session{secretAt: changes, Site: e.site.Name, Generation: rand.Text(), LoginTime: now, shifted: shifted, jar: jar, home: web.Below(e.site.URL, path), path: path}
 }
 
 // adopt publishes a session that a person made elsewhere, if it is good.
@@ -333,7 +337,7 @@ func (e *entry) logout(s *Session) (ended bool, refusal *api.Error) {
 // proveAsFound asks the site about a session; where the product is now, if it is no
 // longer where the session was made.
 func (e *entry) proveAsFound(old *Session) (*Session, error) {
-	s, err := e.proveCarried(old)
+	s, err := e.proveCarried(old, e.findings())
 	if err == nil || api.CodeOf(err) == api.Expired || !outdated(api.CodeOf(err), e.findings()) {
 		return s, err
 	}
@@ -345,7 +349,7 @@ func (e *entry) proveAsFound(old *Session) (*Session, error) {
 	}
 	moved := *old
 	moved.home, moved.path = web.Below(e.site.URL, f.Path), f.Path
-	s, err = e.prove(&moved, f)
+	s, err = e.proveCarried(&moved, f)
 	if err == nil {
 		e.remember(f)
 	}

@@ -10,10 +10,13 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/sessionctl/sessionctl/api"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 )
 
@@ -36,6 +39,8 @@ type Password struct {
 
 	turn chan struct{} // one attempt at a time, over all sites
 	mu   sync.Mutex    // of the record
+	// changes is how often there was another password, or one was refused.
+	changes atomic.Uint64
 }
 
 // NewPassword returns the password of a user, for a credential of that name.
@@ -155,6 +160,7 @@ func (p *Password) read() (secret.String, error) {
 
 // Store keeps a password that was accepted.
 func (p *Password) Store(ctx context.Context, pw secret.String) error {
+	defer p.changes.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, revision, err := p.records.Load(p.key())
@@ -268,32 +274,27 @@ func (a *attempt) GiveBack() { a.unseen = true }
 // Accepted implements login.Password.
 func (a *attempt) Accepted() { a.accepted = true }
 
-// carried returns what lends the secret that a session is, which goes with each
-// request; nil if the session is none, or nobody can read the secret. An error of code
-// api.Expired says that the session is over: the credential has another secret now, or
-// this one was refused elsewhere.
-func (e *entry) carried(s *Session) (*attempt, error) {
+// overtaken reports whether what is known of the secret that a session is may have
+// changed since its proof: there may be another one, or this one was refused.
+func (e *entry) overtaken(s *Session) bool {
 	p := e.site.password()
-	if s.Authorization().Empty() || p == nil {
-		return nil, nil
-	}
+	return p != nil && !s.Authorization().Empty() && s.secretAt != p.changes.Load()
+}
+
+// carried returns why a session is over that is the credential's secret itself, which
+// goes with each request: the credential has another one, or this one was refused.
+func (e *entry) carried(s *Session, p *Password) error {
 	a := &attempt{p: p, site: &e.site}
 	err := a.ready()
 	switch {
-	case a.secret.Empty():
-		return nil, nil
+	case a.secret.Empty(): // it cannot be read
+		return nil
 	case !s.carries(a.secret):
-		return nil, &api.Error{Code: api.Expired, Detail: "the credential has another secret now"}
+		return &api.Error{Code: api.Expired, Detail: "the credential has another secret now"}
 	case api.CodeOf(err) == api.Latched:
-		return nil, &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
+		return &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
 	}
-	return a, nil
-}
-
-// overtaken reports whether a session is a secret that is not to be sent any more.
-func (e *entry) overtaken(s *Session) bool {
-	_, err := e.carried(s)
-	return err != nil
+	return nil
 }
 
 // carries reports whether a session is a secret itself: a token, or a password as the
@@ -305,38 +306,47 @@ func (s *Session) carries(pw secret.String) bool {
 	return credentials == pw.Reveal() || err == nil && password == pw.Reveal()
 }
 
+// proofAlone is how long the proof of a session that is a secret keeps other attempts
+// with that waiting. Its site may hang.
+const proofAlone = 500 * time.Millisecond
+
 // proveCarried is prove. The proof of a session that is a secret itself is an attempt
-// with that, like a login: no two at once, and none that is forgotten.
-func (e *entry) proveCarried(s *Session) (proven *Session, err error) {
-	a, err := e.carried(s)
-	if err != nil {
+// with that: those of many sites go one after the other, so that what one of them
+// refuses no other tries.
+func (e *entry) proveCarried(s *Session, f login.Findings) (*Session, error) {
+	p := e.site.password()
+	if s.Authorization().Empty() || p == nil {
+		return e.prove(s, f)
+	}
+	select {
+	case p.turn <- struct{}{}:
+	case <-e.k.ctx.Done():
+		return nil, api.AsError(e.k.ctx.Err())
+	}
+	giveBack := sync.OnceFunc(func() { <-p.turn })
+	defer giveBack()
+	now := *s
+	now.secretAt = p.changes.Load()
+	if err := e.carried(s, p); err != nil {
 		return nil, err
 	}
-	if a == nil {
-		return e.prove(s, e.findings())
+	defer time.AfterFunc(proofAlone, giveBack).Stop()
+	proven, err := e.prove(&now, f)
+	if api.CodeOf(err) != api.BadCredentials {
+		return proven, err
 	}
-	if _, err := a.Take(e.k.ctx); err != nil {
-		if api.CodeOf(err) == api.Latched { // meanwhile
-			err = &api.Error{Code: api.Expired, Detail: "the credential's secret was refused", Err: err}
-		}
-		return nil, err
-	}
-	verdict := error(&api.Error{Code: api.Unknown, Detail: "the proof broke off"}) // also after a panic
-	defer func() {
-		if err := a.end(context.WithoutCancel(e.k.ctx), verdict); err != nil {
+	if pw, lerr := p.Load(); lerr == nil && s.carries(pw) {
+		if err := p.refuse(e.k.ctx, pw, api.BadCredentials); err != nil {
 			e.log.Error("what became of a password is not stored", "err", err)
 		}
-	}()
-	proven, err = e.prove(s, e.findings())
-	verdict = err
-	switch {
-	case err == nil:
-	case api.CodeOf(err) == api.BadCredentials:
-		err = &api.Error{Code: api.Expired, Detail: api.AsError(err).Detail, Err: err}
-	default: // no word about the secret
-		a.GiveBack()
 	}
-	return proven, err
+	return nil, &api.Error{Code: api.Expired, Detail: api.AsError(err).Detail, Err: err}
+}
+
+// refuse remembers that a password was refused, in words that do not name a site.
+func (p *Password) refuse(ctx context.Context, pw secret.String, c api.Code) error {
+	defer p.changes.Add(1)
+	return p.latches.End(ctx, p.verifier(), p.user, []byte(pw.Reveal()), &api.Error{Code: c, Detail: "the password of " + p.user + " was refused"})
 }
 
 // end says what became of the login, its proof included. The error is of the
@@ -369,6 +379,7 @@ func (a *attempt) end(ctx context.Context, verdict error) error {
 		alone = l.refuse(ctx, a.site.verifier(), a.p.user, here, e)
 	case e.Code.Refusal():
 		// Callers at the credential's other sites may not know this one.
+		defer a.p.changes.Add(1)
 		others = &api.Error{Code: e.Code, Detail: "the password of " + a.p.user + " was refused"}
 	case a.unseen, e.Code == api.ProxyAuthRequired, e.Code == api.ProxyAuthFailed: // no further than the proxy
 	case unanswered(e.Code):

@@ -29,6 +29,7 @@ type Session struct {
 	foreign    bool          // from a run of the machine before this one: its times may be those of a wrong clock
 	shifted    int64         // what Clock.shifted was for its times
 	stored     int64         // and when it was stored
+	secretAt   uint64        // what Password.changes was before its proof, if it is a secret
 	lastExpire time.Time     // when the last of them ends; zero if one does not say
 	lastLife   time.Duration // for how long that was set
 	life       time.Duration // how long the session had when ExpireTime was set

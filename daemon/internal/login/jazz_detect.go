@@ -46,8 +46,7 @@ func (j *jazz) challenged(x *web.Exchange, r *web.Response) (c jazzChallenge, er
 		c.by = byForm
 		return c, nil
 	case r.Status == http.StatusOK && strings.HasSuffix(r.URL.Path, "/oauth-authorize"):
-		return c, &api.Error{Code: api.ConsentRequired, Detail: r.Shown() + " asks a person to let one application act at another",
-			Remedy: "log in at " + web.Shown(base(x)) + " with a browser as the same user, and allow it once; an administrator can trust the application for all (OAuth consumers)"}
+		return c, consentRequired(r, base(x))
 	case r.Status == http.StatusForbidden && r.Negotiated && x.Jar().Named(j.SSOCookie).Len() > 0:
 		return c, noRole(r)
 	case r.Status == http.StatusForbidden && r.Negotiated:
@@ -98,6 +97,12 @@ func (j *jazz) challenged(x *web.Exchange, r *web.Response) (c jazzChallenge, er
 		return c, unsupported(r, "answers 401 and asks for nothing that is spoken here")
 	}
 	return c, nil
+}
+
+// consentRequired is for a page that asks whether an application may act for the user.
+func consentRequired(r *web.Response, home *url.URL) error {
+	return &api.Error{Code: api.ConsentRequired, Detail: r.Shown() + " asks a person to let one application act at another",
+		Remedy: "log in at " + web.Shown(home) + " with a browser as the same user, and allow it once; an administrator can trust the application for all (OAuth consumers)"}
 }
 
 // ticketRefused is for a server that answers 403 to a ticket (Open Liberty's SPNEGO

@@ -157,8 +157,6 @@ func (l *jazzLogin) pass(ctx context.Context, r *web.Response) error {
 			r, err = l.atJAS(ctx, c)
 		case l.p == nil:
 			return l.unasked(r, c)
-		case l.sent != nil && c.by == byForm && web.OriginOf(r.URL) == web.OriginOf(l.sent) && l.x.Jar().Named(l.j.SSOCookie).Len() == 0:
-			return passwordRefused(r, l.p) // its login page is what it shows to a wrong one
 		case l.sent != nil, c.by == byForm && authMessage(r) != authRequired:
 			return loginAgain(r)
 		case c.by == byForm:
@@ -248,23 +246,24 @@ func (l *jazzLogin) form(ctx context.Context, page *web.Response) (*web.Response
 		return nil, passwordRefused(r, l.p)
 	case r.Status == http.StatusTemporaryRedirect, r.Status == http.StatusPermanentRedirect:
 		return nil, &api.Error{Code: api.UnexpectedStatus, Detail: fmt.Sprintf("%s answers %d: the password should be sent once more, elsewhere", r.Shown(), r.Status), Remedy: checkContext}
-	case r.Status == http.StatusBadRequest, r.Status == http.StatusRequestTimeout:
-		l.p.GiveBack() // out of order, as Tomcat says it to a good one
-		return nil, unexpectedJazz(r)
 	case r.Status >= 400:
 		return nil, unexpectedJazz(r)
-	}
-	if l.began(l.j.SSOCookie, before) {
-		l.p.Accepted()
+	case r.SetCookies == 0 && (authMessage(r) == authRequired || location != nil && strings.HasSuffix(location.Path, "/auth/"+authRequired)):
+		return nil, passwordRefused(r, l.p) // its login page is all that it says to a wrong one
 	}
 	l.in = true
-	return l.goOn(ctx, r)
+	answer, err := l.goOn(ctx, r)
+	asksAgain := err == nil && (authMessage(answer) != "" || answer.Status == http.StatusUnauthorized)
+	if !asksAgain && began(l.x.Jar().Named(l.j.SSOCookie), before) {
+		l.p.Accepted()
+	}
+	return answer, err
 }
 
-// began reports whether a cookie of that name has a value that it did not have before.
-func (l *jazzLogin) began(name string, before map[string]bool) bool {
-	for c := range cookieValues(l.x.Jar().Named(name)) {
-		if !before[c] {
+// began reports whether there is a cookie with a value that was not there before.
+func began(jar *web.Jar, before map[string]bool) bool {
+	for c := range cookieValues(jar) {
+		if _, value, _ := strings.Cut(c, "="); !before[c] && strings.Trim(value, `"`) != "" {
 			return true
 		}
 	}
@@ -436,8 +435,8 @@ func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Resp
 	if !ok {
 		context, _, _ = cutLast(context, "/")
 	}
-	const session = "jazzop_sso_cookie"
-	before := cookieValues(l.x.Jar().Named(session))
+	own := func() *web.Jar { return l.x.Jar().Filter(func(c *web.Cookie) bool { return ofJAS(c.Name) }) }
+	before := cookieValues(own())
 	r, err := l.post(ctx, page, &url.URL{Scheme: page.URL.Scheme, Host: page.URL.Host, Path: context + "/j_security_check"})
 	if err != nil {
 		return nil, err
@@ -459,13 +458,17 @@ func (l *jazzLogin) jasForm(ctx context.Context, c jazzChallenge, page *web.Resp
 	if err := web.StatusError(r); err != nil {
 		return nil, err
 	}
-	switch begun := l.began(session, before); {
-	case r.Status == http.StatusForbidden:
-		return nil, noRole(r)
-	case begun:
-		return l.authorized(ctx, r, loginAgain(r))
+	reason := passwordRefused(r, l.p)
+	if began(own(), before) { // it has let in, but not on
+		l.p.Accepted()
+		if reason = unexpectedJAS(r); r.Status == http.StatusOK && !formLogin(r) {
+			reason = consentRequired(r, l.home)
+		}
 	}
-	return l.authorized(ctx, r, passwordRefused(r, l.p))
+	if r.Status == http.StatusForbidden {
+		return nil, noRole(r)
+	}
+	return l.authorized(ctx, r, reason)
 }
 
 // formLoginPage is the end of the path of the authorization server's login page

@@ -188,7 +188,7 @@ func TestJazzRefusals(t *testing.T) {
 		"delegated, fails":        {form, rig.JazzModes{FailAfterLogin: 500}, "rm", rightPassword, asIs, api.Server5xx, 1, true},
 		"consent":                 {form, rig.JazzModes{Consent: true}, "rm", rightPassword, asIs, api.ConsentRequired, 1, true},
 		"state used up":           {jas, rig.JazzModes{ReuseState: true}, "ccm", rightPassword, asIs, "", 1, true},
-		"token used up":           {form, rig.JazzModes{ReuseState: true}, "rm", rightPassword, asIs, "", 1, true},
+		"token used up":           {form, rig.JazzModes{ReuseState: true}, "rm", rightPassword, asIs, "", 1, false},
 		"hidden root services":    {form, rig.JazzModes{HideRootservices: true}, "ccm", rightPassword, asIs, "", 1, true},
 		"hidden, basic":           {rig.JazzOptions{Auth: "basic"}, rig.JazzModes{HideRootservices: true}, "ccm", rightPassword, asIs, api.ChallengeUnsupported, 0, false},
 	} {
