@@ -375,18 +375,21 @@ var scenarios = []scenario{
 // server outside of it can bring about, each with the reason, and the test that
 // produces it: its directory and name.
 var producedOtherwise = map[api.Code]struct{ why, dir, test string }{
-	api.Unknown:         {"a bug of ours", "daemon/internal/keeper", "TestPanic"},
-	api.NoAgent:         {"of the client: nobody answers", "daemon/internal/e2e", "TestNoAgent"},
-	api.UntrustedSocket: {"of the client: nothing is sent", "client", "TestUntrusted"},
-	api.VersionSkew:     {"of the client: programs of several versions", "cmd/sessionctl-admin", "TestVersionSkew"},
-	api.PerRequestOnly:  {"of the client: a token is a header to the agent", "cmd/sessionctl-admin", "TestNoCookie"},
-	api.Unprintable:     {"of the client: cookies are bytes to the agent", "cmd/sessionctl-admin", "TestNothingIsInjected"},
-	api.StoreLocked:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},
-	api.SocketInUse:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},
-	api.SocketFailed:    {"at the start, before there is a socket", "daemon", "TestListenRefuses"},
-	api.StoreKeyMissing: {"at the start, before there is a socket", "daemon/internal/e2e", "TestMasterKeyFromSystemd"},
-	api.StoreUnsafe:     {"at the start, before there is a socket", "store", "TestFileChecks"},
-	api.StoreDamaged:    {"needs a file that was changed with the store's key", "daemon/internal/keeper", "TestDamagedPassword"},
+	api.AppPasswordRequired: {"of a Jazz server", "daemon/internal/e2e", "TestAppPasswordExample"},
+	api.ConsentRequired:     {"of a Jazz server", "daemon/internal/e2e", "TestJazzTable"},
+	api.Unknown:             {"a bug of ours", "daemon/internal/keeper", "TestPanic"},
+	api.NoAgent:             {"of the client: nobody answers", "daemon/internal/e2e", "TestNoAgent"},
+	api.UntrustedSocket:     {"of the client: nothing is sent", "client", "TestUntrusted"},
+	api.VersionSkew:         {"of the client: programs of several versions", "cmd/sessionctl-admin", "TestVersionSkew"},
+	api.PerRequestOnly:      {"of the client: a token is a header to the agent", "cmd/sessionctl-admin", "TestNoCookie"},
+	api.Unprintable:         {"of the client: cookies are bytes to the agent", "cmd/sessionctl-admin", "TestNothingIsInjected"},
+	api.StoreLocked:         {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},
+	api.SocketInUse:         {"at the start, before there is a socket", "daemon/internal/e2e", "TestSecondAgent"},
+	api.SocketFailed:        {"at the start, before there is a socket", "daemon", "TestListenRefuses"},
+	api.StoreKeyMissing:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestMasterKeyFromSystemd"},
+	api.StoreUnsafe:         {"at the start, before there is a socket", "store", "TestFileChecks"},
+	api.AccountLocked:       {"of a program that logs in", "daemon/internal/e2e", "TestCommandCodes"},
+	api.StoreDamaged:        {"needs a file that was changed with the store's key", "daemon/internal/keeper", "TestDamagedPassword"},
 }
 
 // newCodes starts the world of all scenarios.

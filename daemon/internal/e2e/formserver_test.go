@@ -386,7 +386,7 @@ func TestTomcatOutOfTurn(t *testing.T) {
 		}
 		spent("lost twice", 2)
 		lost.Store(1)
-		h.ok(t, "login", "app")
+		h.ok(t, "login", "app", "--retry")
 		site.wantAnna(t, h, byCookie)
 		spent("lost once", 2)
 		a.stop(t)
