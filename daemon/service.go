@@ -737,7 +737,7 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	if refused != nil {
 		resp.ReloadCode, resp.ReloadDetail = string(refused.Code), bounded(refused.Detail, maxDetail)
 	}
-	resp.Store = &pb.StoreStatus{Path: st.Path, KeySource: st.KeySource, Format: int32(st.Format), SizeBytes: st.SizeBytes, Records: int64(st.Records)}
+	resp.Store = storeStatus(st)
 	resp.Warnings = slices.Concat(s.warnings, config.Warnings)
 	if st.Err != nil {
 		resp.Warnings = append(resp.Warnings, "the store cannot be read: "+st.Err.Error())
@@ -813,6 +813,25 @@ func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 		m.Headers = append(m.Headers, &pb.Header{Name: "User-Agent", Value: []byte(q.site.userAgent)})
 	}
 	return m
+}
+
+// Rekey implements AgentService.
+func (s *service) Rekey(ctx context.Context, _ *pb.RekeyRequest) (*pb.RekeyResponse, error) {
+	c, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !s.operator(c) {
+		return nil, &api.Error{Code: api.Denied, Detail: "only the agent's own user and root may write its store anew", Remedy: "ask whoever runs the agent"}
+	}
+	if err := s.store.Rekey(ctx); err != nil {
+		return nil, err
+	}
+	return &pb.RekeyResponse{Store: storeStatus(s.store.Status())}, nil
+}
+
+func storeStatus(st store.Status) *pb.StoreStatus {
+	return &pb.StoreStatus{Path: st.Path, KeySource: st.KeySource, Format: int32(st.Format), SizeBytes: st.SizeBytes, Records: int64(st.Records), RewriteTime: stamp(st.RewriteTime)}
 }
 
 var states = map[keeper.State]pb.SessionState{

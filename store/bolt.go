@@ -71,37 +71,52 @@ func createFile(path string, h header) (err error) {
 		return failed(path, err)
 	}
 	defer os.Remove(tmp.Name())
-	db, err := bbolt.Open(tmp.Name(), 0o600, &bbolt.Options{
-		OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return tmp, nil },
-	})
+	f, err := fillFile(path, tmp, h, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return failed(path, err)
+		return err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucket(bucketMeta)
-		for _, name := range [][]byte{bucketKeys, bucketRecords} {
-			if err == nil {
-				_, err = tx.CreateBucket(name)
-			}
-		}
-		if err != nil {
-			return err
-		}
-		return errors.Join(
-			meta.Put(metaFormat, []byte{h.format}),
-			meta.Put(metaID, h.id),
-			meta.Put(metaCheck, h.check))
-	})
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, db.Close()); err != nil {
+	if err = errors.Join(tmp.Sync(), f.close()); err != nil {
 		return failed(path, err)
 	}
 	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return failed(path, err)
 	}
 	return nil
+}
+
+// fillFile makes a store of an empty file that is to get the name path: its header, and
+// a bucket of records for each sealed data key. It is locked, but what is written to it
+// is not synced. An error closes it.
+func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, log *slog.Logger) (*file, error) {
+	f := &file{path: path, fd: empty, log: log, broken: make(chan struct{})}
+	err := guard(func() (err error) {
+		f.db, err = bbolt.Open(empty.Name(), 0o600, &bbolt.Options{
+			OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return empty, nil }, NoSync: true,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(failed(path, err), empty.Close())
+	}
+	err = f.update(func(t txn) (bool, error) {
+		meta, err := t.tx.CreateBucket(bucketMeta)
+		for _, name := range [][]byte{bucketKeys, bucketRecords} {
+			if err == nil {
+				_, err = t.tx.CreateBucket(name)
+			}
+		}
+		if err == nil {
+			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaCheck, h.check))
+		}
+		for bucket, sealed := range wrapped {
+			err = errors.Join(err, t.addBucket(bucket, sealed))
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return f, nil
 }
 
 // openFile opens an existing store and locks it.
@@ -288,6 +303,14 @@ func (t txn) sequence() uint64 {
 		return meta.Sequence()
 	}
 	return 0
+}
+
+func (t txn) setSequence(last uint64) error {
+	meta, err := t.root(bucketMeta)
+	if err != nil {
+		return err
+	}
+	return meta.SetSequence(last)
 }
 
 func (t txn) nextSequence() (uint64, error) {

@@ -104,14 +104,14 @@ func delimited(fields ...[]byte) []byte {
 	return b
 }
 
-// newDataKey makes the first data key of a bucket, and its sealed form.
-func (k *keyring) newDataKey(bucket string) (dataKey, []byte, error) {
+// newDataKey makes a data key of a bucket, and its sealed form.
+func (k *keyring) newDataKey(bucket string, generation uint32) (dataKey, []byte, error) {
 	key := make([]byte, keySize)
 	rand.Read(key)
-	wrapped := binary.BigEndian.AppendUint32(nil, firstGeneration)
+	wrapped := binary.BigEndian.AppendUint32(nil, generation)
 	wrapped = k.wrap.Seal(wrapped, nil, key, delimited([]byte{format}, k.id, []byte(bucket), wrapped))
 	aead, err := newAEAD(key)
-	return dataKey{firstGeneration, aead}, wrapped, err
+	return dataKey{generation, aead}, wrapped, err
 }
 
 // unwrap opens the sealed form of a bucket's data key.

@@ -12,7 +12,7 @@ func testKeyring(t testing.TB) (*keyring, dataKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, wrapped, err := k.newDataKey("sessions")
+	_, wrapped, err := k.newDataKey("sessions", firstGeneration)
 	if err != nil {
 		t.Fatal(err)
 	}

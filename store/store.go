@@ -30,6 +30,10 @@
 // nowhere but where it was put, and only while the store has given out its
 // sequence.
 //
+// bbolt leaves what was removed or overwritten in pages that it uses again some day. So
+// a while after a removal, and when somebody asks for it, the file is written anew, with
+// new data keys and the same revisions, and gets the old one's name (see Store.Rekey).
+//
 // Whoever can read the file learns the names of the buckets, how many records
 // there are, how long they are and in which order they were written. Who can
 // write it can remove a record, put an older version of the same record back
@@ -68,18 +72,24 @@ type Options struct {
 
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
-	file      *file
+	path      string
 	keys      *keyring
 	keySource string
 	log       *slog.Logger
 
-	dataKeysMu sync.RWMutex
-	dataKeys   map[string]dataKey // by bucket
+	// mu is held for reading while the file is read, and what was read is opened: a
+	// rewrite puts another file with other keys in its place.
+	mu       sync.RWMutex
+	file     *file
+	dataKeys map[string]dataKey // by bucket
+	rewrote  time.Time          // when the file was written anew last; zero: not since Open
 
-	swaps   chan *swap
-	closing chan struct{} // closed by Close: no more writes are taken
-	stopped chan struct{} // closed by the writer when it has ended
-	close   func() error
+	swaps    chan *swap
+	rewrites chan chan error
+	closing  chan struct{} // closed by Close: no more writes are taken
+	stopped  chan struct{} // closed by the writer when it has ended
+	close    func() error
+	stale    staleness // of the writer
 }
 
 // Open opens the store at path or creates it. A missing directory is made with
@@ -140,10 +150,12 @@ func open(path string, o Options) (*Store, error) {
 		return nil, errors.Join(failed(path, err), f.close())
 	}
 	s := &Store{
+		path:      path,
 		file:      f,
 		keySource: o.Key.Source(),
 		log:       o.Log,
 		swaps:     make(chan *swap),
+		rewrites:  make(chan chan error),
 		closing:   make(chan struct{}),
 		stopped:   make(chan struct{}),
 	}
@@ -180,22 +192,22 @@ func (s *Store) unlock(master []byte) error {
 	}
 	if h.format != format {
 		return &api.Error{Code: api.VersionSkew,
-			Detail: fmt.Sprintf("store %s has format %d; this version reads format %d", s.file.path, h.format, format),
-			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.file.path)}
+			Detail: fmt.Sprintf("store %s has format %d; this version reads format %d", s.path, h.format, format),
+			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.path)}
 	}
 	if s.keys, err = newKeyring(master, h.id); err != nil {
-		return failed(s.file.path, err)
+		return failed(s.path, err)
 	}
 	if !s.keys.fits(h.check) {
 		return &api.Error{Code: api.StoreKeyMissing,
-			Detail: fmt.Sprintf("the key in %s does not fit store %s", s.keySource, s.file.path),
-			Remedy: "bring back the key that the store was made with, or " + moveAside(s.file.path)}
+			Detail: fmt.Sprintf("the key in %s does not fit store %s", s.keySource, s.path),
+			Remedy: "bring back the key that the store was made with, or " + moveAside(s.path)}
 	}
 	s.dataKeys = make(map[string]dataKey, len(wrapped))
 	for bucket, w := range wrapped {
 		d, err := s.keys.unwrap(bucket, w)
 		if err != nil {
-			return damaged(s.file.path, fmt.Errorf("data key of bucket %q: %w", bucket, err))
+			return damaged(s.path, fmt.Errorf("data key of bucket %q: %w", bucket, err))
 		}
 		s.dataKeys[bucket] = d
 	}
@@ -211,25 +223,35 @@ func (s *Store) shut() error {
 	close(s.closing)
 	select {
 	case <-s.stopped:
-	case <-s.file.broken: // the writer may hang in a lock that a panic left
+	case <-s.current().broken: // the writer may hang in a lock that a panic left
 	}
-	return s.file.close()
+	return s.current().close()
+}
+
+// current returns the file that is in use.
+func (s *Store) current() *file {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.file
 }
 
 // Status tells about a store.
 type Status struct {
-	Path      string
-	KeySource string // Key.Source
-	Format    int
-	SizeBytes int64
-	Records   int   // in all buckets
-	Err       error // why the file cannot be read, nil if it can
+	Path        string
+	KeySource   string // Key.Source
+	Format      int
+	SizeBytes   int64
+	Records     int       // in all buckets
+	RewriteTime time.Time // when the file was written anew last; zero: not since Open
+	Err         error     // why the file cannot be read, nil if it can
 }
 
 // Status returns the state of the store. It visits every page of the file: it
 // is for people, not for a loop.
 func (s *Store) Status() Status {
-	st := Status{Path: s.file.path, KeySource: s.keySource, Format: format}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	st := Status{Path: s.path, KeySource: s.keySource, Format: format, RewriteTime: s.rewrote}
 	st.Err = s.file.view(func(t txn) (err error) {
 		info, err := s.file.fd.Stat()
 		if err != nil {
@@ -266,6 +288,8 @@ func (b *Bucket) Load(name string) (record []byte, revision uint64, err error) {
 	key := b.s.keys.recordKey(b.name, name)
 	var raw []byte
 	var last uint64
+	b.s.mu.RLock()
+	defer b.s.mu.RUnlock()
 	err = b.s.file.view(func(t txn) error {
 		v, err := t.record(b.name, key)
 		raw, last = bytes.Clone(v), t.sequence()
@@ -297,27 +321,20 @@ func (b *Bucket) Range(fn func(name string, record []byte, revision uint64) bool
 	var cause error
 	var after []byte
 	for {
-		var step []entry
-		var last uint64
-		err := b.s.file.view(func(t txn) (err error) {
-			step, err = t.records(b.name, after, rangeStep)
-			last = t.sequence()
-			return err
-		})
+		step, read, err := b.step(after)
 		if err != nil {
 			return err
 		}
 		for _, e := range step {
-			name, record, revision, err := b.s.openRecord(b.name, e.key, e.value, last)
-			if err != nil {
+			if e.err != nil {
 				bad++
-				cause = err
-			} else if !fn(name, record, revision) {
+				cause = e.err
+			} else if !fn(e.name, e.record, e.revision) {
 				return nil
 			}
 			after = e.key
 		}
-		if len(step) < rangeStep {
+		if read < rangeStep {
 			break
 		}
 	}
@@ -327,10 +344,38 @@ func (b *Bucket) Range(fn func(name string, record []byte, revision uint64) bool
 	return nil
 }
 
-// openRecord opens a stored record. last is the last sequence that the store
+// opened is a record with its key, or why it does not open.
+type opened struct {
+	key      []byte
+	name     string
+	record   []byte
+	revision uint64
+	err      error
+}
+
+// step returns the next records of a bucket after a key, and how many there were.
+func (b *Bucket) step(after []byte) (records []opened, read int, err error) {
+	b.s.mu.RLock()
+	defer b.s.mu.RUnlock()
+	var step []entry
+	var last uint64
+	err = b.s.file.view(func(t txn) (err error) {
+		step, err = t.records(b.name, after, rangeStep)
+		last = t.sequence()
+		return err
+	})
+	for _, e := range step {
+		o := opened{key: e.key}
+		o.name, o.record, o.revision, o.err = b.s.openRecord(b.name, e.key, e.value, last)
+		records = append(records, o)
+	}
+	return records, len(step), err
+}
+
+// openRecord opens a stored record. The caller holds the lock, or is the writer. last is the last sequence that the store
 // has given out: a record with a later one was brought in from elsewhere.
 func (s *Store) openRecord(bucket string, key, raw []byte, last uint64) (name string, record []byte, sequence uint64, err error) {
-	d, ok := s.dataKey(bucket)
+	d, ok := s.dataKeys[bucket]
 	if !ok {
 		return "", nil, 0, errors.New("its bucket has no data key")
 	}
@@ -341,20 +386,13 @@ func (s *Store) openRecord(bucket string, key, raw []byte, last uint64) (name st
 	return name, record, sequence, err
 }
 
-func (s *Store) dataKey(bucket string) (dataKey, bool) {
-	s.dataKeysMu.RLock()
-	defer s.dataKeysMu.RUnlock()
-	d, ok := s.dataKeys[bucket]
-	return d, ok
-}
-
 func (b *Bucket) damagedRecords(n int, err error) error {
 	what := "a record"
 	if n > 1 {
 		what = fmt.Sprintf("%d records", n)
 	}
 	return &api.Error{Code: api.StoreDamaged, Err: err,
-		Detail: fmt.Sprintf("%s of bucket %s in store %s cannot be opened: %v", what, b.name, b.s.file.path, err),
+		Detail: fmt.Sprintf("%s of bucket %s in store %s cannot be opened: %v", what, b.name, b.s.path, err),
 		Remedy: "a new login replaces the record; if this comes back, check the disk and who can write the file"}
 }
 

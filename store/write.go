@@ -43,17 +43,17 @@ func (b *Bucket) Swap(ctx context.Context, name string, revision uint64, record 
 	case <-ctx.Done():
 		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
 	case <-s.closing:
-		return 0, failed(s.file.path, errClosed)
-	case <-s.file.broken:
-		return 0, s.file.damage()
+		return 0, failed(s.path, errClosed)
+	case <-s.current().broken:
+		return 0, s.current().damage()
 	}
 	select {
 	case o := <-w.done:
 		return o.revision, o.err
 	case <-ctx.Done():
 		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
-	case <-s.file.broken:
-		return 0, s.file.damage()
+	case <-s.current().broken:
+		return 0, s.current().damage()
 	}
 }
 
@@ -65,7 +65,14 @@ func (s *Store) write() {
 		select {
 		case w := <-s.swaps:
 			s.commit(s.group(w))
+		case done := <-s.rewrites:
+			done <- s.rewrite()
+		case <-s.stale.due:
+			s.purge()
 		case <-s.closing:
+			if s.stale.removed {
+				s.purge()
+			}
 			return
 		}
 	}
@@ -133,13 +140,14 @@ func (s *Store) apply(t txn, w *swap) (revision uint64, wrote bool, err error) {
 	case w.record == nil && raw == nil:
 		return 0, false, nil
 	case w.record == nil:
+		s.stale.remove()
 		return 0, true, t.remove(w.bucket, key)
 	}
 	sequence, err := t.nextSequence()
 	if err != nil {
 		return 0, false, err
 	}
-	d, _ := s.dataKey(w.bucket) // made by ensureDataKeys
+	d := s.dataKeys[w.bucket] // made by ensureDataKeys
 	return sequence, true, t.put(w.bucket, key, s.keys.seal(d, w.bucket, key, w.name, sequence, w.record))
 }
 
@@ -148,7 +156,7 @@ func (s *Store) apply(t txn, w *swap) (revision uint64, wrote bool, err error) {
 // certainly stored.
 func (s *Store) ensureDataKeys(group []*swap) error {
 	for _, w := range group {
-		if _, ok := s.dataKey(w.bucket); ok || w.record == nil {
+		if _, ok := s.dataKeys[w.bucket]; ok || w.record == nil {
 			continue
 		}
 		var d dataKey
@@ -163,7 +171,7 @@ func (s *Store) ensureDataKeys(group []*swap) error {
 				return false, err
 			}
 			var sealed []byte
-			if d, sealed, err = s.keys.newDataKey(w.bucket); err != nil {
+			if d, sealed, err = s.keys.newDataKey(w.bucket, firstGeneration); err != nil {
 				return false, err
 			}
 			return true, t.addBucket(w.bucket, sealed)
@@ -171,9 +179,9 @@ func (s *Store) ensureDataKeys(group []*swap) error {
 		if err != nil {
 			return err
 		}
-		s.dataKeysMu.Lock()
+		s.mu.Lock()
 		s.dataKeys[w.bucket] = d
-		s.dataKeysMu.Unlock()
+		s.mu.Unlock()
 	}
 	return nil
 }

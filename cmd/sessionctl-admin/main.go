@@ -132,7 +132,7 @@ One login per machine and site; every shell, script and service shares it.`,
 	root.SetHelpCommandGroupID("agent")
 	root.SetCompletionCommandGroupID("agent")
 	root.AddCommand(a.hot()...)
-	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.ccache(), a.tickets(), a.status(), a.reload(), a.checkConfig(), a.version())
+	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.ccache(), a.tickets(), a.status(), a.reload(), a.rekey(), a.checkConfig(), a.version())
 	strict(root)
 	return root
 }

@@ -21,7 +21,8 @@ const statusFields = `-o json prints an object, in which what is not known, or n
   config_files, load_time   the configuration in use, and when it was read
   reload_code, reload_detail
                             why the last reload has changed nothing
-  store                     its path, key_source, format, size_bytes and records
+  store                     its path, key_source, format, size_bytes, records, and
+                            rewrite_time, when it was written anew last
   sites, session_count      how many sites there are, and how many sessions
   logins, login_failures    since the start
   warnings                  what a person should look at
@@ -56,6 +57,8 @@ type jsonStore struct {
 	Format    int32  `json:"format"`
 	SizeBytes int64  `json:"size_bytes"`
 	Records   int64  `json:"records"`
+	// RewriteTime is when it was written anew last.
+	RewriteTime string `json:"rewrite_time,omitempty"`
 }
 
 func (a *app) status() *cobra.Command {
@@ -120,7 +123,7 @@ func (a *app) look(ctx context.Context, to io.Writer, format string) error {
 		Sessions: summaries(ls.GetSessions()), IdPs: summaries(ls.GetIdps()),
 	}
 	if s := st.GetStore(); s != nil {
-		j.Store = &jsonStore{s.GetPath(), s.GetKeySource(), s.GetFormat(), s.GetSizeBytes(), s.GetRecords()}
+		j.Store = &jsonStore{s.GetPath(), s.GetKeySource(), s.GetFormat(), s.GetSizeBytes(), s.GetRecords(), rfc3339(s.GetRewriteTime())}
 	}
 	return show(to, format, j, func(w io.Writer) {
 		statusTable(w, &j, st)
@@ -147,7 +150,11 @@ func statusTable(w io.Writer, j *jsonStatus, st *pb.GetStatusResponse) {
 		row(w, "read", ago(st.GetLoadTime()))
 	}
 	if s := j.Store; s != nil {
-		row(w, "store", fmt.Sprintf("%s, %d records, %d KiB, format %d", s.Path, s.Records, s.SizeBytes>>10, s.Format))
+		rewritten := ""
+		if t := st.GetStore().GetRewriteTime(); t != nil {
+			rewritten = ", written anew " + ago(t)
+		}
+		row(w, "store", fmt.Sprintf("%s, %d records, %d KiB, format %d%s", s.Path, s.Records, s.SizeBytes>>10, s.Format, rewritten))
 		row(w, "key", s.KeySource)
 		row(w, "sites", fmt.Sprintf("%d, %d with a session; %d logins, %d failed", j.Sites, j.SessionCount, j.Logins, j.LoginFailures))
 	}

@@ -22,6 +22,89 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RekeyRequest is empty.
+type RekeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RekeyRequest) Reset() {
+	*x = RekeyRequest{}
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyRequest) ProtoMessage() {}
+
+func (x *RekeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyRequest.ProtoReflect.Descriptor instead.
+func (*RekeyRequest) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
+// RekeyResponse tells about the new file.
+type RekeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store.
+	Store         *StoreStatus `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RekeyResponse) Reset() {
+	*x = RekeyResponse{}
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyResponse) ProtoMessage() {}
+
+func (x *RekeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyResponse.ProtoReflect.Descriptor instead.
+func (*RekeyResponse) Descriptor() ([]byte, []int) {
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RekeyResponse) GetStore() *StoreStatus {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
 // ReloadRequest is empty.
 type ReloadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -31,7 +114,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +126,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[0]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +139,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{0}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 // ReloadResponse tells what a reload has changed.
@@ -76,7 +159,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -88,7 +171,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[1]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -101,7 +184,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReloadResponse) GetAdded() []string {
@@ -141,7 +224,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +236,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[2]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +249,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 // GetStatusResponse is the agent's state.
@@ -207,7 +290,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -219,7 +302,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[3]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -232,7 +315,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -345,14 +428,17 @@ type StoreStatus struct {
 	// The file's size in bytes.
 	SizeBytes int64 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// How many records it holds.
-	Records       int64 `protobuf:"varint,5,opt,name=records,proto3" json:"records,omitempty"`
+	Records int64 `protobuf:"varint,5,opt,name=records,proto3" json:"records,omitempty"`
+	// When it was written anew last, which leaves out what was removed. Absent: not
+	// since the agent started.
+	RewriteTime   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=rewrite_time,json=rewriteTime,proto3" json:"rewrite_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +450,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionctl_v1_agent_proto_msgTypes[4]
+	mi := &file_sessionctl_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +463,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_sessionctl_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StoreStatus) GetPath() string {
@@ -415,11 +501,21 @@ func (x *StoreStatus) GetRecords() int64 {
 	return 0
 }
 
+func (x *StoreStatus) GetRewriteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RewriteTime
+	}
+	return nil
+}
+
 var File_sessionctl_v1_agent_proto protoreflect.FileDescriptor
 
 const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x19sessionctl/v1/agent.proto\x12\rsessionctl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\x19sessionctl/v1/agent.proto\x12\rsessionctl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0e\n" +
+	"\fRekeyRequest\"A\n" +
+	"\rRekeyResponse\x120\n" +
+	"\x05store\x18\x01 \x01(\v2\x1a.sessionctl.v1.StoreStatusR\x05store\"\x0f\n" +
 	"\rReloadRequest\"v\n" +
 	"\x0eReloadResponse\x12\x14\n" +
 	"\x05added\x18\x01 \x03(\tR\x05added\x12\x18\n" +
@@ -444,7 +540,7 @@ const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\tload_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x1f\n" +
 	"\vreload_code\x18\r \x01(\tR\n" +
 	"reloadCode\x12#\n" +
-	"\rreload_detail\x18\x0e \x01(\tR\freloadDetail\"\x91\x01\n" +
+	"\rreload_detail\x18\x0e \x01(\tR\freloadDetail\"\xd0\x01\n" +
 	"\vStoreStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
 	"\n" +
@@ -452,10 +548,12 @@ const file_sessionctl_v1_agent_proto_rawDesc = "" +
 	"\x06format\x18\x03 \x01(\x05R\x06format\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\x18\n" +
-	"\arecords\x18\x05 \x01(\x03R\arecords2\xa5\x01\n" +
+	"\arecords\x18\x05 \x01(\x03R\arecords\x12=\n" +
+	"\frewrite_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrewriteTime2\xe9\x01\n" +
 	"\fAgentService\x12N\n" +
 	"\tGetStatus\x12\x1f.sessionctl.v1.GetStatusRequest\x1a .sessionctl.v1.GetStatusResponse\x12E\n" +
-	"\x06Reload\x12\x1c.sessionctl.v1.ReloadRequest\x1a\x1d.sessionctl.v1.ReloadResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
+	"\x06Reload\x12\x1c.sessionctl.v1.ReloadRequest\x1a\x1d.sessionctl.v1.ReloadResponse\x12B\n" +
+	"\x05Rekey\x12\x1b.sessionctl.v1.RekeyRequest\x1a\x1c.sessionctl.v1.RekeyResponseBAZ?github.com/sessionctl/sessionctl/api/sessionctl/v1;sessionctlv1b\x06proto3"
 
 var (
 	file_sessionctl_v1_agent_proto_rawDescOnce sync.Once
@@ -469,28 +567,34 @@ func file_sessionctl_v1_agent_proto_rawDescGZIP() []byte {
 	return file_sessionctl_v1_agent_proto_rawDescData
 }
 
-var file_sessionctl_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sessionctl_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_sessionctl_v1_agent_proto_goTypes = []any{
-	(*ReloadRequest)(nil),         // 0: sessionctl.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 1: sessionctl.v1.ReloadResponse
-	(*GetStatusRequest)(nil),      // 2: sessionctl.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 3: sessionctl.v1.GetStatusResponse
-	(*StoreStatus)(nil),           // 4: sessionctl.v1.StoreStatus
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*RekeyRequest)(nil),          // 0: sessionctl.v1.RekeyRequest
+	(*RekeyResponse)(nil),         // 1: sessionctl.v1.RekeyResponse
+	(*ReloadRequest)(nil),         // 2: sessionctl.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 3: sessionctl.v1.ReloadResponse
+	(*GetStatusRequest)(nil),      // 4: sessionctl.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 5: sessionctl.v1.GetStatusResponse
+	(*StoreStatus)(nil),           // 6: sessionctl.v1.StoreStatus
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_sessionctl_v1_agent_proto_depIdxs = []int32{
-	5, // 0: sessionctl.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	4, // 1: sessionctl.v1.GetStatusResponse.store:type_name -> sessionctl.v1.StoreStatus
-	5, // 2: sessionctl.v1.GetStatusResponse.load_time:type_name -> google.protobuf.Timestamp
-	2, // 3: sessionctl.v1.AgentService.GetStatus:input_type -> sessionctl.v1.GetStatusRequest
-	0, // 4: sessionctl.v1.AgentService.Reload:input_type -> sessionctl.v1.ReloadRequest
-	3, // 5: sessionctl.v1.AgentService.GetStatus:output_type -> sessionctl.v1.GetStatusResponse
-	1, // 6: sessionctl.v1.AgentService.Reload:output_type -> sessionctl.v1.ReloadResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	6, // 0: sessionctl.v1.RekeyResponse.store:type_name -> sessionctl.v1.StoreStatus
+	7, // 1: sessionctl.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	6, // 2: sessionctl.v1.GetStatusResponse.store:type_name -> sessionctl.v1.StoreStatus
+	7, // 3: sessionctl.v1.GetStatusResponse.load_time:type_name -> google.protobuf.Timestamp
+	7, // 4: sessionctl.v1.StoreStatus.rewrite_time:type_name -> google.protobuf.Timestamp
+	4, // 5: sessionctl.v1.AgentService.GetStatus:input_type -> sessionctl.v1.GetStatusRequest
+	2, // 6: sessionctl.v1.AgentService.Reload:input_type -> sessionctl.v1.ReloadRequest
+	0, // 7: sessionctl.v1.AgentService.Rekey:input_type -> sessionctl.v1.RekeyRequest
+	5, // 8: sessionctl.v1.AgentService.GetStatus:output_type -> sessionctl.v1.GetStatusResponse
+	3, // 9: sessionctl.v1.AgentService.Reload:output_type -> sessionctl.v1.ReloadResponse
+	1, // 10: sessionctl.v1.AgentService.Rekey:output_type -> sessionctl.v1.RekeyResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sessionctl_v1_agent_proto_init() }
@@ -504,7 +608,7 @@ func file_sessionctl_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionctl_v1_agent_proto_rawDesc), len(file_sessionctl_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AgentService_GetStatus_FullMethodName = "/sessionctl.v1.AgentService/GetStatus"
 	AgentService_Reload_FullMethodName    = "/sessionctl.v1.AgentService/Reload"
+	AgentService_Rekey_FullMethodName     = "/sessionctl.v1.AgentService/Rekey"
 )
 
 // AgentServiceClient is the client API for AgentService service.
@@ -36,6 +37,11 @@ type AgentServiceClient interface {
 	// changes nothing and is the error. Sessions whose site is set up as before
 	// stay; watchers are authorised again. Only for the agent's own user and root.
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
+	// Rekey writes the store anew under other data keys: what was removed, or
+	// overwritten, is gone from it, and what is left of the old file on the disk
+	// opens with none of the new keys. Calls go on being answered meanwhile. Only
+	// for the agent's own user and root.
+	Rekey(ctx context.Context, in *RekeyRequest, opts ...grpc.CallOption) (*RekeyResponse, error)
 }
 
 type agentServiceClient struct {
@@ -66,6 +72,16 @@ func (c *agentServiceClient) Reload(ctx context.Context, in *ReloadRequest, opts
 	return out, nil
 }
 
+func (c *agentServiceClient) Rekey(ctx context.Context, in *RekeyRequest, opts ...grpc.CallOption) (*RekeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RekeyResponse)
+	err := c.cc.Invoke(ctx, AgentService_Rekey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
@@ -79,6 +95,11 @@ type AgentServiceServer interface {
 	// changes nothing and is the error. Sessions whose site is set up as before
 	// stay; watchers are authorised again. Only for the agent's own user and root.
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
+	// Rekey writes the store anew under other data keys: what was removed, or
+	// overwritten, is gone from it, and what is left of the old file on the disk
+	// opens with none of the new keys. Calls go on being answered meanwhile. Only
+	// for the agent's own user and root.
+	Rekey(context.Context, *RekeyRequest) (*RekeyResponse, error)
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -94,6 +115,9 @@ func (UnimplementedAgentServiceServer) GetStatus(context.Context, *GetStatusRequ
 }
 func (UnimplementedAgentServiceServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
+}
+func (UnimplementedAgentServiceServer) Rekey(context.Context, *RekeyRequest) (*RekeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rekey not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -152,6 +176,24 @@ func _AgentService_Reload_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentService_Rekey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RekeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).Rekey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_Rekey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).Rekey(ctx, req.(*RekeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +208,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reload",
 			Handler:    _AgentService_Reload_Handler,
+		},
+		{
+			MethodName: "Rekey",
+			Handler:    _AgentService_Rekey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
