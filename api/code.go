@@ -92,6 +92,7 @@ const (
 	StoreDamaged    Code = "store_damaged"     // the store does not open
 	StoreUnsafe     Code = "store_unsafe"      // others may have had their hands on it
 	StoreFailed     Code = "store_failed"      // the store cannot be read or written
+	StoreFull       Code = "store_full"        // the store takes no more records
 	SocketInUse     Code = "socket_in_use"     // another agent listens there
 	SocketFailed    Code = "socket_failed"     // the socket cannot be made
 	ConfigInvalid   Code = "config_invalid"    // the configuration is wrong
@@ -159,7 +160,7 @@ var classes = map[Code]class{
 	LoginOKButProbeFailed: person, PerRequestOnly: person, WrongIdentity: person, Expired: person,
 	UnexpectedStatus: person, Latched: person, ConfigInvalid: person,
 	StoreLocked: person, StoreKeyMissing: person, StoreDamaged: person,
-	StoreUnsafe: person,
+	StoreUnsafe: person, StoreFull: person,
 	SocketInUse: person, SocketFailed: person,
 
 	UnknownSite:   {ExitUnknown, grpcNotFound},

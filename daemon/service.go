@@ -742,6 +742,9 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	if st.Err != nil {
 		resp.Warnings = append(resp.Warnings, "the store cannot be read: "+st.Err.Error())
 	}
+	if st.Warning != "" {
+		resp.Warnings = append(resp.Warnings, st.Warning)
+	}
 	resp.Sites = int32(len(config.Sites))
 	for _, sum := range s.keeper.List() {
 		if sum.Session != nil {

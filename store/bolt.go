@@ -28,6 +28,7 @@ var (
 	metaFormat = []byte("format")
 	metaID     = []byte("id")
 	metaCheck  = []byte("check")
+	metaSets   = []byte("sets")
 )
 
 var (
@@ -40,6 +41,7 @@ type header struct {
 	format byte
 	id     []byte
 	check  []byte
+	sets   []byte // sealed; only in what is to be written
 }
 
 // file is an open and locked bbolt file.
@@ -75,10 +77,14 @@ func createFile(path string, h header) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(tmp.Sync(), f.close()); err != nil {
-		return failed(path, err)
+	err = tmp.Sync()
+	if err == nil { // still locked, so that nobody takes it for what a dead process has left
+		err = os.Link(tmp.Name(), path)
 	}
-	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	if err = errors.Join(err, f.close()); err != nil {
 		return failed(path, err)
 	}
 	return nil
@@ -106,7 +112,7 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 			}
 		}
 		if err == nil {
-			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaCheck, h.check))
+			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaCheck, h.check), meta.Put(metaSets, h.sets))
 		}
 		for bucket, sealed := range wrapped {
 			err = errors.Join(err, t.addBucket(bucket, sealed))
@@ -294,7 +300,7 @@ func (t txn) header() (header, error) {
 	if len(version) != 1 || len(id) != idSize || len(check) == 0 {
 		return header{}, fmt.Errorf("header: %w", errStructure)
 	}
-	return header{version[0], bytes.Clone(id), bytes.Clone(check)}, nil
+	return header{format: version[0], id: bytes.Clone(id), check: bytes.Clone(check)}, nil
 }
 
 // sequence returns the last sequence given out.
@@ -319,6 +325,34 @@ func (t txn) nextSequence() (uint64, error) {
 		return 0, err
 	}
 	return meta.NextSequence()
+}
+
+// sets returns a copy of the sealed set hashes, nil if there are none.
+func (t txn) sets() []byte {
+	if meta := t.tx.Bucket(bucketMeta); meta != nil {
+		return bytes.Clone(meta.Get(metaSets))
+	}
+	return nil
+}
+
+func (t txn) putSets(sealed []byte) error {
+	meta, err := t.root(bucketMeta)
+	if err != nil {
+		return err
+	}
+	return meta.Put(metaSets, sealed)
+}
+
+// buckets returns the names of the buckets of records.
+func (t txn) buckets() (names []string, err error) {
+	records, err := t.root(bucketRecords)
+	if err != nil {
+		return nil, err
+	}
+	return names, records.ForEachBucket(func(name []byte) error {
+		names = append(names, string(name))
+		return nil
+	})
 }
 
 // wrappedKeys returns the sealed data keys by bucket.
@@ -373,20 +407,28 @@ type entry struct{ key, value []byte }
 
 // records returns copies of up to limit records whose keys follow after.
 func (t txn) records(bucket string, after []byte, limit int) ([]entry, error) {
+	var entries []entry
+	return entries, t.each(bucket, after, limit, func(k, v []byte) {
+		entries = append(entries, entry{bytes.Clone(k), bytes.Clone(v)})
+	})
+}
+
+// each calls fn for up to limit records whose keys follow after.
+func (t txn) each(bucket string, after []byte, limit int, fn func(key, value []byte)) error {
 	b, err := t.bucket(bucket)
 	if b == nil {
-		return nil, err
+		return err
 	}
-	var entries []entry
 	c := b.Cursor()
 	k, v := c.Seek(after)
 	if after != nil && bytes.Equal(k, after) {
 		k, v = c.Next()
 	}
-	for ; k != nil && len(entries) < limit; k, v = c.Next() {
-		entries = append(entries, entry{bytes.Clone(k), bytes.Clone(v)})
+	for n := 0; k != nil && n < limit; k, v = c.Next() {
+		fn(k, v)
+		n++
 	}
-	return entries, nil
+	return nil
 }
 
 // put stores a record in a bucket that exists.

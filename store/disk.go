@@ -112,6 +112,31 @@ func openOwn(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
+// removeLeftovers removes what an agent that died has left of a file that it was about
+// to put in the place of the store at path: it holds records, and nobody has a lock on
+// it. Another agent may be about to make its first store.
+func removeLeftovers(path string) {
+	names, err := filepath.Glob(filepath.Join(globQuoted(filepath.Dir(path)), "."+globQuoted(filepath.Base(path))+".*"))
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		f, err := openOwn(name, os.O_RDWR)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			os.Remove(name)
+		}
+		f.Close()
+	}
+}
+
+// globQuoted quotes what a pattern of filepath.Glob would not take literally.
+func globQuoted(name string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
+}
+
 // lockHolder looks up which process has an flock(2) on a file: its pid, 0 if
 // that cannot be told, and a text that names it. /proc/locks is missing in a
 // unit with ProcSubset=pid, and shows btrfs under another device number.

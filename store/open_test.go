@@ -219,7 +219,7 @@ func TestHeader(t *testing.T) {
 		code  api.Code
 		words []string
 	}{
-		"later format":  {func(tx *bbolt.Tx) error { return meta(tx).Put(metaFormat, []byte{2}) }, api.VersionSkew, []string{"format 2", "format 1"}},
+		"later format":  {func(tx *bbolt.Tx) error { return meta(tx).Put(metaFormat, []byte{format + 1}) }, api.VersionSkew, []string{"format 3", "formats 1 to 2"}},
 		"no format":     {func(tx *bbolt.Tx) error { return meta(tx).Delete(metaFormat) }, api.StoreDamaged, []string{"header"}},
 		"another id":    {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, make([]byte, idSize)) }, api.StoreKeyMissing, []string{"does not fit"}},
 		"short id":      {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, []byte{1}) }, api.StoreDamaged, []string{"header"}},
@@ -490,6 +490,7 @@ func TestDamageEndsWaiting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.verify()
 		results := make(chan error, 2)
 		for i := range 2 {
 			go func() {

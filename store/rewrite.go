@@ -95,11 +95,11 @@ func (s *Store) rewrite() (err error) {
 	}
 	name := tmp.Name()
 	defer os.Remove(name) // once it has its name, there is nothing
-	next, err := fillFile(s.path, tmp, header{format: format, id: s.keys.id, check: s.keys.check}, wrapped, s.log)
+	next, err := fillFile(s.path, tmp, s.keys.header(format), wrapped, s.log)
 	if err != nil {
 		return err
 	}
-	records, err := s.copyTo(next, keys)
+	copied, err := s.copyTo(next, keys)
 	if err == nil {
 		err = next.fd.Sync()
 	}
@@ -114,11 +114,11 @@ func (s *Store) rewrite() (err error) {
 	old := s.file
 	s.file, s.dataKeys, s.rewrote = next, keys, time.Now()
 	s.mu.Unlock()
-	s.stale = staleness{timer: s.stale.timer}
+	s.stale, s.sets = staleness{timer: s.stale.timer}, copied
 	// The name is on the disk only now. A crash before that leaves the old file, in
 	// which all is that was promised so far.
 	err = errors.Join(syncDir(filepath.Dir(s.path)), old.close())
-	s.log.Info("the store was written anew", "store", s.path, "records", records, "took", time.Since(began).Round(time.Millisecond))
+	s.log.Info("the store was written anew", "store", s.path, "records", copied.records(), "took", time.Since(began).Round(time.Millisecond))
 	if err != nil {
 		return failed(s.path, err)
 	}
@@ -127,7 +127,8 @@ func (s *Store) rewrite() (err error) {
 
 // copyTo copies all records that open to another file, under other keys. Those that do
 // not open are left behind, and said.
-func (s *Store) copyTo(next *file, keys map[string]dataKey) (records int, err error) {
+func (s *Store) copyTo(next *file, keys map[string]dataKey) (copied sets, err error) {
+	copied = sets{}
 	lost := 0
 	for bucket := range keys {
 		var after []byte
@@ -139,7 +140,7 @@ func (s *Store) copyTo(next *file, keys map[string]dataKey) (records int, err er
 				last = t.sequence()
 				return err
 			}); err != nil {
-				return records, err
+				return nil, err
 			}
 			err := next.update(func(t txn) (bool, error) {
 				if err := t.setSequence(last); err != nil {
@@ -151,17 +152,17 @@ func (s *Store) copyTo(next *file, keys map[string]dataKey) (records int, err er
 						lost++
 						continue
 					}
-					err = t.put(bucket, e.key, s.keys.seal(keys[bucket], bucket, e.key, name, sequence, record))
+					sealed := s.keys.seal(keys[bucket], bucket, e.key, name, sequence, record)
 					clear(record)
-					if err != nil {
+					if err := t.put(bucket, e.key, sealed); err != nil {
 						return false, err
 					}
-					records++
+					copied.put(s.keys, bucket, e.key, sealed)
 				}
-				return true, nil
+				return true, t.putSets(s.keys.sealSets(copied, last))
 			})
 			if err != nil {
-				return records, err
+				return nil, err
 			}
 			if len(step) < rewriteStep {
 				break
@@ -172,5 +173,5 @@ func (s *Store) copyTo(next *file, keys map[string]dataKey) (records int, err er
 	if lost > 0 {
 		s.log.Warn("records that could not be opened were left out of the new store", "store", s.path, "records", lost)
 	}
-	return records, nil
+	return copied, nil
 }

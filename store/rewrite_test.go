@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -341,5 +342,33 @@ func TestRewriteIsLocked(t *testing.T) {
 	wantError(t, err, api.StoreLocked, path)
 	if err := errors.Join(s.Close(), s.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLeftovers: what a rewrite that was broken off has left is removed at the next
+// start, and not while somebody else is still at it.
+func TestLeftovers(t *testing.T) {
+	path := newPath(t)
+	mustClose(t, mustOpen(t, path))
+	dir := filepath.Dir(path)
+	dead, alive, other := filepath.Join(dir, ".store.db.123"), filepath.Join(dir, ".store.db.456"), filepath.Join(dir, ".other.db.789")
+	for _, name := range []string{dead, alive, other} {
+		if err := os.WriteFile(name, []byte("CANARY"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(alive, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, mustOpen(t, path))
+	for name, want := range map[string]bool{dead: false, alive: true, other: true} {
+		if _, err := os.Stat(name); (err == nil) != want {
+			t.Errorf("%s: %v", filepath.Base(name), err)
+		}
 	}
 }

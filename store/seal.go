@@ -13,10 +13,13 @@ import (
 )
 
 const (
-	format     = 1 // of the file, and first byte of every record
-	idSize     = 16
-	keySize    = 32
-	headerSize = 1 + 4 + 8 // version, generation, sequence
+	format       = 2 // of the file
+	oldestFormat = 1 // that is read, and written anew
+
+	recordVersion = 1 // the first byte of every record
+	idSize        = 16
+	keySize       = 32
+	headerSize    = 1 + 4 + 8 // version, generation, sequence
 
 	firstGeneration = 1
 )
@@ -28,9 +31,11 @@ var errSeal = errors.New("its seal is broken")
 type keyring struct {
 	id    []byte
 	wrap  cipher.AEAD
+	seals cipher.AEAD // of the set hashes
 	index []byte
 	mac   []byte
-	check []byte // not a key: what the header of the store must show
+	set   []byte
+	check []byte
 }
 
 // dataKey seals the records of one bucket.
@@ -47,20 +52,25 @@ func newID() []byte {
 
 func newKeyring(master, id []byte) (*keyring, error) {
 	k := &keyring{id: id}
-	var wrap, check []byte
+	var wrap, seals []byte
 	for _, d := range []struct {
 		purpose string
 		key     *[]byte
-	}{{"wrap", &wrap}, {"index", &k.index}, {"mac", &k.mac}, {"check", &check}} {
+	}{{"wrap", &wrap}, {"index", &k.index}, {"mac", &k.mac}, {"set", &k.set}, {"set seal", &seals}, {"check", &k.check}} {
 		var err error
 		if *d.key, err = hkdf.Key(sha256.New, master, id, "sessionctl store "+d.purpose, keySize); err != nil {
 			return nil, fmt.Errorf("derive the %s key: %w", d.purpose, err)
 		}
 	}
-	k.check = k.sum(check, []byte{format}, id)
-	var err error
-	k.wrap, err = newAEAD(wrap)
-	return k, err
+	var errs [2]error
+	k.wrap, errs[0] = newAEAD(wrap)
+	k.seals, errs[1] = newAEAD(seals)
+	return k, errors.Join(errs[:]...)
+}
+
+// header returns that of an empty store of a format.
+func (k *keyring) header(format byte) header {
+	return header{format, k.id, k.sum(k.check, []byte{format}, k.id), k.sealSets(nil, 0)}
 }
 
 // newAEAD returns AES-256-GCM. The key is cleared.
@@ -82,8 +92,8 @@ func (k *keyring) sum(key []byte, fields ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-// fits tells whether the store with this check value has the same master key.
-func (k *keyring) fits(check []byte) bool { return hmac.Equal(k.check, check) }
+// fits tells whether the store with this header has the same master key.
+func (k *keyring) fits(h header) bool { return hmac.Equal(k.header(h.format).check, h.check) }
 
 func (k *keyring) recordKey(bucket, name string) []byte {
 	return k.sum(k.index, []byte(bucket), []byte(name))
@@ -109,7 +119,7 @@ func (k *keyring) newDataKey(bucket string, generation uint32) (dataKey, []byte,
 	key := make([]byte, keySize)
 	rand.Read(key)
 	wrapped := binary.BigEndian.AppendUint32(nil, generation)
-	wrapped = k.wrap.Seal(wrapped, nil, key, delimited([]byte{format}, k.id, []byte(bucket), wrapped))
+	wrapped = k.wrap.Seal(wrapped, nil, key, delimited([]byte{recordVersion}, k.id, []byte(bucket), wrapped))
 	aead, err := newAEAD(key)
 	return dataKey{generation, aead}, wrapped, err
 }
@@ -120,7 +130,7 @@ func (k *keyring) unwrap(bucket string, wrapped []byte) (dataKey, error) {
 		return dataKey{}, errors.New("wrong length")
 	}
 	generation, sealed := wrapped[:4], wrapped[4:]
-	key, err := k.wrap.Open(nil, nil, sealed, delimited([]byte{format}, k.id, []byte(bucket), generation))
+	key, err := k.wrap.Open(nil, nil, sealed, delimited([]byte{recordVersion}, k.id, []byte(bucket), generation))
 	if err != nil {
 		return dataKey{}, errSeal
 	}
@@ -137,7 +147,7 @@ func (k *keyring) seal(d dataKey, bucket string, key []byte, name string, sequen
 	defer clear(plain)
 
 	raw := make([]byte, 0, headerSize+len(plain)+d.aead.Overhead())
-	raw = append(raw, format)
+	raw = append(raw, recordVersion)
 	raw = binary.BigEndian.AppendUint32(raw, d.generation)
 	raw = binary.BigEndian.AppendUint64(raw, sequence)
 	return d.aead.Seal(raw, nil, plain, k.binding(raw, bucket, key))
@@ -148,7 +158,7 @@ func (k *keyring) open(d dataKey, bucket string, key, raw []byte) (name string, 
 	switch {
 	case len(raw) < headerSize+d.aead.Overhead():
 		return "", nil, 0, errors.New("it is too short")
-	case raw[0] != format:
+	case raw[0] != recordVersion:
 		return "", nil, 0, fmt.Errorf("it has version %d", raw[0])
 	case binary.BigEndian.Uint32(raw[1:]) != d.generation:
 		return "", nil, 0, errors.New("its generation is not that of the bucket's key")

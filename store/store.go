@@ -8,9 +8,10 @@
 // One bbolt file. Numbers are big endian, sizes in bytes.
 //
 //	meta                  its bbolt sequence is the last revision given out
-//	├── format            1: version of all that is drawn here, now 1
+//	├── format            1: version of all that is drawn here, now 2
 //	├── id                16: random, the store's own
-//	└── check             32: HMAC-SHA256(check key, format | id)
+//	├── check             32: HMAC-SHA256(check key, format | id)
+//	└── sets              nonce 12 | sealed set hashes | tag 16
 //	keys
 //	└── <bucket>          generation 4 | nonce 12 | sealed data key 32 | tag 16
 //	records
@@ -18,7 +19,7 @@
 //	    └── <record key>  version 1 | generation 4 | sequence 8 | nonce 12 | ciphertext | tag 16
 //
 // The master key (see Key) gives, by HKDF-SHA256 (RFC 5869) salted with the
-// store's id, the wrapping, index, check and MAC keys. Each bucket has a random
+// store's id, the wrapping, index, set, check and MAC keys. Each bucket has a random
 // data key, sealed under the wrapping key; its generation is 1 until a rekey
 // gives it another. Sealing is AES-256-GCM with a random nonce, which bounds a
 // data key to 2^32 records in its life.
@@ -36,8 +37,13 @@
 //
 // Whoever can read the file learns the names of the buckets, how many records
 // there are, how long they are and in which order they were written. Who can
-// write it can remove a record, put an older version of the same record back
-// under the same key, or put back an older file; nothing here notices that yet.
+// write it can put back an older file, and nothing here notices that. Whoever
+// removes a record, or puts an older version of one back under its key, is noticed
+// at the next start: each transaction seals a hash of the set of each bucket's
+// records with it (see setHash).
+//
+// Format 1 had no set hashes. A store of an older format is written anew when it
+// is opened.
 package store
 
 import (
@@ -84,12 +90,19 @@ type Store struct {
 	dataKeys map[string]dataKey // by bucket
 	rewrote  time.Time          // when the file was written anew last; zero: not since Open
 
+	// verified is closed when the set hashes were compared with the records; warning is
+	// then what was found, or "".
+	verified chan struct{}
+	warning  string
+
 	swaps    chan *swap
 	rewrites chan chan error
 	closing  chan struct{} // closed by Close: no more writes are taken
 	stopped  chan struct{} // closed by the writer when it has ended
 	close    func() error
-	stale    staleness // of the writer
+	// Of the writer:
+	stale staleness
+	sets  sets
 }
 
 // Open opens the store at path or creates it. A missing directory is made with
@@ -144,6 +157,7 @@ func open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	removeLeftovers(path)
 	// The name of a new store must be on the disk before anything in it is
 	// promised to be. Whoever made it may have died before seeing to that.
 	if err := syncDir(dir); err != nil {
@@ -154,6 +168,8 @@ func open(path string, o Options) (*Store, error) {
 		file:      f,
 		keySource: o.Key.Source(),
 		log:       o.Log,
+		verified:  make(chan struct{}),
+		sets:      sets{},
 		swaps:     make(chan *swap),
 		rewrites:  make(chan chan error),
 		closing:   make(chan struct{}),
@@ -173,7 +189,7 @@ func create(path string, master []byte) error {
 	if err != nil {
 		return failed(path, err)
 	}
-	return createFile(path, header{format: format, id: id, check: k.check})
+	return createFile(path, k.header(format))
 }
 
 // unlock checks that the master key is the store's, and unwraps the data keys.
@@ -190,15 +206,15 @@ func (s *Store) unlock(master []byte) error {
 	if err != nil {
 		return err
 	}
-	if h.format != format {
+	if h.format < oldestFormat || h.format > format {
 		return &api.Error{Code: api.VersionSkew,
-			Detail: fmt.Sprintf("store %s has format %d; this version reads format %d", s.path, h.format, format),
+			Detail: fmt.Sprintf("store %s has format %d; this version reads formats %d to %d", s.path, h.format, oldestFormat, format),
 			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.path)}
 	}
 	if s.keys, err = newKeyring(master, h.id); err != nil {
 		return failed(s.path, err)
 	}
-	if !s.keys.fits(h.check) {
+	if !s.keys.fits(h) {
 		return &api.Error{Code: api.StoreKeyMissing,
 			Detail: fmt.Sprintf("the key in %s does not fit store %s", s.keySource, s.path),
 			Remedy: "bring back the key that the store was made with, or " + moveAside(s.path)}
@@ -210,6 +226,10 @@ func (s *Store) unlock(master []byte) error {
 			return damaged(s.path, fmt.Errorf("data key of bucket %q: %w", bucket, err))
 		}
 		s.dataKeys[bucket] = d
+	}
+	if h.format < format { // which had no set hashes
+		close(s.verified)
+		return s.rewrite()
 	}
 	return nil
 }
@@ -243,15 +263,17 @@ type Status struct {
 	SizeBytes   int64
 	Records     int       // in all buckets
 	RewriteTime time.Time // when the file was written anew last; zero: not since Open
+	Warning     string    // what a person should know; "": nothing
 	Err         error     // why the file cannot be read, nil if it can
 }
 
 // Status returns the state of the store. It visits every page of the file: it
 // is for people, not for a loop.
 func (s *Store) Status() Status {
+	s.untilVerified()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st := Status{Path: s.path, KeySource: s.keySource, Format: format, RewriteTime: s.rewrote}
+	st := Status{Warning: s.warning, Path: s.path, KeySource: s.keySource, Format: format, RewriteTime: s.rewrote}
 	st.Err = s.file.view(func(t txn) (err error) {
 		info, err := s.file.fd.Stat()
 		if err != nil {
@@ -288,6 +310,7 @@ func (b *Bucket) Load(name string) (record []byte, revision uint64, err error) {
 	key := b.s.keys.recordKey(b.name, name)
 	var raw []byte
 	var last uint64
+	b.s.untilVerified()
 	b.s.mu.RLock()
 	defer b.s.mu.RUnlock()
 	err = b.s.file.view(func(t txn) error {
@@ -355,6 +378,7 @@ type opened struct {
 
 // step returns the next records of a bucket after a key, and how many there were.
 func (b *Bucket) step(after []byte) (records []opened, read int, err error) {
+	b.s.untilVerified()
 	b.s.mu.RLock()
 	defer b.s.mu.RUnlock()
 	var step []entry

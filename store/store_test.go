@@ -52,7 +52,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Error("the MAC has changed")
 		}
 		st := s.Status()
-		if st.Path != path || st.Format != 1 || st.Records != 4 || st.Err != nil ||
+		if st.Path != path || st.Format != format || st.Records != 4 || st.Err != nil ||
 			st.KeySource != "key file "+filepath.Join(filepath.Dir(path), "master.key") {
 			t.Errorf("status %+v", st)
 		}
@@ -201,6 +201,7 @@ func TestGroupCommit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.verify()
 		before := commits(t, s)
 		b := s.Bucket("sessions")
 		var wg sync.WaitGroup
@@ -246,6 +247,7 @@ func TestSwapContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.verify()
 		b := s.Bucket("sessions")
 
 		// Nobody takes the write: it is not done.

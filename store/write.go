@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+
+	"github.com/sessionctl/sessionctl/api"
 )
 
 // maxGroup bounds the swaps of one commit.
@@ -61,6 +64,11 @@ func (b *Bucket) Swap(ctx context.Context, name string, revision uint64, record 
 // busy in one transaction with one sync.
 func (s *Store) write() {
 	defer close(s.stopped)
+	select {
+	case <-s.verified: // written anew
+	default:
+		s.verify()
+	}
 	for {
 		select {
 		case w := <-s.swaps:
@@ -97,19 +105,26 @@ func (s *Store) group(first *swap) []*swap {
 // conflict with a write that is now undone.
 func (s *Store) commit(group []*swap) {
 	outcomes := make([]outcome, len(group))
+	next := maps.Clone(s.sets)
 	err := s.ensureDataKeys(group)
 	if err == nil {
 		err = s.file.update(func(t txn) (changed bool, err error) {
 			for i, w := range group {
-				revision, wrote, err := s.apply(t, w)
-				if err != nil && !errors.Is(err, ErrConflict) {
+				revision, wrote, err := s.apply(t, w, next)
+				if err != nil && !errors.Is(err, ErrConflict) && api.CodeOf(err) != api.StoreFull {
 					return false, err
 				}
 				outcomes[i] = outcome{revision, err}
 				changed = changed || wrote
 			}
-			return changed, nil
+			if changed {
+				err = t.putSets(s.keys.sealSets(next, t.sequence()))
+			}
+			return changed, err
 		})
+	}
+	if err == nil {
+		s.sets = next
 	}
 	for i, w := range group {
 		clear(w.record)
@@ -120,8 +135,11 @@ func (s *Store) commit(group []*swap) {
 	}
 }
 
-// apply does one swap inside a transaction.
-func (s *Store) apply(t txn, w *swap) (revision uint64, wrote bool, err error) {
+// maxRecords is how many records a store takes.
+const maxRecords = 10_000
+
+// apply does one swap inside a transaction, which leaves these sets.
+func (s *Store) apply(t txn, w *swap, after sets) (revision uint64, wrote bool, err error) {
 	key := s.keys.recordKey(w.bucket, w.name)
 	raw, err := t.record(w.bucket, key)
 	if err != nil {
@@ -141,14 +159,23 @@ func (s *Store) apply(t txn, w *swap) (revision uint64, wrote bool, err error) {
 		return 0, false, nil
 	case w.record == nil:
 		s.stale.remove()
+		after.remove(s.keys, w.bucket, key, raw)
 		return 0, true, t.remove(w.bucket, key)
+	case raw == nil && after.records() >= maxRecords:
+		return 0, false, &api.Error{Code: api.StoreFull, Detail: fmt.Sprintf("store %s has %d records, and takes no more", s.path, maxRecords),
+			Remedy: "see what fills it: sessionctl list; sessions of sites that nobody needs any more go with: sessionctl logout SITE"}
+	}
+	if raw != nil {
+		after.remove(s.keys, w.bucket, key, raw)
 	}
 	sequence, err := t.nextSequence()
 	if err != nil {
 		return 0, false, err
 	}
 	d := s.dataKeys[w.bucket] // made by ensureDataKeys
-	return sequence, true, t.put(w.bucket, key, s.keys.seal(d, w.bucket, key, w.name, sequence, w.record))
+	sealed := s.keys.seal(d, w.bucket, key, w.name, sequence, w.record)
+	after.put(s.keys, w.bucket, key, sealed)
+	return sequence, true, t.put(w.bucket, key, sealed)
 }
 
 // ensureDataKeys makes the buckets that do not exist yet, each with its data

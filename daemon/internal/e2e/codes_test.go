@@ -389,6 +389,7 @@ var producedOtherwise = map[api.Code]struct{ why, dir, test string }{
 	api.StoreKeyMissing:     {"at the start, before there is a socket", "daemon/internal/e2e", "TestMasterKeyFromSystemd"},
 	api.StoreUnsafe:         {"at the start, before there is a socket", "store", "TestFileChecks"},
 	api.AccountLocked:       {"of a program that logs in", "daemon/internal/e2e", "TestCommandCodes"},
+	api.StoreFull:           {"needs ten thousand records", "store", "TestQuota"},
 	api.StoreDamaged:        {"needs a file that was changed with the store's key", "daemon/internal/keeper", "TestDamagedPassword"},
 }
 

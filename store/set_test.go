@@ -1,0 +1,205 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// TestChangedSets: what somebody does to the records of a store while it is closed is
+// noticed at the next start, also where each record that is left is one that the store
+// has written; and only once.
+func TestChangedSets(t *testing.T) {
+	records := func(tx *bbolt.Tx, bucket string) *bbolt.Bucket {
+		return tx.Bucket(bucketRecords).Bucket([]byte(bucket))
+	}
+	for name, c := range map[string]struct {
+		edit func(tx *bbolt.Tx, k *keyring, old map[string][]byte) error
+		want string // "": nothing is noticed
+	}{
+		"nothing": {func(*bbolt.Tx, *keyring, map[string][]byte) error { return nil }, ""},
+		"a record was removed": {func(tx *bbolt.Tx, k *keyring, _ map[string][]byte) error {
+			return records(tx, "sessions").Delete(k.recordKey("sessions", "a"))
+		}, "records of sessions are"},
+		"an older version was put back": {func(tx *bbolt.Tx, k *keyring, old map[string][]byte) error {
+			key := k.recordKey("latches", "one")
+			return records(tx, "latches").Put(key, old["latches/"+string(key)])
+		}, "records of latches are"},
+		"what was removed was put back": {func(tx *bbolt.Tx, k *keyring, old map[string][]byte) error {
+			key := k.recordKey("sessions", "gone")
+			return records(tx, "sessions").Put(key, old["sessions/"+string(key)])
+		}, "records of sessions are"},
+		"two of them": {func(tx *bbolt.Tx, k *keyring, old map[string][]byte) error {
+			one, gone := k.recordKey("latches", "one"), k.recordKey("sessions", "gone")
+			return errors.Join(records(tx, "latches").Put(one, old["latches/"+string(one)]), records(tx, "sessions").Put(gone, old["sessions/"+string(gone)]))
+		}, "records of latches, sessions are"},
+		"a record was moved": {func(tx *bbolt.Tx, k *keyring, _ map[string][]byte) error {
+			b := records(tx, "sessions")
+			v := bytes.Clone(b.Get(k.recordKey("sessions", "a")))
+			return errors.Join(b.Delete(k.recordKey("sessions", "a")), b.Put(k.recordKey("sessions", "z"), v))
+		}, "records of sessions are"},
+		"a bucket was emptied": {func(tx *bbolt.Tx, k *keyring, _ map[string][]byte) error {
+			return errors.Join(tx.Bucket(bucketRecords).DeleteBucket([]byte("latches")), tx.Bucket(bucketKeys).Delete([]byte("latches")))
+		}, "records of latches are"},
+		"the hashes were removed": {func(tx *bbolt.Tx, _ *keyring, _ map[string][]byte) error {
+			return tx.Bucket(bucketMeta).Delete(metaSets)
+		}, "cannot be read: they are missing"},
+		"the hashes were changed": {func(tx *bbolt.Tx, _ *keyring, _ map[string][]byte) error {
+			v := bytes.Clone(tx.Bucket(bucketMeta).Get(metaSets))
+			v[len(v)/2] ^= 1
+			return tx.Bucket(bucketMeta).Put(metaSets, v)
+		}, "cannot be read: its seal is broken"},
+		"the counter was set back": {func(tx *bbolt.Tx, _ *keyring, _ map[string][]byte) error {
+			return tx.Bucket(bucketMeta).SetSequence(tx.Bucket(bucketMeta).Sequence() - 1)
+		}, "counter was set back"},
+	} {
+		path := newPath(t)
+		s := mustOpen(t, path)
+		for i := range 300 { // more than a step
+			mustSwap(t, s.Bucket("sessions"), fmt.Sprint(i), 0, []byte("CANARY-record"))
+		}
+		a := mustSwap(t, s.Bucket("sessions"), "a", 0, []byte("CANARY-a"))
+		gone := mustSwap(t, s.Bucket("sessions"), "gone", 0, []byte("CANARY-gone"))
+		one := mustSwap(t, s.Bucket("latches"), "one", 0, []byte("CANARY-refused"))
+		old := sealed(t, s)
+		mustSwap(t, s.Bucket("latches"), "one", one, []byte("CANARY-again"))
+		mustSwap(t, s.Bucket("sessions"), "gone", gone, nil)
+		s.stale.removed = false // or it would be written anew, and the old versions open no more
+		mustClose(t, s)
+		if _, ok := old["sessions/"+string(s.keys.recordKey("sessions", "a"))]; !ok || a == 0 {
+			t.Fatal("nothing is known of the records")
+		}
+		edit(t, path, func(tx *bbolt.Tx) error { return c.edit(tx, s.keys, old) })
+
+		var log logBuffer
+		for again := range 2 {
+			s, err := Open(path, Options{Key: keyBeside(path), Log: log.logger()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := s.Status()
+			want := c.want
+			if again > 0 {
+				want = ""
+			}
+			if (st.Warning == "") != (want == "") || !strings.Contains(st.Warning, want) || st.Err != nil {
+				t.Errorf("%s, %d: %q %v, want %q", name, again, st.Warning, st.Err, want)
+			}
+			if record, _, err := s.Bucket("sessions").Load("0"); err != nil || string(record) != "CANARY-record" {
+				t.Errorf("%s: %q %v", name, record, err)
+			}
+			mustSwap(t, s.Bucket("other"), fmt.Sprint(again), 0, []byte("x")) // from now on these are the records
+			mustClose(t, s)
+		}
+		if strings.Contains(log.String(), "CANARY") || (c.want != "") != strings.Contains(log.String(), "level=ERROR") {
+			t.Errorf("%s: the log says %s", name, &log)
+		}
+	}
+}
+
+// TestSetsSealed: every form of the sealed hashes that was not made here is an error.
+func TestSetsSealed(t *testing.T) {
+	k, _ := testKeyring(t)
+	s := sets{}
+	for i := range 20 {
+		s.put(k, fmt.Sprint("bucket", i%3), []byte{byte(i)}, bytes.Repeat([]byte{byte(i)}, 50))
+	}
+	b := k.sealSets(s, 77)
+	got, last, err := k.openSets(b)
+	if err != nil || last != 77 || len(got) != 3 || got.records() != 20 {
+		t.Fatalf("%v %d %v", got, last, err)
+	}
+	for bucket, h := range s {
+		if got[bucket] != h {
+			t.Errorf("%s: %v, want %v", bucket, got[bucket], h)
+		}
+	}
+	for i := range 20 { // in any order
+		s.remove(k, fmt.Sprint("bucket", i%3), []byte{byte(i)}, bytes.Repeat([]byte{byte(i)}, 50))
+	}
+	if len(s) != 0 {
+		t.Errorf("left: %v", s)
+	}
+	for i := range b {
+		damaged := bytes.Clone(b)
+		damaged[i] ^= 1
+		if _, _, err := k.openSets(damaged); err == nil {
+			t.Errorf("byte %d was changed", i)
+		}
+		if _, _, err := k.openSets(b[:i]); err == nil {
+			t.Errorf("cut to %d bytes", i)
+		}
+	}
+	other, _ := testKeyring(t)
+	if _, _, err := other.openSets(b); err == nil {
+		t.Error("another store's open")
+	}
+}
+
+// TestOlderFormat: a store of format 1, which had no set hashes, is written anew as it
+// is opened, and has lost nothing.
+func TestOlderFormat(t *testing.T) {
+	path := newPath(t)
+	s := mustOpen(t, path)
+	revision := mustSwap(t, s.Bucket("sessions"), "a", 0, []byte("CANARY-a"))
+	mac := s.MAC("x", []byte("y"))
+	mustClose(t, s)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(meta.Put(metaFormat, []byte{1}), meta.Put(metaCheck, s.keys.header(1).check), meta.Delete(metaSets))
+	})
+	for again := range 2 {
+		s = mustOpen(t, path)
+		record, got, err := s.Bucket("sessions").Load("a")
+		if err != nil || got != revision || string(record) != "CANARY-a" || !bytes.Equal(s.MAC("x", []byte("y")), mac) {
+			t.Errorf("%q %d %v, want revision %d", record, got, err, revision)
+		}
+		if st := s.Status(); st.Format != format || st.Warning != "" || st.RewriteTime.IsZero() != (again > 0) {
+			t.Errorf("%+v", st)
+		}
+		if r := mustSwap(t, s.Bucket("sessions"), "a", revision, []byte("CANARY-a")); r <= revision {
+			t.Errorf("revision %d after %d", r, revision)
+		} else {
+			revision = r
+		}
+		mustClose(t, s)
+	}
+	wantNoTemporary(t, path)
+	edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(metaFormat, []byte{1}) })
+	_, err := Open(path, Options{Key: keyBeside(path)})
+	wantError(t, err, api.StoreKeyMissing, path) // whose check is that of another format
+}
+
+// TestQuota: a full store takes no new record, but others in the place of old ones.
+func TestQuota(t *testing.T) {
+	s := mustOpen(t, newPath(t))
+	b := s.Bucket("sessions")
+	revision := mustSwap(t, b, "a", 0, []byte("x"))
+	h := s.sets["sessions"]
+	h.count = maxRecords
+	s.sets["sessions"] = h
+	_, err := b.Swap(t.Context(), "b", 0, []byte("x"))
+	wantError(t, err, api.StoreFull, "10000", "sessionctl list")
+	revision = mustSwap(t, b, "a", revision, []byte("y"))
+	mustSwap(t, b, "a", revision, nil)
+	mustSwap(t, b, "b", 0, []byte("x"))
+	mustClose(t, s)
+}
+
+func FuzzSets(f *testing.F) {
+	k, _ := testKeyring(f)
+	s := sets{}
+	s.put(k, "sessions", []byte("key"), make([]byte, headerSize))
+	f.Add(k.sealSets(s, 1))
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		if s, _, err := k.openSets(sealed); err == nil && len(s) > 1 {
+			t.Errorf("%v", s)
+		}
+	})
+}
