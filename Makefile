@@ -7,7 +7,9 @@
 # make lint      buf, generated code, gofmt, go vet, staticcheck
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
-# make torture   thirty days of 1,000 sites, with all that may happen to them
+# make torture   thirty days of 1,000 sites, with all that may happen to them;
+#                20,000 crashes and 1,000 kills of the store (needs strace)
+# make erasing   bin/sessiond with Go's experiment that erases secrets, and its tests
 # make bench     tickets and tokens beside gokrb5's client, on MIT's KDC
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
@@ -46,10 +48,19 @@ test lint fuzz:
 bench:
 	go test -count=1 -v -run '^TestSpeed$$' ./daemon/internal/krb -rounds 1000 -slower 1.15
 
-# The same test, of one day, is part of make test.
+# The same tests, of one day and much shorter, are part of make test.
 .PHONY: torture
 torture:
 	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
+	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestKillUnderLoad|TestSalvage|TestProbeDamage)$$' ./store
+
+# Both runs of TestCopies print how many copies of a served cookie are left in memory.
+.PHONY: erasing
+erasing:
+	GOEXPERIMENT=runtimesecret $(MAKE) bin/sessiond
+	GOEXPERIMENT=runtimesecret go test ./store ./daemon ./daemon/internal/secret
+	go test -count=1 -v -run '^TestCopies$$' ./daemon
+	GOEXPERIMENT=runtimesecret go test -count=1 -v -run '^TestCopies$$' ./daemon
 
 .PHONY: generate
 generate:

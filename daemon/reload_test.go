@@ -101,7 +101,7 @@ func TestReloadPurges(t *testing.T) {
 		t.Errorf("%v %v", s.GetSession().GetSite(), err)
 	}
 	r.stop()
-	key, _ := masterKey(r.store)
+	key, _ := masterKey(r.store, nil)
 	st, err := store.Open(r.store, store.Options{Key: key})
 	if err != nil {
 		t.Fatal(err)

@@ -1,12 +1,15 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,9 +41,17 @@ type Options struct {
 	Reload <-chan struct{}
 	// Store is the path of the store. Beside it, as PATH with ".key" for its
 	// extension, lies the master key, unless systemd hands one over as the
-	// credential "master".
+	// credential "master", or Passphrase is set.
 	Store string
+	// Passphrase, if there is one, is that of the store, whose salt lies beside it, with
+	// ".salt" for its extension (see store.KeyPassphrase). Run clears it.
+	Passphrase []byte
+	// Probe looks at the store before it is used, in another process; nil: nobody does
+	// (see store.Options).
+	Probe func(*os.File) error
 	Log   *slog.Logger
+	// Warnings of the start, for a person to look at, as those of Config.
+	Warnings []string
 	// Register, if it is not nil, adds further services.
 	Register func(*grpc.Server)
 }
@@ -50,8 +61,10 @@ type Options struct {
 func Run(ctx context.Context, l net.Listener, o Options) error {
 	defer l.Close()
 
-	key, warnings := masterKey(o.Store)
-	st, err := store.Open(o.Store, store.Options{Key: key, Log: o.Log})
+	key, warnings := masterKey(o.Store, o.Passphrase)
+	warnings = append(slices.Clone(o.Warnings), warnings...)
+	st, err := store.Mend(o.Store, store.Options{Key: key, Probe: o.Probe, Log: o.Log})
+	clear(o.Passphrase)
 	if err != nil {
 		return err
 	}
@@ -60,16 +73,16 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	latches := keeper.NewLatches(st.Bucket("latches"), func(data ...[]byte) []byte { return st.MAC("latch", data...) })
 	clock := keeper.NewClock()
 	secrets := &secrets{
-		latches: latches, records: st.Bucket("passwords"), clock: clock,
+		latches: latches, records: private{st.Bucket("passwords")}, clock: clock,
 		passwords: map[passwordKey]*keeper.Password{}, inURLs: map[string]web.ProxyPassword{},
 		newEngine: func(c *krb.Config) *krb.Engine {
-			return krb.New(krb.Options{Config: c, Records: st.Bucket("tickets"), Latch: latches, Log: o.Log})
+			return krb.New(krb.Options{Config: c, Records: private{st.Bucket("tickets")}, Latch: latches, Log: o.Log})
 		},
 	}
 	defer secrets.close()
 	secrets.configure(o.Config)
 	sites, idps := o.Config.keeperSites(secrets)
-	k := keeper.New(keeper.Options{Sites: sites, IdPs: idps, Records: st.Bucket("sessions"), Lives: st.Bucket("lives"), Latches: latches, Log: o.Log, Clock: clock})
+	k := keeper.New(keeper.Options{Sites: sites, IdPs: idps, Records: private{st.Bucket("sessions")}, Lives: st.Bucket("lives"), Latches: latches, Log: o.Log, Clock: clock})
 	defer k.Close()
 
 	srv := &service{
@@ -77,7 +90,9 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 		warnings: warnings, started: time.Now(), self: uint32(os.Geteuid()), log: o.Log, ending: make(chan struct{}),
 		load: o.Load, turn: make(chan struct{}, 1), replaced: make(chan struct{}),
 	}
-	server := grpc.NewServer(
+	wire := newCodec()
+	defer wire.stop()
+	server := grpc.NewServer(append(wire.options(),
 		grpc.Creds(peer.Credentials()),
 		grpc.UnaryInterceptor(srv.intercept),
 		grpc.StreamInterceptor(srv.interceptStream),
@@ -89,7 +104,7 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 		grpc.NumStreamWorkers(16),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}),
-	)
+	)...)
 	pb.RegisterSessionServiceServer(server, srv)
 	pb.RegisterTicketServiceServer(server, srv)
 	pb.RegisterAgentServiceServer(server, srv)
@@ -130,14 +145,19 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	return nil
 }
 
-// masterKey says where the store's key comes from: systemd, else a file.
-func masterKey(path string) (key store.Key, warnings []string) {
+// masterKey says where the store's key comes from: a person, if one was asked for, else
+// systemd, else a file.
+func masterKey(path string, passphrase []byte) (key store.Key, warnings []string) {
+	beside := strings.TrimSuffix(path, filepath.Ext(path))
+	if len(passphrase) > 0 {
+		return store.KeyPassphrase(beside+".salt", func() ([]byte, error) { return bytes.Clone(passphrase), nil }), nil
+	}
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 		if _, err := os.Stat(filepath.Join(dir, "master")); err == nil {
 			return store.KeyCredential(dir, "master"), nil
 		}
 	}
-	file := path[:len(path)-len(filepath.Ext(path))] + ".key"
+	file := beside + ".key"
 	return store.KeyFile(file), []string{"the master key lies in " + file + ": whoever can read both it and the store can read the sessions; leave it out of backups"}
 }
 

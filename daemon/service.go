@@ -30,6 +30,7 @@ import (
 	"github.com/sessionctl/sessionctl/daemon/internal/krb"
 	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
+	"github.com/sessionctl/sessionctl/daemon/internal/secret"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
 	"github.com/sessionctl/sessionctl/store"
 )
@@ -432,7 +433,7 @@ func (s *service) WatchSession(r *pb.WatchSessionRequest, stream grpc.ServerStre
 			return err
 		}
 		last = m
-		return stream.Send(&pb.WatchSessionResponse{Session: m})
+		return stream.Send(&pb.WatchSessionResponse{Session: proto.CloneOf(m)}) // which loses its secrets
 	})
 	if ctx.Err() != nil && stream.Context().Err() == nil {
 		return context.Cause(ctx)
@@ -785,7 +786,13 @@ func (q question) at(served keeper.Served) question {
 }
 
 // describe is message for whoever may get none.
-func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
+func (q question) describe(served keeper.Served, now time.Time) (m *pb.Session) {
+	secret.Do(func() { m = q.revealed(served, now) })
+	return m
+}
+
+// revealed is describe, which leaves copies of the secrets behind.
+func (q question) revealed(served keeper.Served, now time.Time) *pb.Session {
 	m := &pb.Session{
 		Site: q.site.Name, User: served.Identity, Generation: served.Generation, Url: canonical(q.to.url),
 		LoginTime: stamp(served.LoginTime), ProveTime: stamp(served.ProveTime), ExpireTime: stamp(served.ExpireTime),
@@ -799,7 +806,7 @@ func (q question) describe(served keeper.Served, now time.Time) *pb.Session {
 		})
 	}
 	if len(cookies) > 0 {
-		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: []byte(web.CookieHeader(cookies)), Secret: true})
+		m.Headers = append(m.Headers, &pb.Header{Name: "Cookie", Value: web.CookieField(cookies), Secret: true})
 	}
 	if a := served.Authorization(); !a.Empty() && web.OriginOf(q.to.url) == web.OriginOf(q.site.URL) {
 		m.Headers = append(m.Headers, &pb.Header{Name: "Authorization", Value: []byte(a.Reveal()), Secret: true})

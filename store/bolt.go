@@ -15,6 +15,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -126,8 +127,13 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 }
 
 // openFile opens an existing store and locks it.
-func openFile(path string, lockTimeout time.Duration, log *slog.Logger) (*file, error) {
+func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error, log *slog.Logger) (*file, error) {
 	f := &file{path: path, log: log, broken: make(chan struct{})}
+	if probe != nil {
+		if err := probeFile(path, lockTimeout, probe); err != nil {
+			return nil, err
+		}
+	}
 	err := guard(func() (err error) {
 		f.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout: lockTimeout,
@@ -161,6 +167,32 @@ func openFile(path string, lockTimeout time.Duration, log *slog.Logger) (*file, 
 	}
 	return nil, damaged(path, err)
 }
+
+// probeFile has a store looked at before bbolt maps it: some damage ends the process
+// that does.
+func probeFile(path string, lockTimeout time.Duration, probe func(*os.File) error) error {
+	fd, err := openOwn(path, os.O_RDWR)
+	if err != nil {
+		return failed(path, err)
+	}
+	defer fd.Close()
+	for end := time.Now().Add(lockTimeout); ; <-time.After(lockPause) {
+		err := unix.Flock(int(fd.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !time.Now().Before(end) {
+			return locked(path)
+		}
+	}
+	if err := probe(fd); err != nil {
+		return damaged(path, err)
+	}
+	return nil
+}
+
+// lockPause is how long is waited before a lock is tried again.
+const lockPause = 50 * time.Millisecond
 
 // locked is the error for a store that another process has.
 func locked(path string) *api.Error {

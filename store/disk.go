@@ -116,11 +116,7 @@ func openOwn(path string, flag int) (*os.File, error) {
 // to put in the place of the store at path: it holds records, and nobody has a lock on
 // it. Another agent may be about to make its first store.
 func removeLeftovers(path string) {
-	names, err := filepath.Glob(filepath.Join(globQuoted(filepath.Dir(path)), "."+globQuoted(filepath.Base(path))+".*"))
-	if err != nil {
-		return
-	}
-	for _, name := range names {
+	for _, name := range leftovers(path) {
 		f, err := openOwn(name, os.O_RDWR)
 		if err != nil {
 			continue
@@ -130,6 +126,15 @@ func removeLeftovers(path string) {
 		}
 		f.Close()
 	}
+}
+
+// leftovers returns the files that were to get the name path, and did not, or not yet.
+func leftovers(path string) []string {
+	names, err := filepath.Glob(filepath.Join(globQuoted(filepath.Dir(path)), "."+globQuoted(filepath.Base(path))+".*"))
+	if err != nil {
+		return nil
+	}
+	return names
 }
 
 // globQuoted quotes what a pattern of filepath.Glob would not take literally.

@@ -19,6 +19,7 @@ const maxCredential = 1 << 20
 // source.
 type Key struct {
 	credential bool
+	passphrase *passphrase // dir and name are then of its salt
 	dir, name  string
 }
 
@@ -41,6 +42,8 @@ func (k Key) Source() string {
 	switch {
 	case k.credential:
 		return "credential " + k.name
+	case k.passphrase != nil:
+		return "passphrase with the salt in " + k.path()
 	case k.name != "":
 		return "key file " + k.path()
 	}
@@ -63,12 +66,20 @@ func (k Key) load(fresh bool) (master []byte, made bool, err error) {
 		master, err = readCredential(k.path())
 		return master, false, k.missing(err)
 	}
+	size := keySize
+	if k.passphrase != nil {
+		size = saltSize
+	}
 	if fresh {
-		if made, err = makeKey(k.path()); err != nil {
+		if made, err = makeKey(k.path(), size); err != nil {
 			return nil, false, k.missing(err)
 		}
 	}
-	master, err = readKey(k.path())
+	master, err = readKey(k.path(), size)
+	if err == nil && k.passphrase != nil {
+		master, err = k.passphrase.stretch(master)
+		made = false // a salt is no secret
+	}
 	return master, made, k.missing(err)
 }
 
@@ -80,26 +91,43 @@ func (k Key) missing(err error) error {
 	e := &api.Error{Code: api.StoreKeyMissing, Err: err,
 		Detail: fmt.Sprintf("no master key from %s: %v", k.Source(), err)}
 	u, ok := errors.AsType[*unsafeError](err)
+	known, said := errors.AsType[*api.Error](err)
 	switch {
+	case said: // by who reads the passphrase
+		return known
 	case ok:
 		e.Remedy = u.remedy
 	case k.credential:
 		e.Remedy = "hand it over with LoadCredentialEncrypted= or LoadCredential= in the unit (systemd-creds encrypt --name=" + k.name + " makes one)"
+	case errors.Is(err, fs.ErrNotExist) && k.passphrase != nil:
+		e.Remedy = "bring the file of the salt back, without which no passphrase opens the store, or start sessiond without --passphrase if the store was made so; else move the store aside"
 	case errors.Is(err, fs.ErrNotExist):
 		e.Remedy = "bring the key file back; without it the store is lost: move it aside and start sessiond again, sessions are made anew"
 	}
 	return e
 }
 
-// makeKey makes a key file, complete and synced before it gets its name. One
+// unfit is the error for a key that is not that of the store at path.
+func (k Key) unfit(path string) error {
+	if k.passphrase != nil {
+		return &api.Error{Code: api.StoreKeyMissing,
+			Detail: fmt.Sprintf("the passphrase is not that of store %s, or %s is not its salt", path, k.path()),
+			Remedy: "start sessiond --passphrase again with the right one; without it the store is lost: " + moveAside(path)}
+	}
+	return &api.Error{Code: api.StoreKeyMissing,
+		Detail: fmt.Sprintf("the key in %s does not fit store %s", k.Source(), path),
+		Remedy: "bring back the key that the store was made with, or " + moveAside(path)}
+}
+
+// makeKey makes a file of random bytes, complete and synced before it gets its name. One
 // that exists stands.
-func makeKey(path string) (made bool, err error) {
+func makeKey(path string, size int) (made bool, err error) {
 	dir := filepath.Dir(path)
 	if err := ensureDir(dir); err != nil {
 		return false, err
 	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if made, err = writeKey(path); err != nil {
+		if made, err = writeKey(path, size); err != nil {
 			return false, err
 		}
 	}
@@ -108,13 +136,13 @@ func makeKey(path string) (made bool, err error) {
 	return made, syncDir(dir)
 }
 
-func writeKey(path string) (made bool, err error) {
+func writeKey(path string, size int) (made bool, err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return false, err
 	}
 	defer os.Remove(tmp.Name())
-	key := make([]byte, keySize)
+	key := make([]byte, size)
 	rand.Read(key)
 	defer clear(key)
 	_, err = tmp.Write(key)
@@ -133,15 +161,15 @@ func writeKey(path string) (made bool, err error) {
 	return true, nil
 }
 
-func readKey(path string) ([]byte, error) {
+func readKey(path string, size int) ([]byte, error) {
 	f, err := openOwn(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	key, err := readAtMost(f, keySize)
-	if err == nil && len(key) != keySize {
-		err = fmt.Errorf("it has %d bytes, not %d", len(key), keySize)
+	key, err := readAtMost(f, int64(size))
+	if err == nil && len(key) != size {
+		err = fmt.Errorf("it has %d bytes, not %d", len(key), size)
 	}
 	return key, err
 }

@@ -57,6 +57,10 @@ func child(mode, path string) error {
 		}
 	case "loop":
 		return childLoop(s)
+	case "steps":
+		return childSteps(s, path, os.Getenv(nameVariable))
+	case "load":
+		return childLoad(s)
 	case "full":
 		return childFull(s)
 	default:

@@ -362,7 +362,7 @@ func TestCreationRace(t *testing.T) {
 		if err := create(path, make([]byte, keySize)); err != nil {
 			t.Error(err)
 		}
-		if made, err := writeKey(filepath.Join(filepath.Dir(path), "master.key")); made || err != nil {
+		if made, err := writeKey(filepath.Join(filepath.Dir(path), "master.key"), keySize); made || err != nil {
 			t.Errorf("a key file was replaced: %v", err)
 		}
 		mustClose(t, s)

@@ -48,6 +48,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,16 +73,20 @@ type Options struct {
 	// LockTimeout is how long Open waits for another process to let go of the
 	// file; 0 means a second.
 	LockTimeout time.Duration
+	// Probe looks at the file of a store before that is used, and has to leave it as it
+	// is: in another process, which Probe may end (see ProbeFile). nil: it is not looked
+	// at.
+	Probe func(*os.File) error
 	// Log is told of what needs no error; nil means nobody is.
 	Log *slog.Logger
 }
 
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
-	path      string
-	keys      *keyring
-	keySource string
-	log       *slog.Logger
+	path string
+	keys *keyring
+	key  Key
+	log  *slog.Logger
 
 	// mu is held for reading while the file is read, and what was read is opened: a
 	// rewrite puts another file with other keys in its place.
@@ -94,6 +99,7 @@ type Store struct {
 	// then what was found, or "".
 	verified chan struct{}
 	warning  string
+	mended   string // what Mend has done; ""
 
 	swaps    chan *swap
 	rewrites chan chan error
@@ -153,7 +159,7 @@ func open(path string, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	f, err := openFile(path, o.LockTimeout, o.Log)
+	f, err := openFile(path, o.LockTimeout, o.Probe, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -164,16 +170,16 @@ func open(path string, o Options) (*Store, error) {
 		return nil, errors.Join(failed(path, err), f.close())
 	}
 	s := &Store{
-		path:      path,
-		file:      f,
-		keySource: o.Key.Source(),
-		log:       o.Log,
-		verified:  make(chan struct{}),
-		sets:      sets{},
-		swaps:     make(chan *swap),
-		rewrites:  make(chan chan error),
-		closing:   make(chan struct{}),
-		stopped:   make(chan struct{}),
+		path:     path,
+		file:     f,
+		key:      o.Key,
+		log:      o.Log,
+		verified: make(chan struct{}),
+		sets:     sets{},
+		swaps:    make(chan *swap),
+		rewrites: make(chan chan error),
+		closing:  make(chan struct{}),
+		stopped:  make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
 	if err := s.unlock(master); err != nil {
@@ -215,9 +221,7 @@ func (s *Store) unlock(master []byte) error {
 		return failed(s.path, err)
 	}
 	if !s.keys.fits(h) {
-		return &api.Error{Code: api.StoreKeyMissing,
-			Detail: fmt.Sprintf("the key in %s does not fit store %s", s.keySource, s.path),
-			Remedy: "bring back the key that the store was made with, or " + moveAside(s.path)}
+		return s.key.unfit(s.path)
 	}
 	s.dataKeys = make(map[string]dataKey, len(wrapped))
 	for bucket, w := range wrapped {
@@ -273,7 +277,7 @@ func (s *Store) Status() Status {
 	s.untilVerified()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st := Status{Warning: s.warning, Path: s.path, KeySource: s.keySource, Format: format, RewriteTime: s.rewrote}
+	st := Status{Warning: cmp.Or(s.mended, s.warning), Path: s.path, KeySource: s.key.Source(), Format: format, RewriteTime: s.rewrote}
 	st.Err = s.file.view(func(t txn) (err error) {
 		info, err := s.file.fd.Stat()
 		if err != nil {

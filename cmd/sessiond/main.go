@@ -32,6 +32,8 @@ and SIGINT end it.
                      (default $XDG_RUNTIME_DIR/sessionctl/agent.sock)
   --store FILE       encrypted store
                      (default $XDG_STATE_HOME/sessionctl/store.db)
+  --passphrase       open the store with a passphrase, which is asked for on a
+                     terminal, or is the first line of standard input
   --log-level LEVEL  debug, info, warn or error (default info)
   --check            check configuration, krb5.conf, keytabs and ticket caches,
                      and end
@@ -57,7 +59,12 @@ password comes in by: sessionctl login SITE --password-stdin
 Kerberos is set up by /etc/krb5.conf, or the files that $KRB5_CONFIG lists.
 `
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == daemon.ProbeVerb {
+		os.Exit(daemon.Probe(os.Stdout))
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("sessiond", flag.ContinueOnError)
@@ -65,6 +72,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	config := fs.String("config", "", "")
 	socket := fs.String("socket", "", "")
 	storeFile := fs.String("store", "", "")
+	passphrase := fs.Bool("passphrase", false, "")
 	level := fs.String("log-level", "info", "")
 	check := fs.Bool("check", false, "")
 	version := fs.Bool("version", false, "")
@@ -90,14 +98,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	// Nothing the agent makes is for others, and no copy of its memory either.
 	unix.Umask(0o077)
-	// The limit is a second wall: a sandbox that forbids to set it has set it.
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		fmt.Fprintf(stderr, "sessiond: core dumps could not be turned off: %v\n", err)
-		return api.ExitOther
-	}
+	daemon.CloseMemory()
 
-	if err := serve(*config, *socket, *storeFile, *check, lv, stdout, stderr); err != nil {
+	if err := serve(*config, *socket, *storeFile, *check, *passphrase, lv, stdout, stderr); err != nil {
 		e := api.AsError(err)
 		fmt.Fprintf(stderr, "sessiond: %v\n", e)
 		if e.Remedy != "" {
@@ -108,7 +111,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return api.ExitOK
 }
 
-func serve(config, socket, storeFile string, check bool, level slog.Level, stdout, stderr io.Writer) error {
+func serve(config, socket, storeFile string, check, passphrase bool, level slog.Level, stdout, stderr io.Writer) error {
 	config, err := place(config, "XDG_CONFIG_HOME", ".config", "sessiond.toml")
 	if err != nil {
 		return err
@@ -133,6 +136,14 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 	if socket, err = socketPlace(socket); err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	var said []byte
+	if passphrase { // before anybody can call
+		if said, err = readPassphrase(ctx, os.Stdin, stderr); err != nil {
+			return err
+		}
+	}
 	l, err := daemon.Listen(socket)
 	if err != nil {
 		return err
@@ -140,8 +151,6 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 	if at := l.Addr().String(); at != api.UserSocket(os.Geteuid()) && at != api.SystemSocket {
 		log.Info("clients do not look there by themselves", "set", api.SocketVariable+"="+at)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
 	hup := make(chan os.Signal, 1) // one more, while a reload is under way, is enough: it sees what is there then
 	signal.Notify(hup, unix.SIGHUP)
 	defer signal.Stop(hup)
@@ -161,7 +170,11 @@ func serve(config, socket, storeFile string, check bool, level slog.Level, stdou
 		}
 	}()
 	load := func() (*daemon.Config, error) { return daemon.LoadConfig(config) }
-	return daemon.Run(ctx, l, daemon.Options{Config: cfg, Load: load, Reload: reload, Store: storeFile, Log: log})
+	o := daemon.Options{Config: cfg, Load: load, Reload: reload, Store: storeFile, Passphrase: said, Log: log, Warnings: daemon.MemoryWarnings()}
+	if self, err := os.Executable(); err == nil {
+		o.Probe = daemon.ProbeBy(self)
+	}
+	return daemon.Run(ctx, l, o)
 }
 
 // report prints what --check found.

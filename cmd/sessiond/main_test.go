@@ -17,9 +17,18 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/client"
+	"github.com/sessionctl/sessionctl/daemon"
 )
 
 // TestPlaces: wherever a path comes from, it is absolute.
+// TestMain is sessiond's where it starts itself.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == daemon.ProbeVerb {
+		os.Exit(daemon.Probe(os.Stdout))
+	}
+	os.Exit(m.Run())
+}
+
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -61,11 +70,11 @@ func TestServePaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := serve("empty.toml", "", "", true, 0, &out, &out); err != nil || !strings.Contains(out.String(), "read "+filepath.Join(dir, "empty.toml")) {
+	if err := serve("empty.toml", "", "", true, false, 0, &out, &out); err != nil || !strings.Contains(out.String(), "read "+filepath.Join(dir, "empty.toml")) {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	long := strings.Repeat("x", 108)
-	err := serve("empty.toml", long, "store.db", false, 0, &out, &out)
+	err := serve("empty.toml", long, "store.db", false, false, 0, &out, &out)
 	if api.CodeOf(err) != api.SocketFailed || !strings.Contains(err.Error(), filepath.Join(dir, long)) {
 		t.Errorf("%v", err)
 	}
@@ -86,7 +95,7 @@ func TestCheckReadable(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	if err := serve("agent.toml", "", "", true, 0, &out, &out); err != nil {
+	if err := serve("agent.toml", "", "", true, false, 0, &out, &out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -110,10 +119,10 @@ func TestNotes(t *testing.T) {
 	}
 	const note = "site app: proxy http://proxy.corp.example:3128 from the environment"
 	var out bytes.Buffer
-	if err := serve("agent.toml", "", "", true, 0, &out, &out); err != nil || !strings.Contains(out.String(), "\nnote: "+note+"\n") {
+	if err := serve("agent.toml", "", "", true, false, 0, &out, &out); err != nil || !strings.Contains(out.String(), "\nnote: "+note+"\n") {
 		t.Errorf("%v\n%s", err, &out)
 	}
-	if err := serve("agent.toml", strings.Repeat("x", 108), "store.db", false, 0, &out, &out); api.CodeOf(err) != api.SocketFailed || !strings.Contains(out.String(), `level=INFO msg="`+note) {
+	if err := serve("agent.toml", strings.Repeat("x", 108), "store.db", false, false, 0, &out, &out); api.CodeOf(err) != api.SocketFailed || !strings.Contains(out.String(), `level=INFO msg="`+note) {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	if strings.Contains(out.String(), "CANARY") {
@@ -168,7 +177,7 @@ func TestHangup(t *testing.T) {
 	configure("")
 	socket := filepath.Join(dir, "run", "agent.sock")
 	go func() {
-		err := serve("agent.toml", socket, "state/store.db", false, slog.LevelInfo, io.Discard, &log)
+		err := serve("agent.toml", socket, "state/store.db", false, false, slog.LevelInfo, io.Discard, &log)
 		ended <- err
 		// After all that it has said: nobody waits for what it does not say any more.
 		if last, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: at, Net: "unixgram"}); err == nil {

@@ -36,7 +36,7 @@ const (
 	loginFile  = "/usr/local/lib/portal_login.py"
 )
 
-var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, jazzPage, formsPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage}
+var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, jazzPage, formsPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage, storePage}
 
 // block is a fenced block of a page.
 type block struct{ page, language, file, text string }

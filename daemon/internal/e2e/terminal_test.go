@@ -24,6 +24,14 @@ type terminal struct {
 // onTerminal runs sessionctl on a terminal of its own.
 func (h *home) onTerminal(t *testing.T, args ...string) *terminal {
 	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "sessionctl"), args...)
+	cmd.Env = []string{"SESSIONCTL_SOCKET=" + h.socket, "PATH=" + bin}
+	return startOnTerminal(t, cmd)
+}
+
+// startOnTerminal starts a program on a terminal of its own.
+func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
 	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
@@ -31,8 +39,7 @@ func (h *home) onTerminal(t *testing.T, args ...string) *terminal {
 	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
 	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
-	p := &terminal{master: master, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "sessionctl"), args...)}
-	p.cmd.Env = []string{"SESSIONCTL_SOCKET=" + h.socket, "PATH=" + bin}
+	p := &terminal{master: master, cmd: cmd}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	must(t, p.cmd.Start())

@@ -152,19 +152,27 @@ func (j *Jar) Header(u *url.URL, now time.Time) string {
 
 // CookieHeader joins cookies to the value of a Cookie field, each value as
 // the server sent it.
-func CookieHeader(cs []*Cookie) string {
-	var b strings.Builder
+func CookieHeader(cs []*Cookie) string { return string(CookieField(cs)) }
+
+// CookieField is CookieHeader in bytes that the caller can clear; there is no other
+// copy of them.
+func CookieField(cs []*Cookie) []byte {
+	size := 0
+	for _, c := range cs {
+		size += len("; ") + len(c.Name) + len("=") + len(c.Value.Reveal())
+	}
+	b := make([]byte, 0, size)
 	for i, c := range cs {
 		if i > 0 {
-			b.WriteString("; ")
+			b = append(b, "; "...)
 		}
 		if c.Name != "" {
-			b.WriteString(c.Name)
-			b.WriteByte('=')
+			b = append(b, c.Name...)
+			b = append(b, '=')
 		}
-		b.WriteString(c.Value.Reveal())
+		b = append(b, c.Value.Reveal()...)
 	}
-	return b.String()
+	return b
 }
 
 // Authorize drops the cookies for the value of an Authorization field, such as

@@ -1,0 +1,107 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// probeStack bounds what a page that leads to itself can take.
+const probeStack = 16 << 20
+
+// Probe tells whether the file of a store makes sense to bbolt: all of its pages are
+// where they should be, and everything in its buckets can be reached. What the records
+// say their seals tell.
+//
+// It is for a process of its own, which ends after it: a bad file is an error, or the
+// death of the process, or takes longer than a good one ever does, as bbolt follows
+// damaged pages to anywhere. Whoever gave f to that process must have an exclusive
+// flock(2) on it, and keeps it: bbolt locks what it opens, which changes the lock of all
+// who share f, and closing it would end that.
+func Probe(f *os.File) error {
+	debug.SetMaxStack(probeStack)
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.Size() == 0: // which bbolt would take for a new one
+		return errors.New("it is empty")
+	}
+	db, err := bbolt.Open(f.Name(), 0, &bbolt.Options{
+		ReadOnly: true, PreLoadFreelist: true, Timeout: time.Second / 10, // nobody else has it locked
+		OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return f, nil },
+	})
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("lock it again: %w", err)
+	}
+	return db.View(func(tx *bbolt.Tx) error {
+		if info.Size() < tx.Size() {
+			return fmt.Errorf("it is cut off: %d of %d bytes are left", info.Size(), tx.Size())
+		}
+		if err := checkPages(tx); err != nil {
+			return err
+		}
+		for err := range tx.Check(bbolt.WithKVStringer(unprinted{})) {
+			return err // the first tells; the process ends with the rest
+		}
+		t := txn{tx}
+		if _, err := t.header(); err != nil {
+			return err
+		}
+		for _, name := range [][]byte{bucketKeys, bucketRecords} {
+			if _, err := t.root(name); err != nil {
+				return err
+			}
+		}
+		sum := crc32.NewIEEE() // of no use but to have read all
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return readAll(b, sum) })
+	})
+}
+
+// checkPages goes from page to page, each of which is free or says how many follow that
+// belong to it. bbolt's own check takes memory for as many as a page says.
+func checkPages(tx *bbolt.Tx) error {
+	for id := 0; ; {
+		page, err := tx.Page(id)
+		switch {
+		case err != nil:
+			return err
+		case page == nil: // after the last one
+			return nil
+		case page.Type != "free":
+			id += page.OverflowCount
+			if last, err := tx.Page(id); last == nil {
+				return errors.Join(fmt.Errorf("page %d goes beyond the file", page.ID), err)
+			}
+		}
+		id++
+	}
+}
+
+// unprinted keeps keys out of what bbolt says about them: they may claim any size.
+type unprinted struct{}
+
+func (unprinted) KeyToString([]byte) string   { return "key" }
+func (unprinted) ValueToString([]byte) string { return "value" }
+
+// readAll writes everything below a bucket to w.
+func readAll(b *bbolt.Bucket, w io.Writer) error {
+	return b.ForEach(func(key, value []byte) error {
+		if value == nil {
+			return readAll(b.Bucket(key), w)
+		}
+		_, err := w.Write(value)
+		return err
+	})
+}
