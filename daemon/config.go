@@ -320,7 +320,8 @@ func unreadable(path string, err error) *api.Error {
 
 // Problems says what cannot be used as things are: no KDC for the realm of a
 // credential, a keytab or a ticket cache that is missing, unreadable or without what
-// its principal needs, a program that a site logs in with. Whether a password is at hand only the agent knows.
+// its principal needs, a program that a site logs in with. Whether a password is at
+// hand only the agent knows.
 func (c *Config) Problems(ctx context.Context) []error {
 	var all []error
 	for _, cred := range c.credentials {

@@ -5,11 +5,12 @@ import "golang.org/x/sys/unix"
 // CloseMemory keeps the memory of this process to itself: no debugger of its own user
 // gets at it (prctl(2), PR_SET_DUMPABLE), and no core file holds it, nor one of a
 // program that it starts (setrlimit(2), RLIMIT_CORE, which those inherit). It is to be
-// called before anything secret is read. MemoryWarnings says what came of it.
-func CloseMemory() {
-	// A sandbox may forbid either, and may have done it before: what counts is how it is.
+// called before anything secret is read; after an error nothing may be. MemoryWarnings
+// says what came of it.
+func CloseMemory() error {
+	// The limit is a second wall: a sandbox that forbids to set it has set it.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
 // MemoryWarnings asks the kernel in which ways the memory of this process is open.

@@ -24,7 +24,7 @@ import (
 // $SESSIONCTL_TEST_ROLE. A role lasts until its standard input ends.
 var roles = map[string]func(args []string, in io.Reader, out io.Writer) error{
 	"open":   func(_ []string, in io.Reader, out io.Writer) error { return stay(in, out) },
-	"closed": func(_ []string, in io.Reader, out io.Writer) error { CloseMemory(); return stay(in, out) },
+	"closed": func(_ []string, in io.Reader, out io.Writer) error { return errors.Join(CloseMemory(), stay(in, out)) },
 	"thief":  steal,
 }
 

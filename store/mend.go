@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,7 +170,7 @@ func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged) (*file
 			return nil, failed(path, err)
 		}
 	}
-	next, err := fillFile(path, empty, k.header(format), wrapped, nil)
+	next, err := fillFile(path, empty, k.header(format), wrapped, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

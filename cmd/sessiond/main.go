@@ -98,7 +98,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	// Nothing the agent makes is for others, and no copy of its memory either.
 	unix.Umask(0o077)
-	daemon.CloseMemory()
+	if err := daemon.CloseMemory(); err != nil {
+		fmt.Fprintf(stderr, "sessiond: core dumps could not be turned off: %v\n", err)
+		return api.ExitOther
+	}
 
 	if err := serve(*config, *socket, *storeFile, *check, *passphrase, lv, stdout, stderr); err != nil {
 		e := api.AsError(err)

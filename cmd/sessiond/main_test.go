@@ -20,7 +20,6 @@ import (
 	"github.com/sessionctl/sessionctl/daemon"
 )
 
-// TestPlaces: wherever a path comes from, it is absolute.
 // TestMain is sessiond's where it starts itself.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == daemon.ProbeVerb {
@@ -29,6 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// TestPlaces: wherever a path comes from, it is absolute.
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
