@@ -82,8 +82,8 @@ func createFile(path string, h header) (err error) {
 	if err == nil { // still locked, so that nobody takes it for what a dead process has left
 		err = os.Link(tmp.Name(), path)
 	}
-	if errors.Is(err, fs.ErrExist) {
-		err = nil
+	if _, there := os.Lstat(path); there == nil && (errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist)) {
+		err = nil // somebody was quicker, and has even tidied up before this was locked
 	}
 	if err = errors.Join(err, f.close()); err != nil {
 		return failed(path, err)
