@@ -18,13 +18,18 @@ import (
 // its store: some damage ends the process that maps the file.
 const ProbeVerb = "probe-store"
 
-// probeTime is how long that may take.
-const probeTime = 1500 * time.Millisecond
+// What that may take. A good store takes a fraction of it, and damage can lead anywhere;
+// time that others have taken from the process says nothing of the file.
+const (
+	probeCPU  = 1 // seconds
+	probeTime = time.Minute
+)
 
 // Probe is that process. The store is its descriptor 3. It returns the exit status, and
 // writes what it has found.
 func Probe(stdout io.Writer) int {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // the records would be in it
+	_ = unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: probeCPU, Max: probeCPU})
 	if err := store.Probe(os.NewFile(3, "store")); err != nil {
 		fmt.Fprintln(stdout, err)
 		return 1

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +32,7 @@ var (
 	metaID     = []byte("id")
 	metaCheck  = []byte("check")
 	metaSets   = []byte("sets")
+	metaStale  = []byte("stale")
 )
 
 var (
@@ -56,13 +59,25 @@ type file struct {
 	db   *bbolt.DB
 	log  *slog.Logger
 
+	// committed is the number of the last transaction that is known to be in the file.
+	committed atomic.Int64
+
+	// settled says that the last transaction in the file is known to be on the disk; the
+	// writer's. See settle.
+	settled bool
+
 	// reads lets one read in at a time: nobody is then waiting for a lock of
 	// bbolt's when a read panics. A read takes microseconds.
 	reads sync.Mutex
 
 	broken     chan struct{} // closed after the first panic
 	brokenOnce sync.Once
-	brokenErr  *api.Error // read only once broken is closed
+	brokenErr  *api.Error    // read only once broken is closed
+	tended     chan struct{} // closed when the store has tried to heal it, see heal
+}
+
+func newFile(path string, fd *os.File, log *slog.Logger) *file {
+	return &file{path: path, fd: fd, log: log, broken: make(chan struct{}), tended: make(chan struct{})}
 }
 
 // createFile makes a store that holds nothing but its header. It is complete
@@ -95,7 +110,8 @@ func createFile(path string, h header) (err error) {
 // a bucket of records for each sealed data key. It is locked, but what is written to it
 // is not synced. An error closes it.
 func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, log *slog.Logger) (*file, error) {
-	f := &file{path: path, fd: empty, log: log, broken: make(chan struct{})}
+	f := newFile(path, empty, log)
+	f.settled = true // it is synced as a whole
 	err := guard(func() (err error) {
 		f.db, err = bbolt.Open(empty.Name(), 0o600, &bbolt.Options{
 			OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return empty, nil }, NoSync: true,
@@ -128,7 +144,7 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 
 // openFile opens an existing store and locks it.
 func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error, log *slog.Logger) (*file, error) {
-	f := &file{path: path, log: log, broken: make(chan struct{})}
+	f := newFile(path, nil, log)
 	if probe != nil {
 		if err := probeFile(path, lockTimeout, probe); err != nil {
 			return nil, err
@@ -149,7 +165,13 @@ func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error
 				return f.fd, nil
 			},
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return f.db.View(func(tx *bbolt.Tx) error {
+			f.committed.Store(int64(tx.ID()))
+			return nil
+		})
 	})
 	if err == nil {
 		return f, nil
@@ -232,10 +254,9 @@ func (f *file) close() error {
 	f.reads.Lock()
 	defer f.reads.Unlock()
 	var err error
-	select {
-	case <-f.broken:
+	if f.isBroken() {
 		err = f.release()
-	default:
+	} else {
 		err = guard(f.db.Close)
 	}
 	if err != nil {
@@ -274,43 +295,122 @@ func (f *file) result(err error) error {
 	return failed(f.path, err)
 }
 
+// isBroken tells whether the file is not to be touched any more.
+func (f *file) isBroken() bool {
+	select {
+	case <-f.broken:
+		return true
+	default:
+		return false
+	}
+}
+
+// named tells whether the file is the one that its path leads to.
+func (f *file) named() bool {
+	var at, own unix.Stat_t
+	return unix.Lstat(f.path, &at) == nil && unix.Fstat(int(f.fd.Fd()), &own) == nil && at.Dev == own.Dev && at.Ino == own.Ino
+}
+
+// errOverwritten is for a file in which an older transaction is the last one.
+var errOverwritten = errors.New("something else was written over it while it was in use")
+
 // view calls fn in a read transaction. What fn gets from it ends with it.
 func (f *file) view(fn func(txn) error) error {
 	f.reads.Lock()
 	defer f.reads.Unlock()
-	select {
-	case <-f.broken:
+	if f.isBroken() {
 		return f.damage()
-	default:
 	}
 	return f.result(guard(func() error {
-		return f.db.View(func(tx *bbolt.Tx) error { return fn(txn{tx}) })
+		committed := f.committed.Load()
+		return f.db.View(func(tx *bbolt.Tx) error {
+			if int64(tx.ID()) < committed {
+				panic(errOverwritten)
+			}
+			return fn(txn{tx})
+		})
 	}))
 }
 
 var errUnchanged = errors.New("nothing to commit")
 
 // update calls fn in a write transaction, which is committed and synced if fn
-// says that it changed something.
+// says that it changed something. A read that panics may have left a lock taken that
+// bbolt's writer waits for in vain: so it has a goroutine of its own, which is then left
+// behind, and fn with it if it was not called yet.
 func (f *file) update(fn func(txn) (changed bool, err error)) error {
-	select {
-	case <-f.broken:
+	if f.isBroken() {
 		return f.damage()
-	default:
 	}
-	err := guard(func() error {
-		return f.db.Update(func(tx *bbolt.Tx) error {
-			changed, err := fn(txn{tx})
-			if err == nil && !changed {
-				return errUnchanged
+	var running sync.Mutex
+	left := false
+	done := make(chan error, 1)
+	go func() {
+		done <- guard(func() error {
+			if err := f.settle(); err != nil {
+				return err
 			}
-			return err
+			return f.db.Update(func(tx *bbolt.Tx) error {
+				running.Lock()
+				defer running.Unlock()
+				switch {
+				case left:
+					return errUnchanged
+				case int64(tx.ID()) <= f.committed.Load():
+					panic(errOverwritten)
+				}
+				changed, err := fn(txn{tx})
+				if err == nil && !changed {
+					return errUnchanged
+				}
+				if id := int64(tx.ID()); err == nil {
+					f.settled = f.db.NoSync
+					tx.OnCommit(func() {
+						f.settled = true
+						f.committed.Store(id)
+					})
+				}
+				return err
+			})
 		})
-	})
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-f.broken:
+		running.Lock()
+		defer running.Unlock()
+		left = true
+		return f.damage()
+	}
 	if errors.Is(err, errUnchanged) {
 		return nil
 	}
 	return f.result(err)
+}
+
+// settle writes the transaction that the file shows as its last one to the disk, if that
+// is not known to be there: its sync has failed, or whoever wrote it has died before it.
+// The disk may still have the one before it, whose pages the next one is free to write
+// over. A failed sync has marked pages as written that are not, so they are written again.
+func (f *file) settle() error {
+	if f.settled {
+		return nil
+	}
+	metas := make([]byte, 2*f.db.Info().PageSize)
+	if _, err := f.fd.ReadAt(metas, 0); err == io.EOF {
+		panic(io.ErrUnexpectedEOF) // it was cut off
+	} else if err != nil {
+		return err
+	}
+	if _, err := f.fd.WriteAt(metas, 0); err != nil {
+		return err
+	}
+	if err := unix.Fdatasync(int(f.fd.Fd())); err != nil {
+		return err
+	}
+	f.settled = true
+	return nil
 }
 
 // txn is a transaction that knows the tree.
@@ -333,6 +433,15 @@ func (t txn) header() (header, error) {
 		return header{}, fmt.Errorf("header: %w", errStructure)
 	}
 	return header{format: version[0], id: bytes.Clone(id), check: bytes.Clone(check)}, nil
+}
+
+// belongs panics, as damage does, unless this is the store of that id.
+func (t txn) belongs(id []byte) error {
+	meta, err := t.root(bucketMeta)
+	if err == nil && !bytes.Equal(meta.Get(metaID), id) {
+		panic(errOverwritten)
+	}
+	return err
 }
 
 // sequence returns the last sequence given out.
@@ -373,6 +482,20 @@ func (t txn) putSets(sealed []byte) error {
 		return err
 	}
 	return meta.Put(metaSets, sealed)
+}
+
+// stale tells whether the file holds something of records that were removed.
+func (t txn) stale() bool {
+	meta := t.tx.Bucket(bucketMeta)
+	return meta != nil && meta.Get(metaStale) != nil
+}
+
+func (t txn) putStale() error {
+	meta, err := t.root(bucketMeta)
+	if err != nil {
+		return err
+	}
+	return meta.Put(metaStale, []byte{1})
 }
 
 // buckets returns the names of the buckets of records.

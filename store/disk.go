@@ -112,11 +112,19 @@ func openOwn(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// removeLeftovers removes what an agent that died has left of a file that it was about
-// to put in the place of the store at path: it holds records, and nobody has a lock on
-// it. Another agent may be about to make its first store.
+// removeLeftovers removes what an agent that died has left of a file that was to get the
+// name path: it holds records, or a key. Nobody has a lock on it. Another agent may be
+// about to make its first store, and finds then that there is one.
 func removeLeftovers(path string) {
-	for _, name := range leftovers(path) {
+	names, err := filepath.Glob(filepath.Join(globQuoted(filepath.Dir(path)), "."+globQuoted(filepath.Base(path))+".*"))
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		// os.CreateTemp puts a number there; everything else is somebody's.
+		if _, err := strconv.ParseUint(strings.TrimPrefix(filepath.Ext(name), "."), 10, 64); err != nil {
+			continue
+		}
 		f, err := openOwn(name, os.O_RDWR)
 		if err != nil {
 			continue
@@ -126,15 +134,6 @@ func removeLeftovers(path string) {
 		}
 		f.Close()
 	}
-}
-
-// leftovers returns the files that were to get the name path, and did not, or not yet.
-func leftovers(path string) []string {
-	names, err := filepath.Glob(filepath.Join(globQuoted(filepath.Dir(path)), "."+globQuoted(filepath.Base(path))+".*"))
-	if err != nil {
-		return nil
-	}
-	return names
 }
 
 // globQuoted quotes what a pattern of filepath.Glob would not take literally.

@@ -12,8 +12,9 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// maxCredential bounds what is read of a credential; systemd's own bound is 1 MiB.
-const maxCredential = 1 << 20
+// maxCredential bounds what is read of a credential. systemd's own bound is 1 MiB, but
+// not all of that can be locked in memory.
+const maxCredential = 4 << 10
 
 // Key says where the master key of a store comes from. Its zero value is no
 // source.
@@ -54,7 +55,7 @@ func (k Key) path() string { return filepath.Join(k.dir, k.name) }
 
 // load reads the master key. A missing key file is made if fresh, that is if
 // there is no store yet.
-func (k Key) load(fresh bool) (master []byte, made bool, err error) {
+func (k Key) load(fresh bool) (master *keyMemory, made bool, err error) {
 	switch {
 	case k == Key{}:
 		return nil, false, &api.Error{Code: api.StoreKeyMissing, Detail: "no source of the store's master key is set"}
@@ -77,7 +78,7 @@ func (k Key) load(fresh bool) (master []byte, made bool, err error) {
 	}
 	master, err = readKey(k.path(), size)
 	if err == nil && k.passphrase != nil {
-		master, err = k.passphrase.stretch(master)
+		master, err = k.passphrase.stretch(master.bytes)
 		made = false // a salt is no secret
 	}
 	return master, made, k.missing(err)
@@ -103,6 +104,8 @@ func (k Key) missing(err error) error {
 		e.Remedy = "bring the file of the salt back, without which no passphrase opens the store, or start sessiond without --passphrase if the store was made so; else move the store aside"
 	case errors.Is(err, fs.ErrNotExist):
 		e.Remedy = "bring the key file back; without it the store is lost: move it aside and start sessiond again, sessions are made anew"
+	default:
+		e.Remedy = nextStep(k.path(), err)
 	}
 	return e
 }
@@ -152,49 +155,61 @@ func writeKey(path string, size int) (made bool, err error) {
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return false, err
 	}
-	switch err := os.Link(tmp.Name(), path); {
-	case errors.Is(err, fs.ErrExist):
-		return false, nil
-	case err != nil:
-		return false, err
+	err = os.Link(tmp.Name(), path)
+	if _, there := os.Lstat(path); err != nil && there == nil {
+		return false, nil // somebody was quicker, and may have tidied up already
 	}
-	return true, nil
+	return err == nil, err
 }
 
-func readKey(path string, size int) ([]byte, error) {
+func readKey(path string, size int) (*keyMemory, error) {
 	f, err := openOwn(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	key, err := readAtMost(f, int64(size))
-	if err == nil && len(key) != size {
-		err = fmt.Errorf("it has %d bytes, not %d", len(key), size)
+	key, err := readAtMost(f, size)
+	if err == nil && len(key.bytes) != size {
+		err = fmt.Errorf("it has %d bytes, not %d", len(key.bytes), size)
 	}
 	return key, err
 }
 
 // readCredential leaves owner and mode to the service manager, which may use
 // an access control list.
-func readCredential(path string) ([]byte, error) {
+func readCredential(path string) (*keyMemory, error) {
 	f, _, err := openRegular(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	key, err := readAtMost(f, maxCredential)
-	if err == nil && len(key) < keySize {
-		err = fmt.Errorf("it has %d bytes; at least %d are needed", len(key), keySize)
+	if err == nil && len(key.bytes) < keySize {
+		err = fmt.Errorf("it has %d bytes; at least %d are needed", len(key.bytes), keySize)
 	}
 	return key, err
 }
 
-// readAtMost reads a file that must not have more than limit bytes.
-func readAtMost(f *os.File, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		clear(b)
-		err = fmt.Errorf("it has more than %d bytes", limit)
+// readAtMost reads a file that must not have more than limit bytes, past Go's heap.
+func readAtMost(f *os.File, limit int) (*keyMemory, error) {
+	m := newKeyMemory(limit + 1)
+	n, err := io.ReadFull(f, m.bytes)
+	switch {
+	case err == nil:
+		m.free()
+		return nil, fmt.Errorf("it has more than %d bytes", limit)
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		m.bytes = m.bytes[:n]
+		return m, nil
 	}
-	return b, err
+	return nil, err
+}
+
+// there tells whether the key can be had again, at the next start.
+func (k Key) there() bool {
+	if k.credential {
+		return true
+	}
+	_, err := os.Lstat(k.path())
+	return err == nil
 }

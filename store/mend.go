@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,28 +19,32 @@ import (
 // maxAside is how many damaged files are kept.
 const maxAside = 3
 
-// Mend is Open for an agent that has to serve: a store that is damaged is put aside, as
-// PATH.bad-TIME, of which the last three are kept, and in its place comes a new one with
-// all records that can be saved from it. Status tells.
+// Mend is Open for an agent that has to serve, and goes on to serve. A store that is
+// damaged, now or later, is put aside, as PATH.bad-TIME, of which the last three are
+// kept, and in its place comes a new one with all records that can be saved from it.
+// Calls wait for that. A file that is found removed or replaced by another is written
+// anew, and what has its place is put aside. Status tells.
 //
 // What was removed a moment before the damage may be back, as old versions of records
 // may: who needs a record to be the last one cannot have that of a damaged file.
 func Mend(path string, o Options) (*Store, error) {
-	s, err := Open(path, o)
-	if api.CodeOf(err) != api.StoreDamaged {
-		return s, err
+	s, err := open(path, o)
+	warning := ""
+	if api.CodeOf(err) == api.StoreDamaged {
+		if warning, err = mend(filepath.Clean(path), o, err); err == nil {
+			s, err = open(path, o)
+		}
 	}
-	warning, merr := mend(filepath.Clean(path), o, err)
-	if merr != nil {
-		return nil, merr
+	if err != nil {
+		return nil, err
 	}
-	if o.Log != nil {
-		o.Log.Error(warning)
-	}
-	if s, err = Open(path, o); err == nil {
+	s.heals = true
+	if warning != "" {
 		s.mended = warning
+		s.log.Error(warning)
 	}
-	return s, err
+	go s.write()
+	return s, nil
 }
 
 // mend puts a new store in the place of the damaged one, and says so.
@@ -60,8 +65,8 @@ func mend(path string, o Options, damage error) (warning string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer clear(master)
-	keys, saved, err := salvageWith(bad, info.Size(), master)
+	defer master.free()
+	keys, saved, err := salvageWith(bad, info.Size(), master.bytes)
 	switch {
 	case errors.Is(err, errOtherKey):
 		return "", &api.Error{Code: api.StoreKeyMissing, Err: err,
@@ -70,37 +75,96 @@ func mend(path string, o Options, damage error) (warning string, err error) {
 	case err != nil:
 		return "", failed(path, err)
 	}
+	next, warning, err := replaceDamaged(path, bad, damage, keys, saved, 0)
+	if err != nil {
+		return "", err
+	}
+	if err = errors.Join(next.close(), syncDir(filepath.Dir(path))); err != nil {
+		return "", failed(path, err)
+	}
+	return warning, nil
+}
+
+// replaceDamaged puts a new store with the saved records, which it clears, in the place
+// of the damaged one, which is put aside. No sequence up to last is given out again. The
+// new file's name is not synced.
+func replaceDamaged(path string, bad *os.File, damage error, k *keyring, saved []salvaged, last uint64) (next rewritten, warning string, err error) {
 	defer func() {
 		for _, r := range saved {
 			clear(r.record)
 		}
 	}()
-	aside, err := asideName(path, time.Now().UTC())
-	if err != nil {
-		return "", failed(path, err)
-	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return "", failed(path, err)
+		return rewritten{}, "", failed(path, err)
 	}
 	name := tmp.Name()
 	defer os.Remove(name)
-	next, err := fillSaved(path, tmp, keys, saved)
+	next, err = fillSaved(path, tmp, k, saved, last)
+	if err != nil {
+		return rewritten{}, "", err
+	}
+	aside := ""
+	if err = next.fd.Sync(); err == nil {
+		aside, err = putInPlace(name, path, bad, true)
+	}
+	if err != nil {
+		return rewritten{}, "", errors.Join(next.result(err), next.close())
+	}
+	kept := "it was put aside as " + aside
+	if aside == "" {
+		kept = "it had no name any more"
+	}
+	why := api.AsError(damage).Err
+	return next, fmt.Sprintf("store %s was damaged (%s): %s, and %d records were saved from it; what is missing is made anew, but a refused password may be tried once more",
+		path, strings.TrimSpace(api.Clean(fmt.Sprint(why))), kept, len(saved)), nil
+}
+
+// putInPlace gives a file the name path. What has that name now is kept, under the name
+// aside, unless it is own, and own is not damaged.
+func putInPlace(name, path string, own *os.File, damaged bool) (aside string, err error) {
+	there, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", os.Rename(name, path)
+	case err != nil:
+		return "", err
+	}
+	mine, err := own.Stat()
 	if err != nil {
 		return "", err
 	}
-	// The damaged file has both names for a moment, so that there is a store at any time.
-	err = errors.Join(next.fd.Sync(), os.Link(path, aside))
-	if err == nil {
-		err = os.Rename(name, path)
+	if same := os.SameFile(there, mine); same && !damaged {
+		return "", os.Rename(name, path)
+	} else if !same && there.Mode().IsRegular() && isLocked(path) {
+		return "", locked(path)
 	}
-	if err = errors.Join(err, next.close(), syncDir(filepath.Dir(path))); err != nil {
-		return "", failed(path, err)
+	if aside, err = asideName(path, time.Now().UTC()); err != nil {
+		return "", err
+	}
+	// It has both names for a moment, so that there is a store at any time.
+	move, back := os.Link, func() error { return os.Remove(aside) }
+	if there.IsDir() {
+		move, back = os.Rename, func() error { return os.Rename(aside, path) }
+	}
+	if err := move(path, aside); err != nil {
+		return "", err
+	}
+	if err := os.Rename(name, path); err != nil {
+		return "", errors.Join(err, back())
 	}
 	forgetAside(path)
-	why := api.AsError(damage).Err
-	return fmt.Sprintf("store %s was damaged (%s): it was put aside as %s, and %d records were saved from it; what is missing is made anew, but a refused password may be tried once more",
-		path, strings.TrimSpace(api.Clean(fmt.Sprint(why))), aside, len(saved)), nil
+	return aside, nil
+}
+
+// isLocked tells whether a process has a lock on the file.
+func isLocked(path string) bool {
+	f, _, err := openRegular(path, os.O_RDONLY)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // salvageWith finds the records that open with a master key, and the keys of the store
@@ -147,48 +211,52 @@ const wrappedSize = 4 + 12 + keySize + 16
 func opens(f *os.File, size int64, k *keyring) (found bool) {
 	_ = scanElements(f, size, func(name, value []byte) {
 		if !found && len(value) == wrappedSize {
-			_, err := k.unwrap(string(name), value)
+			_, err := k.unwrapAny(string(name), value)
 			found = err == nil
 		}
 	})
 	return found
 }
 
-// fillSaved makes a store of an empty file, with saved records. It is locked, and not
-// synced.
-func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged) (*file, error) {
-	data, wrapped := make(map[string]dataKey), make(map[string][]byte)
+// fillSaved makes a store of an empty file, with saved records, which has given out last
+// or the last of theirs. It is locked, and not synced.
+func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last uint64) (next rewritten, err error) {
+	next = rewritten{keys: make(map[string]dataKey), stored: sets{}, last: last}
+	wrapped := make(map[string][]byte)
 	generation := uint32(time.Now().Unix()) // none of those before, whatever they were
-	var last uint64
 	for _, r := range saved {
-		last = max(last, r.sequence)
+		next.last = max(next.last, r.sequence)
 		if wrapped[r.bucket] != nil {
 			continue
 		}
-		var err error
-		if data[r.bucket], wrapped[r.bucket], err = k.newDataKey(r.bucket, generation); err != nil {
-			return nil, failed(path, err)
+		if next.keys[r.bucket], wrapped[r.bucket], err = k.newDataKey(r.bucket, generation); err != nil {
+			return rewritten{}, failed(path, errors.Join(err, empty.Close()))
 		}
 	}
-	next, err := fillFile(path, empty, k.header(format), wrapped, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
+	if next.file, err = fillFile(path, empty, k.header(format), wrapped, slog.New(slog.DiscardHandler)); err != nil {
+		return rewritten{}, err
 	}
-	all := sets{}
 	for step := range slices.Chunk(saved, rewriteStep) {
-		err = errors.Join(err, next.update(func(t txn) (bool, error) {
-			for _, r := range step {
-				sealed := k.seal(data[r.bucket], r.bucket, r.key, r.name, r.sequence, r.record)
-				if err := t.put(r.bucket, r.key, sealed); err != nil {
-					return false, err
+		if err == nil {
+			err = next.update(func(t txn) (bool, error) {
+				for _, r := range step {
+					sealed := k.seal(next.keys[r.bucket], r.bucket, r.key, r.name, r.sequence, r.record)
+					if err := t.put(r.bucket, r.key, sealed); err != nil {
+						return false, err
+					}
+					next.stored.put(k, r.bucket, r.key, sealed)
 				}
-				all.put(k, r.bucket, r.key, sealed)
-			}
-			return true, errors.Join(t.setSequence(last), t.putSets(k.sealSets(all, last)))
-		}))
+				return true, nil
+			})
+		}
+	}
+	if err == nil {
+		err = next.update(func(t txn) (bool, error) {
+			return true, errors.Join(t.setSequence(next.last), t.putSets(k.sealSets(next.stored, next.last)))
+		})
 	}
 	if err != nil {
-		return nil, errors.Join(err, next.close())
+		return rewritten{}, errors.Join(err, next.close())
 	}
 	return next, nil
 }

@@ -33,7 +33,7 @@ func KeyPassphrase(saltFile string, read func() ([]byte, error)) Key {
 }
 
 // stretch returns the master key.
-func (p *passphrase) stretch(salt []byte) ([]byte, error) {
+func (p *passphrase) stretch(salt []byte) (*keyMemory, error) {
 	said, err := p.read()
 	defer clear(said)
 	switch {
@@ -45,5 +45,9 @@ func (p *passphrase) stretch(salt []byte) ([]byte, error) {
 	// The memory has all that is needed to go on from there; the kernel gets it back, and
 	// forgets it.
 	defer debug.FreeOSMemory()
-	return argon2.IDKey(said, salt, stretchPasses, stretchMemory, stretchThreads, keySize), nil
+	key := argon2.IDKey(said, salt, stretchPasses, stretchMemory, stretchThreads, keySize)
+	defer clear(key)
+	m := newKeyMemory(len(key))
+	copy(m.bytes, key)
+	return m, nil
 }

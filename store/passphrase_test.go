@@ -29,7 +29,7 @@ func TestPassphraseKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "af047f6a82ad04d12b7268475a2f2e4475ef516166329400c1bdc7a568d90bbe"
-	if got := hex.EncodeToString(key); got != want {
+	if got := hex.EncodeToString(key.bytes); got != want {
 		t.Errorf("the key is %s, not %s", got, want)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -49,7 +50,7 @@ func Probe(f *os.File) error {
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("it is cut off: %d of %d bytes are left", info.Size(), tx.Size())
 		}
-		if err := checkPages(tx); err != nil {
+		if err := checkPages(f, tx); err != nil {
 			return err
 		}
 		for err := range tx.Check(bbolt.WithKVStringer(unprinted{})) {
@@ -70,8 +71,11 @@ func Probe(f *os.File) error {
 }
 
 // checkPages goes from page to page, each of which is free or says how many follow that
-// belong to it. bbolt's own check takes memory for as many as a page says.
-func checkPages(tx *bbolt.Tx) error {
+// belong to it, and looks whether its elements are within them. bbolt's own check takes
+// memory for as many as a page says, and does not look at that: what an element has
+// beyond the file is the process's own memory, unless it is nobody's.
+func checkPages(f *os.File, tx *bbolt.Tx) error {
+	size := tx.DB().Info().PageSize
 	for id := 0; ; {
 		page, err := tx.Page(id)
 		switch {
@@ -84,9 +88,58 @@ func checkPages(tx *bbolt.Tx) error {
 			if last, err := tx.Page(id); last == nil {
 				return errors.Join(fmt.Errorf("page %d goes beyond the file", page.ID), err)
 			}
+			if page.Type == "leaf" || page.Type == "branch" {
+				whole := make([]byte, (1+page.OverflowCount)*size)
+				if _, err := f.ReadAt(whole, int64(page.ID)*int64(size)); err != nil {
+					return err
+				}
+				if !elementsFit(whole) {
+					return fmt.Errorf("elements of page %d go beyond it", page.ID)
+				}
+			}
 		}
 		id++
 	}
+}
+
+// elementsFit tells whether all elements of a leaf or branch page are within it, those of
+// the buckets that stand in it too. Behind its number, of 8 bytes, a page has its flags
+// and the number of its elements, of 2 each; for the elements see leafElement: a branch's
+// have the distance and the size of the key, and a page's number.
+func elementsFit(page []byte) bool {
+	const branch = 1
+	if len(page) < leafAlign {
+		return false
+	}
+	flags, count := binary.NativeEndian.Uint16(page[8:]), int(binary.NativeEndian.Uint16(page[10:]))
+	for i := range count {
+		at := leafAlign * (1 + i)
+		if at+leafAlign > len(page) {
+			return false
+		}
+		field := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(page[at+4*i:])) }
+		if flags&branch != 0 {
+			if uint64(at)+field(0)+field(1) > uint64(len(page)) {
+				return false
+			}
+			continue
+		}
+		end := uint64(at) + field(1) + field(2) + field(3)
+		if end > uint64(len(page)) {
+			return false
+		}
+		value := page[end-field(3) : end]
+		if field(0)&leafBucket == 0 {
+			continue
+		}
+		if len(value) < leafAlign {
+			return false
+		}
+		if binary.NativeEndian.Uint64(value) == 0 && !elementsFit(value[leafAlign:]) {
+			return false
+		}
+	}
+	return true
 }
 
 // unprinted keeps keys out of what bbolt says about them: they may claim any size.

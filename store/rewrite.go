@@ -24,8 +24,6 @@ func (s *Store) Rekey(ctx context.Context) error {
 		return fmt.Errorf("rewrite of the store: %w", ctx.Err())
 	case <-s.closing:
 		return failed(s.path, errClosed)
-	case <-s.current().broken:
-		return s.current().damage()
 	}
 	select {
 	case err := <-done:
@@ -69,9 +67,21 @@ func (s *staleness) after(d time.Duration) {
 	s.due = s.timer.C
 }
 
+// rekey is Rekey in the writer.
+func (s *Store) rekey() error {
+	if err := s.inPlace(); err != nil {
+		return err
+	}
+	_, err := s.rewrite()
+	if err != nil && s.file.isBroken() {
+		return s.inPlace() // healed, it is another file with other keys, too
+	}
+	return err
+}
+
 // purge rewrites the file because of what was removed.
 func (s *Store) purge() {
-	if err := s.rewrite(); err != nil {
+	if err := s.rekey(); err != nil {
 		s.log.Warn("removed records could not be purged from the store yet", "store", s.path, "error", err)
 		s.stale.after(purgeRetry)
 	}
@@ -80,57 +90,80 @@ func (s *Store) purge() {
 // rewriteStep is how many records are copied in one transaction.
 const rewriteStep = 256
 
-// rewrite is Rekey in the writer, so that nothing is written meanwhile.
-func (s *Store) rewrite() (err error) {
+// rewritten is a file that takes the place of another, with all that the writer has to
+// know of it.
+type rewritten struct {
+	*file
+	keys   map[string]dataKey
+	stored sets
+	last   uint64 // sequence given out
+}
+
+// rewrite puts a new file in the place of the old one, in the writer, so that nothing is
+// written meanwhile. If something else has that place, it is kept under the name aside.
+func (s *Store) rewrite() (aside string, err error) {
 	began := time.Now()
-	keys, wrapped := make(map[string]dataKey), make(map[string][]byte)
+	next := rewritten{keys: make(map[string]dataKey), stored: sets{}, last: s.last}
+	wrapped := make(map[string][]byte)
 	for bucket, old := range s.dataKeys {
-		if keys[bucket], wrapped[bucket], err = s.keys.newDataKey(bucket, old.generation+1); err != nil {
-			return failed(s.path, err)
+		if next.keys[bucket], wrapped[bucket], err = s.keys.newDataKey(bucket, old.generation+1); err != nil {
+			return "", failed(s.path, err)
 		}
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(s.path), "."+filepath.Base(s.path)+".*")
 	if err != nil {
-		return failed(s.path, err)
+		return "", failed(s.path, err)
 	}
 	name := tmp.Name()
 	defer os.Remove(name) // once it has its name, there is nothing
-	next, err := fillFile(s.path, tmp, s.keys.header(format), wrapped, s.log)
-	if err != nil {
-		return err
+	if next.file, err = fillFile(s.path, tmp, s.keys.header(format), wrapped, s.log); err != nil {
+		return "", err
 	}
-	copied, err := s.copyTo(next, keys)
-	if err == nil {
+	if err = s.copyTo(&next); err == nil {
 		err = next.fd.Sync()
 	}
-	next.db.NoSync = false
 	if err == nil {
-		err = os.Rename(name, s.path)
+		aside, err = putInPlace(name, s.path, s.file.fd, false)
 	}
 	if err != nil {
-		return errors.Join(next.result(err), next.close())
+		return "", errors.Join(next.result(err), next.close())
 	}
+	err = s.use(next)
+	s.log.Info("the store was written anew", "store", s.path, "records", s.sets.records(), "took", time.Since(began).Round(time.Millisecond))
+	return aside, err
+}
+
+// use takes another file, which has the store's name now.
+func (s *Store) use(next rewritten) error {
+	next.db.NoSync = false
 	s.mu.Lock()
 	old := s.file
-	s.file, s.dataKeys, s.rewrote = next, keys, time.Now()
+	s.file, s.dataKeys, s.rewrote = next.file, next.keys, time.Now()
 	s.mu.Unlock()
-	s.stale, s.sets = staleness{timer: s.stale.timer}, copied
+	s.stale, s.sets, s.last = staleness{timer: s.stale.timer}, next.stored, next.last
 	// The name is on the disk only now. A crash before that leaves the old file, in
 	// which all is that was promised so far.
-	err = errors.Join(syncDir(filepath.Dir(s.path)), old.close())
-	s.log.Info("the store was written anew", "store", s.path, "records", copied.records(), "took", time.Since(began).Round(time.Millisecond))
-	if err != nil {
+	s.unsynced = true
+	return errors.Join(s.syncName(), old.close())
+}
+
+// syncName writes the file's name to the disk, if that was not done yet.
+func (s *Store) syncName() error {
+	if !s.unsynced {
+		return nil
+	}
+	if err := syncDir(filepath.Dir(s.path)); err != nil {
 		return failed(s.path, err)
 	}
+	s.unsynced = false
 	return nil
 }
 
-// copyTo copies all records that open to another file, under other keys. Those that do
-// not open are left behind, and said.
-func (s *Store) copyTo(next *file, keys map[string]dataKey) (copied sets, err error) {
-	copied = sets{}
+// copyTo copies all records to another file, under other keys. Those that do not open are
+// said.
+func (s *Store) copyTo(next *rewritten) error {
 	lost := 0
-	for bucket := range keys {
+	for bucket, d := range next.keys {
 		var after []byte
 		for {
 			var step []entry
@@ -140,29 +173,31 @@ func (s *Store) copyTo(next *file, keys map[string]dataKey) (copied sets, err er
 				last = t.sequence()
 				return err
 			}); err != nil {
-				return nil, err
+				return err
 			}
+			next.last = last
 			err := next.update(func(t txn) (bool, error) {
 				if err := t.setSequence(last); err != nil {
 					return false, err
 				}
 				for _, e := range step {
 					name, record, sequence, err := s.openRecord(bucket, e.key, e.value, last)
-					if err != nil {
-						lost++
-						continue
+					sealed := e.value // as it is, so that who asks for it learns that it is damaged
+					if err == nil {
+						sealed = s.keys.seal(d, bucket, e.key, name, sequence, record)
+						clear(record)
+					} else if lost++; len(e.value) == 0 {
+						continue // a bucket, where none belongs
 					}
-					sealed := s.keys.seal(keys[bucket], bucket, e.key, name, sequence, record)
-					clear(record)
 					if err := t.put(bucket, e.key, sealed); err != nil {
 						return false, err
 					}
-					copied.put(s.keys, bucket, e.key, sealed)
+					next.stored.put(s.keys, bucket, e.key, sealed)
 				}
-				return true, t.putSets(s.keys.sealSets(copied, last))
+				return true, t.putSets(s.keys.sealSets(next.stored, last))
 			})
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if len(step) < rewriteStep {
 				break
@@ -171,7 +206,7 @@ func (s *Store) copyTo(next *file, keys map[string]dataKey) (copied sets, err er
 		}
 	}
 	if lost > 0 {
-		s.log.Warn("records that could not be opened were left out of the new store", "store", s.path, "records", lost)
+		s.log.Warn("records that cannot be opened are in the new store as they were", "store", s.path, "records", lost)
 	}
-	return copied, nil
+	return nil
 }

@@ -26,7 +26,7 @@ func pass(d time.Duration) { <-time.After(d) }
 func sealed(t *testing.T, s *Store) map[string][]byte {
 	t.Helper()
 	all := map[string][]byte{}
-	err := s.current().view(func(t txn) error {
+	err := s.file.view(func(t txn) error {
 		records, err := t.root(bucketRecords)
 		if err != nil {
 			return err
@@ -268,13 +268,15 @@ func TestRewriteFails(t *testing.T) {
 		b := s.Bucket("sessions")
 		mustSwap(t, b, "a", 0, []byte("CANARY-a"))
 		mustSwap(t, b, "b", 0, []byte("CANARY-b"))
+		mustSwap(t, b, "b", mustRevision(t, s, "sessions", "b"), nil)
 		dir := filepath.Dir(path)
 		away := dir + ".away"
 		if err := os.Rename(dir, away); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, s.Rekey(t.Context()), api.StoreFailed, path)
-		mustSwap(t, b, "b", mustRevision(t, s, "sessions", "b"), nil)
+		wantError(t, s.Rekey(t.Context()), api.StoreFailed, path, "removed")
+		_, err := b.Swap(t.Context(), "b", 0, []byte("CANARY-b"))
+		wantError(t, err, api.StoreFailed, path, "removed")
 		pass(purgeQuiet)
 		synctest.Wait()
 		if !s.Status().RewriteTime.IsZero() {
@@ -301,8 +303,8 @@ func TestRewriteFails(t *testing.T) {
 	})
 }
 
-// TestRewriteLeavesDamage: a record that does not open is not taken along, and stops
-// nothing.
+// TestRewriteLeavesDamage: a record that does not open stops nothing, and is still known
+// to have been there.
 func TestRewriteLeavesDamage(t *testing.T) {
 	path := newPath(t)
 	s := mustOpen(t, path)
@@ -321,9 +323,8 @@ func TestRewriteLeavesDamage(t *testing.T) {
 	if err := s.Rekey(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if record, revision, err := s.Bucket("sessions").Load("a"); record != nil || revision != 0 || err != nil {
-		t.Errorf("%q %d %v", record, revision, err)
-	}
+	_, _, err := s.Bucket("sessions").Load("a")
+	wantError(t, err, api.StoreDamaged)
 	if record, _, err := s.Bucket("sessions").Load("b"); string(record) != "of b" || err != nil {
 		t.Errorf("%q %v", record, err)
 	}
@@ -351,8 +352,9 @@ func TestLeftovers(t *testing.T) {
 	path := newPath(t)
 	mustClose(t, mustOpen(t, path))
 	dir := filepath.Dir(path)
-	dead, alive, other := filepath.Join(dir, ".store.db.123"), filepath.Join(dir, ".store.db.456"), filepath.Join(dir, ".other.db.789")
-	for _, name := range []string{dead, alive, other} {
+	dead, alive, key := filepath.Join(dir, ".store.db.123"), filepath.Join(dir, ".store.db.456"), filepath.Join(dir, ".master.key.12")
+	other, swap := filepath.Join(dir, ".other.db.789"), filepath.Join(dir, ".store.db.swp")
+	for _, name := range []string{dead, alive, key, other, swap} {
 		if err := os.WriteFile(name, []byte("CANARY"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -366,7 +368,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustClose(t, mustOpen(t, path))
-	for name, want := range map[string]bool{dead: false, alive: true, other: true} {
+	for name, want := range map[string]bool{dead: false, key: false, alive: true, other: true, swap: true} {
 		if _, err := os.Stat(name); (err == nil) != want {
 			t.Errorf("%s: %v", filepath.Base(name), err)
 		}

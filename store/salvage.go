@@ -41,7 +41,7 @@ func salvage(f io.ReaderAt, size int64, k *keyring) (records []salvaged, err err
 		if wrapped[string(value)] {
 			return
 		}
-		if d, err := k.unwrap(string(name), value); err == nil {
+		if d, err := k.unwrapAny(string(name), value); err == nil {
 			keys = append(keys, generation{string(name), d})
 			wrapped[string(value)] = true
 		}
@@ -71,6 +71,15 @@ func salvage(f io.ReaderAt, size int64, k *keyring) (records []salvaged, err err
 	}))
 	records = slices.SortedFunc(maps.Values(found), func(a, b salvaged) int { return cmp.Compare(a.sequence, b.sequence) })
 	return records, err
+}
+
+// unwrapAny is unwrap where nothing tells the format.
+func (k *keyring) unwrapAny(bucket string, wrapped []byte) (dataKey, error) {
+	d, err := k.unwrap(format, bucket, wrapped)
+	if err != nil {
+		d, err = k.unwrap(oldestFormat, bucket, wrapped)
+	}
+	return d, err
 }
 
 // maxIDs bounds the candidates of salvageID. There is one, unless damage makes others.

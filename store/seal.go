@@ -13,15 +13,18 @@ import (
 )
 
 const (
-	format       = 2 // of the file
+	format       = 3 // of the file
 	oldestFormat = 1 // that is read, and written anew
+	boundFormat  = 3 // the first whose data keys open in no file that says it has another
 
 	recordVersion = 1 // the first byte of every record
 	idSize        = 16
 	keySize       = 32
 	headerSize    = 1 + 4 + 8 // version, generation, sequence
+	nonceSize     = 12        // follows
 
 	firstGeneration = 1
+	maxSequence     = 1 << 62 // which nobody reaches
 )
 
 // errSeal says no more than AEADs do: changed, moved, or under another key.
@@ -32,10 +35,12 @@ type keyring struct {
 	id    []byte
 	wrap  cipher.AEAD
 	seals cipher.AEAD // of the set hashes
-	index []byte
-	mac   []byte
-	set   []byte
-	check []byte
+	// The others are in memory. An AEAD keeps what it makes of its key on the heap.
+	memory *keyMemory
+	index  []byte
+	mac    []byte
+	set    []byte
+	check  []byte
 }
 
 // dataKey seals the records of one bucket.
@@ -51,21 +56,39 @@ func newID() []byte {
 }
 
 func newKeyring(master, id []byte) (*keyring, error) {
-	k := &keyring{id: id}
-	var wrap, seals []byte
-	for _, d := range []struct {
+	k := &keyring{id: id, memory: newKeyMemory(4 * keySize)}
+	derive := func(purpose string) ([]byte, error) {
+		key, err := hkdf.Key(sha256.New, master, id, "sessionctl store "+purpose, keySize)
+		if err != nil {
+			return nil, fmt.Errorf("derive the %s key: %w", purpose, err)
+		}
+		return key, nil
+	}
+	for i, d := range []struct {
 		purpose string
 		key     *[]byte
-	}{{"wrap", &wrap}, {"index", &k.index}, {"mac", &k.mac}, {"set", &k.set}, {"set seal", &seals}, {"check", &k.check}} {
-		var err error
-		if *d.key, err = hkdf.Key(sha256.New, master, id, "sessionctl store "+d.purpose, keySize); err != nil {
-			return nil, fmt.Errorf("derive the %s key: %w", d.purpose, err)
+	}{{"index", &k.index}, {"mac", &k.mac}, {"set", &k.set}, {"check", &k.check}} {
+		key, err := derive(d.purpose)
+		if err != nil {
+			return nil, err
+		}
+		*d.key = k.memory.bytes[i*keySize:][:keySize:keySize]
+		copy(*d.key, key)
+		clear(key)
+	}
+	for _, d := range []struct {
+		purpose string
+		aead    *cipher.AEAD
+	}{{"wrap", &k.wrap}, {"set seal", &k.seals}} {
+		key, err := derive(d.purpose)
+		if err == nil {
+			*d.aead, err = newAEAD(key)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	var errs [2]error
-	k.wrap, errs[0] = newAEAD(wrap)
-	k.seals, errs[1] = newAEAD(seals)
-	return k, errors.Join(errs[:]...)
+	return k, nil
 }
 
 // header returns that of an empty store of a format.
@@ -119,18 +142,26 @@ func (k *keyring) newDataKey(bucket string, generation uint32) (dataKey, []byte,
 	key := make([]byte, keySize)
 	rand.Read(key)
 	wrapped := binary.BigEndian.AppendUint32(nil, generation)
-	wrapped = k.wrap.Seal(wrapped, nil, key, delimited([]byte{recordVersion}, k.id, []byte(bucket), wrapped))
+	wrapped = k.wrap.Seal(wrapped, nil, key, k.place(format, bucket, wrapped))
 	aead, err := newAEAD(key)
 	return dataKey{generation, aead}, wrapped, err
 }
 
-// unwrap opens the sealed form of a bucket's data key.
-func (k *keyring) unwrap(bucket string, wrapped []byte) (dataKey, error) {
+// place returns the associated data of a sealed data key.
+func (k *keyring) place(format byte, bucket string, generation []byte) []byte {
+	if format < boundFormat {
+		format = recordVersion
+	}
+	return delimited([]byte{format}, k.id, []byte(bucket), generation)
+}
+
+// unwrap opens the sealed form of a bucket's data key in a file of a format.
+func (k *keyring) unwrap(format byte, bucket string, wrapped []byte) (dataKey, error) {
 	if len(wrapped) != 4+keySize+k.wrap.Overhead() {
 		return dataKey{}, errors.New("wrong length")
 	}
 	generation, sealed := wrapped[:4], wrapped[4:]
-	key, err := k.wrap.Open(nil, nil, sealed, delimited([]byte{recordVersion}, k.id, []byte(bucket), generation))
+	key, err := k.wrap.Open(nil, nil, sealed, k.place(format, bucket, generation))
 	if err != nil {
 		return dataKey{}, errSeal
 	}

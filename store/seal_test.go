@@ -18,7 +18,7 @@ func testKeyring(t testing.TB) (*keyring, dataKey) {
 	}
 	// The key that comes out of its sealed form is the one that went in.
 	key := k.recordKey("sessions", "CANARY-name")
-	d, err := k.unwrap("sessions", wrapped)
+	d, err := k.unwrap(format, "sessions", wrapped)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func FuzzOpenRecord(f *testing.F) {
 		if _, _, _, err := k.open(d, "sessions", key, changed); (err == nil) != (mask == 0) {
 			t.Errorf("byte %d changed by %02x: %v", int(at)%len(changed), mask, err)
 		}
-		if _, err := k.unwrap("sessions", raw); err == nil {
+		if _, err := k.unwrap(format, "sessions", raw); err == nil {
 			t.Errorf("%x is a data key", raw)
 		}
 	})

@@ -11,9 +11,10 @@ import (
 )
 
 // setHash stands for the set of a bucket's records: the sum, modulo 2^256, of a keyed
-// hash of each one's place, generation and sequence, and their number (Clarke and
+// hash of each one's place, generation, sequence and nonce, and their number (Clarke and
 // others, "Incremental Multiset Hash Functions", 2003: MSet-Add-Hash). A record comes
-// and goes by one addition. That a record is the one of its sequence its own seal says.
+// and goes by one addition. What is sealed with the nonce its own seal says; the sequence
+// does not tell, as a file that was put back goes on with those that it has given out.
 type setHash struct {
 	sum   [4]uint64
 	count uint64
@@ -24,7 +25,7 @@ type element [4]uint64
 
 // element returns that of a stored record.
 func (k *keyring) element(bucket string, key, raw []byte) (e element) {
-	h := k.sum(k.set, []byte(bucket), key, raw[:min(len(raw), headerSize)])
+	h := k.sum(k.set, []byte(bucket), key, raw[:min(len(raw), headerSize+nonceSize)])
 	for i := range e {
 		e[i] = binary.BigEndian.Uint64(h[8*i:])
 	}
@@ -126,9 +127,10 @@ func (s *Store) verify() {
 	defer close(s.verified)
 	var stored, sealed = sets{}, []byte(nil)
 	var last uint64
+	var stale bool
 	var buckets []string
 	err := s.file.view(func(t txn) (err error) {
-		sealed, last = t.sets(), t.sequence()
+		sealed, last, stale = t.sets(), t.sequence(), t.stale()
 		buckets, err = t.buckets()
 		return err
 	})
@@ -148,7 +150,10 @@ func (s *Store) verify() {
 			}
 		}
 	}
-	s.sets = stored
+	s.sets, s.last = stored, last
+	if stale {
+		s.stale.remove()
+	}
 	if err != nil { // which every call will say
 		return
 	}
@@ -156,8 +161,8 @@ func (s *Store) verify() {
 	switch {
 	case err != nil:
 		s.warning = fmt.Sprintf("store %s: the hashes of its records cannot be read: %v", s.path, err)
-	case then > last:
-		s.warning = fmt.Sprintf("store %s: its counter was set back", s.path)
+	case then != last:
+		s.warning = fmt.Sprintf("store %s: its counter was set", s.path)
 	default:
 		var changed []string
 		all := maps.Clone(was)
@@ -172,18 +177,10 @@ func (s *Store) verify() {
 		}
 		s.warning = fmt.Sprintf("store %s: records of %s are not those that were written last", s.path, strings.Join(changed, ", "))
 	}
+	s.stale.remove() // what is there, and nothing else, goes into a new file
 	s.warning += ": somebody else has changed the file, or it is damaged; old sessions are proven before they are served, but a refused password may be tried once more"
 	s.log.Error(s.warning)
 }
 
 // verifyStep is how many records are looked at in one transaction.
 const verifyStep = 256
-
-// untilVerified waits until the records were compared with their set hashes.
-func (s *Store) untilVerified() {
-	select {
-	case <-s.verified:
-	case <-s.stopped: // it ended before that
-	case <-s.current().broken:
-	}
-}

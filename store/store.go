@@ -8,9 +8,10 @@
 // One bbolt file. Numbers are big endian, sizes in bytes.
 //
 //	meta                  its bbolt sequence is the last revision given out
-//	├── format            1: version of all that is drawn here, now 2
+//	├── format            1: version of all that is drawn here, now 3
 //	├── id                16: random, the store's own
 //	├── check             32: HMAC-SHA256(check key, format | id)
+//	├── stale             1: it holds something of records that were removed
 //	└── sets              nonce 12 | sealed set hashes | tag 16
 //	keys
 //	└── <bucket>          generation 4 | nonce 12 | sealed data key 32 | tag 16
@@ -42,8 +43,9 @@
 // at the next start: each transaction seals a hash of the set of each bucket's
 // records with it (see setHash).
 //
-// Format 1 had no set hashes. A store of an older format is written anew when it
-// is opened.
+// Format 1 had no set hashes, in format 2 they knew no nonces, and the seal of a data key
+// knew its file's format in neither. A store of an older format is written anew when it is
+// opened.
 package store
 
 import (
@@ -83,10 +85,11 @@ type Options struct {
 
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
-	path string
-	keys *keyring
-	key  Key
-	log  *slog.Logger
+	path  string
+	keys  *keyring
+	key   Key
+	log   *slog.Logger
+	heals bool // what is wrong with the file is mended, see heal
 
 	// mu is held for reading while the file is read, and what was read is opened: a
 	// rewrite puts another file with other keys in its place.
@@ -94,21 +97,25 @@ type Store struct {
 	file     *file
 	dataKeys map[string]dataKey // by bucket
 	rewrote  time.Time          // when the file was written anew last; zero: not since Open
+	mended   string             // what was done to it last; ""
 
 	// verified is closed when the set hashes were compared with the records; warning is
 	// then what was found, or "".
 	verified chan struct{}
 	warning  string
-	mended   string // what Mend has done; ""
 
 	swaps    chan *swap
 	rewrites chan chan error
-	closing  chan struct{} // closed by Close: no more writes are taken
-	stopped  chan struct{} // closed by the writer when it has ended
+	looks    chan chan error // asks the writer to see that the file has its name
+	closing  chan struct{}   // closed by Close: no more writes are taken
+	stopped  chan struct{}   // closed by the writer when it has ended
 	close    func() error
 	// Of the writer:
-	stale staleness
-	sets  sets
+	stale    staleness
+	sets     sets
+	last     uint64           // the last sequence given out
+	unsynced bool             // the file's name is not known to be on the disk
+	retry    <-chan time.Time // when healing is tried again; nil: it has not failed
 }
 
 // Open opens the store at path or creates it. A missing directory is made with
@@ -118,7 +125,8 @@ type Store struct {
 //
 // Errors have the codes StoreLocked (naming the process that has it, where the
 // kernel tells), StoreKeyMissing (no master key, or not this store's),
-// StoreDamaged (the file is left as it is) and StoreFailed.
+// StoreDamaged (the file is left as it is) and StoreFailed. A file that turns out
+// to be damaged later is not touched any more: all calls fail then, with StoreDamaged.
 func Open(path string, o Options) (*Store, error) {
 	s, err := open(path, o)
 	if err != nil {
@@ -150,12 +158,12 @@ func open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer clear(master)
+	defer master.free()
 	if made {
 		o.Log.Warn("made a new master key: who can read it and the store can read the sessions", "key", o.Key.Source(), "store", path)
 	}
 	if fresh {
-		if err := create(path, master); err != nil {
+		if err := create(path, master.bytes); err != nil {
 			return nil, err
 		}
 	}
@@ -164,6 +172,9 @@ func open(path string, o Options) (*Store, error) {
 		return nil, err
 	}
 	removeLeftovers(path)
+	if !o.Key.credential {
+		removeLeftovers(o.Key.path())
+	}
 	// The name of a new store must be on the disk before anything in it is
 	// promised to be. Whoever made it may have died before seeing to that.
 	if err := syncDir(dir); err != nil {
@@ -178,11 +189,12 @@ func open(path string, o Options) (*Store, error) {
 		sets:     sets{},
 		swaps:    make(chan *swap),
 		rewrites: make(chan chan error),
+		looks:    make(chan chan error),
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
-	if err := s.unlock(master); err != nil {
+	if err := s.unlock(master.bytes); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return s, nil
@@ -206,6 +218,9 @@ func (s *Store) unlock(master []byte) error {
 		if h, err = t.header(); err != nil {
 			return err
 		}
+		if t.sequence() > maxSequence {
+			return damaged(s.path, errors.New("its counter makes no sense"))
+		}
 		wrapped, err = t.wrappedKeys()
 		return err
 	})
@@ -225,15 +240,16 @@ func (s *Store) unlock(master []byte) error {
 	}
 	s.dataKeys = make(map[string]dataKey, len(wrapped))
 	for bucket, w := range wrapped {
-		d, err := s.keys.unwrap(bucket, w)
+		d, err := s.keys.unwrap(h.format, bucket, w)
 		if err != nil {
 			return damaged(s.path, fmt.Errorf("data key of bucket %q: %w", bucket, err))
 		}
 		s.dataKeys[bucket] = d
 	}
-	if h.format < format { // which had no set hashes
+	if h.format < format { // whose set hashes, if any, were others
 		close(s.verified)
-		return s.rewrite()
+		_, err := s.rewrite()
+		return err
 	}
 	return nil
 }
@@ -245,18 +261,29 @@ func (s *Store) Close() error { return s.close() }
 
 func (s *Store) shut() error {
 	close(s.closing)
-	select {
-	case <-s.stopped:
-	case <-s.current().broken: // the writer may hang in a lock that a panic left
-	}
-	return s.current().close()
+	<-s.stopped
+	return s.file.close()
 }
 
-// current returns the file that is in use.
-func (s *Store) current() *file {
+// read calls do with the file and its data keys in place. Where the file is found to be
+// damaged meanwhile, do is called once more when that was healed.
+func (s *Store) read(do func(*file) error) error {
+	f, err := s.readOnce(do)
+	if err == nil || !f.isBroken() || !s.heals {
+		return err
+	}
+	select {
+	case <-f.tended:
+	case <-s.stopped:
+	}
+	_, err = s.readOnce(do)
+	return err
+}
+
+func (s *Store) readOnce(do func(*file) error) (*file, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.file
+	return s.file, do(s.file)
 }
 
 // Status tells about a store.
@@ -274,19 +301,32 @@ type Status struct {
 // Status returns the state of the store. It visits every page of the file: it
 // is for people, not for a loop.
 func (s *Store) Status() Status {
-	s.untilVerified()
+	st := Status{Path: s.path, KeySource: s.key.Source(), Format: format}
+	select { // so that what it says of the file is said of the one with the name
+	case <-s.verified:
+	case <-s.stopped: // it ended before that
+	}
+	looked := make(chan error, 1)
+	select {
+	case s.looks <- looked:
+		st.Err = <-looked
+	case <-s.stopped:
+	}
+	err := s.read(func(f *file) error {
+		return f.view(func(t txn) (err error) {
+			info, err := f.fd.Stat()
+			if err != nil {
+				return err
+			}
+			st.SizeBytes = info.Size()
+			st.Records, err = t.count()
+			return err
+		})
+	})
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st := Status{Warning: cmp.Or(s.mended, s.warning), Path: s.path, KeySource: s.key.Source(), Format: format, RewriteTime: s.rewrote}
-	st.Err = s.file.view(func(t txn) (err error) {
-		info, err := s.file.fd.Stat()
-		if err != nil {
-			return err
-		}
-		st.SizeBytes = info.Size()
-		st.Records, err = t.count()
-		return err
-	})
+	st.Err = cmp.Or(st.Err, err)
+	st.Warning, st.RewriteTime = cmp.Or(s.mended, s.warning), s.rewrote
 	return st
 }
 
@@ -312,27 +352,28 @@ func (s *Store) Bucket(name string) *Bucket { return &Bucket{s, name} }
 // the others are not touched by that, and Swap with revision 0 replaces it.
 func (b *Bucket) Load(name string) (record []byte, revision uint64, err error) {
 	key := b.s.keys.recordKey(b.name, name)
-	var raw []byte
-	var last uint64
-	b.s.untilVerified()
-	b.s.mu.RLock()
-	defer b.s.mu.RUnlock()
-	err = b.s.file.view(func(t txn) error {
-		v, err := t.record(b.name, key)
-		raw, last = bytes.Clone(v), t.sequence()
-		return err
+	err = b.s.read(func(f *file) error {
+		var raw []byte
+		var last uint64
+		err := f.view(func(t txn) error {
+			v, err := t.record(b.name, key)
+			raw, last = bytes.Clone(v), t.sequence()
+			return err
+		})
+		if err != nil || raw == nil {
+			return err
+		}
+		stored, opened, sequence, err := b.s.openRecord(b.name, key, raw, last)
+		if err == nil && stored != name {
+			err = errors.New("it has another name")
+		}
+		if err != nil {
+			return b.damagedRecords(1, err)
+		}
+		record, revision = opened, sequence
+		return nil
 	})
-	if err != nil || raw == nil {
-		return nil, 0, err
-	}
-	stored, record, revision, err := b.s.openRecord(b.name, key, raw, last)
-	if err == nil && stored != name {
-		err = errors.New("it has another name")
-	}
-	if err != nil {
-		return nil, 0, b.damagedRecords(1, err)
-	}
-	return record, revision, nil
+	return record, revision, err
 }
 
 // rangeStep is how many records Range reads in one transaction. A long one
@@ -382,22 +423,24 @@ type opened struct {
 
 // step returns the next records of a bucket after a key, and how many there were.
 func (b *Bucket) step(after []byte) (records []opened, read int, err error) {
-	b.s.untilVerified()
-	b.s.mu.RLock()
-	defer b.s.mu.RUnlock()
-	var step []entry
-	var last uint64
-	err = b.s.file.view(func(t txn) (err error) {
-		step, err = t.records(b.name, after, rangeStep)
-		last = t.sequence()
+	err = b.s.read(func(f *file) error {
+		records = nil
+		var step []entry
+		var last uint64
+		err := f.view(func(t txn) (err error) {
+			step, err = t.records(b.name, after, rangeStep)
+			last = t.sequence()
+			return err
+		})
+		for _, e := range step {
+			o := opened{key: e.key}
+			o.name, o.record, o.revision, o.err = b.s.openRecord(b.name, e.key, e.value, last)
+			records = append(records, o)
+		}
+		read = len(step)
 		return err
 	})
-	for _, e := range step {
-		o := opened{key: e.key}
-		o.name, o.record, o.revision, o.err = b.s.openRecord(b.name, e.key, e.value, last)
-		records = append(records, o)
-	}
-	return records, len(step), err
+	return records, read, err
 }
 
 // openRecord opens a stored record. The caller holds the lock, or is the writer. last is the last sequence that the store
@@ -442,10 +485,29 @@ func failed(path string, err error) *api.Error {
 		e.Code, e.Remedy = api.StoreUnsafe, u.remedy
 	case errors.Is(err, fs.ErrPermission):
 		e.Code, e.Remedy = api.StoreUnsafe, "start sessiond as the user that the store belongs to"
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Remedy = "make room on the disk: df " + filepath.Dir(path)
+	default:
+		e.Remedy = nextStep(path, err)
 	}
 	return e
+}
+
+// nextStep is the remedy for what the kernel says of a file; "" if it has said nothing.
+func nextStep(path string, err error) string {
+	no, ok := errors.AsType[syscall.Errno](err)
+	switch dir := filepath.Dir(path); {
+	case !ok:
+		return ""
+	case no == syscall.ENOSPC, no == syscall.EDQUOT:
+		return "make room on the disk: df " + dir
+	case no == syscall.EFBIG:
+		return "start sessiond with a larger limit of file sizes: ulimit -f unlimited, or LimitFSIZE=infinity in its unit"
+	case no == syscall.EMFILE, no == syscall.ENFILE:
+		return "start sessiond with a larger limit of open files: ulimit -n, or LimitNOFILE= in its unit"
+	case no == syscall.EROFS:
+		return "have the file system written to again: findmnt -T " + dir
+	default:
+		return "look at the disk and its file system: findmnt -T " + dir + "; dmesg"
+	}
 }
 
 func moveAside(path string) string {

@@ -47,16 +47,12 @@ func (b *Bucket) Swap(ctx context.Context, name string, revision uint64, record 
 		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
 	case <-s.closing:
 		return 0, failed(s.path, errClosed)
-	case <-s.current().broken:
-		return 0, s.current().damage()
 	}
 	select {
 	case o := <-w.done:
 		return o.revision, o.err
 	case <-ctx.Done():
 		return 0, fmt.Errorf("write to the store: %w", ctx.Err())
-	case <-s.current().broken:
-		return 0, s.current().damage()
 	}
 }
 
@@ -74,9 +70,15 @@ func (s *Store) write() {
 		case w := <-s.swaps:
 			s.commit(s.group(w))
 		case done := <-s.rewrites:
-			done <- s.rewrite()
+			done <- s.rekey()
+		case done := <-s.looks:
+			done <- s.inPlace()
 		case <-s.stale.due:
 			s.purge()
+		case <-s.damage():
+			s.heal()
+		case <-s.retry:
+			s.retry = nil
 		case <-s.closing:
 			if s.stale.removed {
 				s.purge()
@@ -100,38 +102,73 @@ func (s *Store) group(first *swap) []*swap {
 	return group
 }
 
-// commit applies the swaps in one transaction and tells each what became of it.
-// When the transaction fails all of them have failed, also those that were in
-// conflict with a write that is now undone.
+// commit applies the swaps and tells each what became of it.
 func (s *Store) commit(group []*swap) {
-	outcomes := make([]outcome, len(group))
-	next := maps.Clone(s.sets)
-	err := s.ensureDataKeys(group)
-	if err == nil {
-		err = s.file.update(func(t txn) (changed bool, err error) {
-			for i, w := range group {
-				revision, wrote, err := s.apply(t, w, next)
-				if err != nil && !errors.Is(err, ErrConflict) && api.CodeOf(err) != api.StoreFull {
-					return false, err
-				}
-				outcomes[i] = outcome{revision, err}
-				changed = changed || wrote
-			}
-			if changed {
-				err = t.putSets(s.keys.sealSets(next, t.sequence()))
-			}
-			return changed, err
-		})
-	}
-	if err == nil {
-		s.sets = next
+	outcomes, err := s.try(group)
+	if err != nil && s.file.isBroken() {
+		outcomes, err = s.try(group) // which heals it first, if it can
 	}
 	for i, w := range group {
 		clear(w.record)
 		if err != nil {
-			outcomes[i] = outcome{0, err}
+			w.done <- outcome{0, err}
+		} else {
+			w.done <- outcomes[i]
 		}
-		w.done <- outcomes[i]
+	}
+}
+
+// try applies the swaps in one transaction. When that fails all of them have failed,
+// also those that were in conflict with a write that is now undone.
+func (s *Store) try(group []*swap) ([]outcome, error) {
+	if err := s.inPlace(); err != nil {
+		return nil, err
+	}
+	if err := s.ensureDataKeys(group); err != nil {
+		s.reread()
+		return nil, err
+	}
+	outcomes := make([]outcome, len(group))
+	next, last := maps.Clone(s.sets), s.last
+	err := s.file.update(func(t txn) (changed bool, err error) {
+		if err := t.belongs(s.keys.id); err != nil {
+			return false, err
+		}
+		for i, w := range group {
+			revision, wrote, err := s.apply(t, w, next)
+			if err != nil && !errors.Is(err, ErrConflict) && api.CodeOf(err) != api.StoreFull {
+				return false, err
+			}
+			outcomes[i] = outcome{revision, err}
+			changed = changed || wrote
+		}
+		if changed {
+			last = t.sequence()
+			err = t.putSets(s.keys.sealSets(next, last))
+		}
+		return changed, err
+	})
+	if err != nil {
+		s.reread()
+		return nil, err
+	}
+	s.sets, s.last = next, last
+	return outcomes, nil
+}
+
+// reread takes the set hashes from the file: a commit that has failed at its last step is
+// in it.
+func (s *Store) reread() {
+	var sealed []byte
+	err := s.file.view(func(t txn) error {
+		sealed = t.sets()
+		return nil
+	})
+	if err != nil {
+		return
+	}
+	if stored, last, err := s.keys.openSets(sealed); err == nil {
+		s.sets, s.last = stored, max(s.last, last)
 	}
 }
 
@@ -158,6 +195,9 @@ func (s *Store) apply(t txn, w *swap, after sets) (revision uint64, wrote bool, 
 	case w.record == nil && raw == nil:
 		return 0, false, nil
 	case w.record == nil:
+		if err := t.putStale(); err != nil { // should it die before the purge
+			return 0, false, err
+		}
 		s.stale.remove()
 		after.remove(s.keys, w.bucket, key, raw)
 		return 0, true, t.remove(w.bucket, key)
@@ -194,7 +234,7 @@ func (s *Store) ensureDataKeys(group []*swap) error {
 				return false, err
 			}
 			if old, ok := wrapped[w.bucket]; ok {
-				d, err = s.keys.unwrap(w.bucket, old)
+				d, err = s.keys.unwrap(format, w.bucket, old)
 				return false, err
 			}
 			var sealed []byte

@@ -1,0 +1,116 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/sessionctl/sessionctl/api"
+)
+
+// healPause is how long is waited until healing is tried again.
+const healPause = 2 * time.Second
+
+// inPlace sees to it that what the writer is about to write will be found at the next
+// start: in a file that makes sense, with the store's name.
+func (s *Store) inPlace() error {
+	if s.file.isBroken() && !s.heal() {
+		return s.file.damage()
+	}
+	if !s.file.named() {
+		if err := s.reclaim(); err != nil {
+			return err
+		}
+	}
+	return s.syncName()
+}
+
+// damage returns what is ready when the file is damaged, and can be tried to be healed.
+func (s *Store) damage() <-chan struct{} {
+	if !s.heals || s.retry != nil {
+		return nil
+	}
+	return s.file.broken
+}
+
+// heal puts a new file in the place of one that has turned out to be damaged, and
+// reports whether it has.
+func (s *Store) heal() bool {
+	if s.damage() == nil {
+		return false
+	}
+	bad := s.file
+	if err := s.replace(bad); err != nil {
+		s.log.Warn("the damaged store could not be mended yet", "store", s.path, "error", err)
+		s.retry = time.After(healPause)
+	}
+	select {
+	case <-bad.tended:
+	default:
+		close(bad.tended)
+	}
+	return s.file != bad
+}
+
+func (s *Store) replace(bad *file) error {
+	info, err := bad.fd.Stat()
+	if err != nil {
+		return failed(s.path, err)
+	}
+	if err := s.keyed(); err != nil {
+		return err
+	}
+	saved, _ := salvage(bad.fd, info.Size(), s.keys) // an error says that there may be more
+	next, warning, err := replaceDamaged(s.path, bad.fd, bad.damage(), s.keys, saved, s.last)
+	if err != nil {
+		return err
+	}
+	s.tell(warning)
+	if err := s.use(next); err != nil { // but it is in use
+		s.log.Warn("the mended store is not on the disk yet", "store", s.path, "error", err)
+	}
+	return nil
+}
+
+// tell says what was done to the file.
+func (s *Store) tell(warning string) {
+	s.log.Error(warning)
+	s.mu.Lock()
+	s.mended = warning
+	s.mu.Unlock()
+}
+
+// reclaim writes the store anew under its name, which the file does not have any more.
+func (s *Store) reclaim() error {
+	if !s.heals {
+		return failed(s.path, errors.New("it was removed, or replaced, while it was in use"))
+	}
+	if err := s.keyed(); err != nil {
+		return err
+	}
+	aside, err := s.rewrite()
+	if err != nil {
+		return err
+	}
+	what := "removed"
+	if aside != "" {
+		what = "replaced by another, which was put aside as " + aside + ","
+	}
+	s.tell(fmt.Sprintf("store %s was %s while it was in use: it was written anew, with all of its %d records", s.path, what, s.sets.records()))
+	return nil
+}
+
+// keyed sees to it that a new file can be put into the store's directory, and could be
+// opened there at the next start.
+func (s *Store) keyed() error {
+	if !s.key.there() {
+		return &api.Error{Code: api.StoreKeyMissing,
+			Detail: fmt.Sprintf("store %s was removed while it was in use, and the %s with it", s.path, s.key.Source()),
+			Remedy: "start sessiond again, which makes a new store, or bring that file back"}
+	}
+	if err := ensureDir(filepath.Dir(s.path)); err != nil {
+		return failed(s.path, err)
+	}
+	return nil
+}
