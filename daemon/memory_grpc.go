@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"google.golang.org/grpc"
@@ -57,8 +58,8 @@ type codec struct {
 
 func newCodec() codec {
 	timer := time.AfterFunc(quiet, func() {
-		runtime.GC() // moves what is in pools aside
-		runtime.GC() // and collects it
+		runtime.GC()         // moves what is in pools aside
+		debug.FreeOSMemory() // collects it, and the kernel forgets what is free then
 	})
 	timer.Stop()
 	return codec{encoding.GetCodecV2(encodingproto.Name), clearing{mem.DefaultBufferPool()}, timer}
@@ -111,6 +112,8 @@ func (codec) clear(m proto.Message) bool {
 		return true
 	case *pb.ExportCacheResponse:
 		clear(m.GetCache())
+		return true
+	case *pb.DeleteSessionResponse: // what it held is garbage now
 		return true
 	}
 	return false

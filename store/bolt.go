@@ -33,6 +33,7 @@ var (
 	metaCheck  = []byte("check")
 	metaSets   = []byte("sets")
 	metaStale  = []byte("stale")
+	metaFile   = []byte("file")
 )
 
 var (
@@ -59,8 +60,10 @@ type file struct {
 	db   *bbolt.DB
 	log  *slog.Logger
 
-	// committed is the number of the last transaction that is known to be in the file.
+	// committed is the number of the last transaction that is known to be in the file, and
+	// id is what tells it from other files of the store.
 	committed atomic.Int64
+	id        []byte
 
 	// settled says that the last transaction in the file is known to be on the disk; the
 	// writer's. See settle.
@@ -116,7 +119,10 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 		f.db, err = bbolt.Open(empty.Name(), 0o600, &bbolt.Options{
 			OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return empty, nil }, NoSync: true,
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return f.recognise()
 	})
 	if err != nil {
 		return nil, errors.Join(failed(path, err), empty.Close())
@@ -129,7 +135,8 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 			}
 		}
 		if err == nil {
-			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaCheck, h.check), meta.Put(metaSets, h.sets))
+			f.id = newID()
+			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaFile, f.id), meta.Put(metaCheck, h.check), meta.Put(metaSets, h.sets))
 		}
 		for bucket, sealed := range wrapped {
 			err = errors.Join(err, t.addBucket(bucket, sealed))
@@ -168,10 +175,7 @@ func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error
 		if err != nil {
 			return err
 		}
-		return f.db.View(func(tx *bbolt.Tx) error {
-			f.committed.Store(int64(tx.ID()))
-			return nil
-		})
+		return f.recognise()
 	})
 	if err == nil {
 		return f, nil
@@ -188,6 +192,15 @@ func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error
 		return nil, failed(path, err)
 	}
 	return nil, damaged(path, err)
+}
+
+// recognise takes note of what tells the file from one that is written over it.
+func (f *file) recognise() error {
+	return f.db.View(func(tx *bbolt.Tx) error {
+		f.committed.Store(int64(tx.ID()))
+		f.id = txn{tx}.file()
+		return nil
+	})
 }
 
 // probeFile has a store looked at before bbolt maps it: some damage ends the process
@@ -311,7 +324,8 @@ func (f *file) named() bool {
 	return unix.Lstat(f.path, &at) == nil && unix.Fstat(int(f.fd.Fd()), &own) == nil && at.Dev == own.Dev && at.Ino == own.Ino
 }
 
-// errOverwritten is for a file in which an older transaction is the last one.
+// errOverwritten is for a file whose last transaction is not the one that was committed
+// last, nor the next one.
 var errOverwritten = errors.New("something else was written over it while it was in use")
 
 // view calls fn in a read transaction. What fn gets from it ends with it.
@@ -322,9 +336,9 @@ func (f *file) view(fn func(txn) error) error {
 		return f.damage()
 	}
 	return f.result(guard(func() error {
-		committed := f.committed.Load()
+		before := f.committed.Load()
 		return f.db.View(func(tx *bbolt.Tx) error {
-			if int64(tx.ID()) < committed {
+			if id := int64(tx.ID()); id < before || id > f.committed.Load()+1 {
 				panic(errOverwritten)
 			}
 			return fn(txn{tx})
@@ -356,7 +370,7 @@ func (f *file) update(fn func(txn) (changed bool, err error)) error {
 				switch {
 				case left:
 					return errUnchanged
-				case int64(tx.ID()) <= f.committed.Load():
+				case int64(tx.ID()) != f.committed.Load()+1, !bytes.Equal(txn{tx}.file(), f.id):
 					panic(errOverwritten)
 				}
 				changed, err := fn(txn{tx})
@@ -435,13 +449,13 @@ func (t txn) header() (header, error) {
 	return header{format: version[0], id: bytes.Clone(id), check: bytes.Clone(check)}, nil
 }
 
-// belongs panics, as damage does, unless this is the store of that id.
-func (t txn) belongs(id []byte) error {
-	meta, err := t.root(bucketMeta)
-	if err == nil && !bytes.Equal(meta.Get(metaID), id) {
-		panic(errOverwritten)
+// file returns what tells the file from others of the store, one of which may have been
+// written over it. Nil is before its first transaction.
+func (t txn) file() []byte {
+	if meta := t.tx.Bucket(bucketMeta); meta != nil {
+		return bytes.Clone(meta.Get(metaFile))
 	}
-	return err
+	return nil
 }
 
 // sequence returns the last sequence given out.
@@ -605,17 +619,4 @@ func (t txn) remove(bucket string, key []byte) error {
 		return err
 	}
 	return b.Delete(key)
-}
-
-// count returns the number of records in all buckets.
-func (t txn) count() (records int, err error) {
-	all, err := t.root(bucketRecords)
-	if err != nil {
-		return 0, err
-	}
-	err = all.ForEachBucket(func(name []byte) error {
-		records += all.Bucket(name).Stats().KeyN
-		return nil
-	})
-	return records, err
 }

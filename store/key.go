@@ -73,7 +73,9 @@ func (k Key) load(fresh bool) (master *keyMemory, made bool, err error) {
 	}
 	if fresh {
 		if made, err = makeKey(k.path(), size); err != nil {
-			return nil, false, k.missing(err)
+			e := failed(k.path(), err)
+			e.Detail = fmt.Sprintf("no %s could be made: %v", k.Source(), err)
+			return nil, false, e
 		}
 	}
 	master, err = readKey(k.path(), size)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -204,6 +205,15 @@ func (s *Store) copyTo(next *rewritten) error {
 			}
 			after = step[len(step)-1].key
 		}
+	}
+	// It was the file that it is thought to be, all the time.
+	if err := s.file.view(func(t txn) error {
+		if !bytes.Equal(t.file(), s.file.id) {
+			panic(errOverwritten)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	if lost > 0 {
 		s.log.Warn("records that cannot be opened are in the new store as they were", "store", s.path, "records", lost)

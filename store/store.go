@@ -11,6 +11,7 @@
 //	├── format            1: version of all that is drawn here, now 3
 //	├── id                16: random, the store's own
 //	├── check             32: HMAC-SHA256(check key, format | id)
+//	├── file              16: random, of this file, as the store is written anew now and then
 //	├── stale             1: it holds something of records that were removed
 //	└── sets              nonce 12 | sealed set hashes | tag 16
 //	keys
@@ -57,6 +58,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -106,9 +108,9 @@ type Store struct {
 
 	swaps    chan *swap
 	rewrites chan chan error
-	looks    chan chan error // asks the writer to see that the file has its name
-	closing  chan struct{}   // closed by Close: no more writes are taken
-	stopped  chan struct{}   // closed by the writer when it has ended
+	looks    chan chan look
+	closing  chan struct{} // closed by Close: no more writes are taken
+	stopped  chan struct{} // closed by the writer when it has ended
 	close    func() error
 	// Of the writer:
 	stale    staleness
@@ -189,7 +191,7 @@ func open(path string, o Options) (*Store, error) {
 		sets:     sets{},
 		swaps:    make(chan *swap),
 		rewrites: make(chan chan error),
-		looks:    make(chan chan error),
+		looks:    make(chan chan look),
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
@@ -298,28 +300,30 @@ type Status struct {
 	Err         error     // why the file cannot be read, nil if it can
 }
 
-// Status returns the state of the store. It visits every page of the file: it
-// is for people, not for a loop.
+// look is what the writer sees when it makes sure that the file is in its place.
+type look struct {
+	records uint64
+	err     error
+}
+
+// Status returns the state of the store, after a look at the file.
 func (s *Store) Status() Status {
 	st := Status{Path: s.path, KeySource: s.key.Source(), Format: format}
-	select { // so that what it says of the file is said of the one with the name
-	case <-s.verified:
-	case <-s.stopped: // it ended before that
-	}
-	looked := make(chan error, 1)
+	looked := make(chan look, 1)
 	select {
 	case s.looks <- looked:
-		st.Err = <-looked
+		l := <-looked
+		st.Records, st.Err = int(l.records), l.err
 	case <-s.stopped:
 	}
 	err := s.read(func(f *file) error {
-		return f.view(func(t txn) (err error) {
+		return f.view(func(t txn) error {
 			info, err := f.fd.Stat()
 			if err != nil {
 				return err
 			}
 			st.SizeBytes = info.Size()
-			st.Records, err = t.count()
+			_, err = t.header()
 			return err
 		})
 	})
@@ -494,6 +498,11 @@ func failed(path string, err error) *api.Error {
 // nextStep is the remedy for what the kernel says of a file; "" if it has said nothing.
 func nextStep(path string, err error) string {
 	no, ok := errors.AsType[syscall.Errno](err)
+	for _, hidden := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EROFS, syscall.EIO} {
+		if !ok && strings.HasSuffix(err.Error(), hidden.Error()) { // by bbolt, when a file has to grow
+			no, ok = hidden, true
+		}
+	}
 	switch dir := filepath.Dir(path); {
 	case !ok:
 		return ""

@@ -72,7 +72,8 @@ func (s *Store) write() {
 		case done := <-s.rewrites:
 			done <- s.rekey()
 		case done := <-s.looks:
-			done <- s.inPlace()
+			err := s.inPlace()
+			done <- look{s.sets.records(), err}
 		case <-s.stale.due:
 			s.purge()
 		case <-s.damage():
@@ -131,9 +132,6 @@ func (s *Store) try(group []*swap) ([]outcome, error) {
 	outcomes := make([]outcome, len(group))
 	next, last := maps.Clone(s.sets), s.last
 	err := s.file.update(func(t txn) (changed bool, err error) {
-		if err := t.belongs(s.keys.id); err != nil {
-			return false, err
-		}
 		for i, w := range group {
 			revision, wrote, err := s.apply(t, w, next)
 			if err != nil && !errors.Is(err, ErrConflict) && api.CodeOf(err) != api.StoreFull {
@@ -162,6 +160,7 @@ func (s *Store) reread() {
 	var sealed []byte
 	err := s.file.view(func(t txn) error {
 		sealed = t.sets()
+		s.file.committed.Store(int64(t.tx.ID()))
 		return nil
 	})
 	if err != nil {
