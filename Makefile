@@ -8,7 +8,7 @@
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
 # make torture   thirty days of 1,000 sites, with all that may happen to them;
-#                20,000 crashes and 1,000 kills of the store (needs strace)
+#                20,000 crashes, 1,000 kills and 10,000 thefts of the store
 # make erasing   bin/sessiond with Go's experiment that erases secrets, and its tests
 # make bench     tickets and tokens beside gokrb5's client, on MIT's KDC
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
@@ -52,15 +52,16 @@ bench:
 .PHONY: torture
 torture:
 	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
-	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestKillUnderLoad|TestSalvage|TestProbeDamage)$$' ./store
+	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestKillUnderLoad|TestSalvage|TestProbeDamage|TestThiefMoves)$$' ./store
 
-# Both runs of TestCopies print how many copies of a served cookie are left in memory.
+# Both runs print how many copies of a served cookie, and of one that was logged out, are
+# left in memory.
 .PHONY: erasing
 erasing:
 	GOEXPERIMENT=runtimesecret $(MAKE) bin/sessiond
 	GOEXPERIMENT=runtimesecret go test ./store ./daemon ./daemon/internal/secret
-	go test -count=1 -v -run '^TestCopies$$' ./daemon
-	GOEXPERIMENT=runtimesecret go test -count=1 -v -run '^TestCopies$$' ./daemon
+	go test -count=1 -v -run '^(TestCopies|TestThief)$$' ./daemon ./daemon/internal/e2e
+	GOEXPERIMENT=runtimesecret go test -count=1 -v -run '^(TestCopies|TestThief)$$' ./daemon ./daemon/internal/e2e
 
 .PHONY: generate
 generate:

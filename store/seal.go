@@ -55,10 +55,24 @@ func newID() []byte {
 	return id
 }
 
+// extract is HKDF-Extract (RFC 5869, section 2.2). hkdf.Extract leaves the master key in
+// its hash, on the heap; here something else is written over it.
+func extract(master, salt []byte) []byte {
+	h := hmac.New(sha256.New, salt)
+	h.Write(master)
+	key := h.Sum(nil)
+	h.Reset()
+	h.Write(make([]byte, sha256.BlockSize-1))
+	h.Sum(nil)
+	return key
+}
+
 func newKeyring(master, id []byte) (*keyring, error) {
 	k := &keyring{id: id, memory: newKeyMemory(4 * keySize)}
+	extracted := extract(master, id)
+	defer clear(extracted)
 	derive := func(purpose string) ([]byte, error) {
-		key, err := hkdf.Key(sha256.New, master, id, "sessionctl store "+purpose, keySize)
+		key, err := hkdf.Expand(sha256.New, extracted, "sessionctl store "+purpose, keySize)
 		if err != nil {
 			return nil, fmt.Errorf("derive the %s key: %w", purpose, err)
 		}
