@@ -10,7 +10,8 @@
 # make torture   thirty days of 1,000 sites, with all that may happen to them;
 #                20,000 crashes, 1,000 kills and 10,000 thefts of the store
 # make erasing   bin/sessiond with Go's experiment that erases secrets, and its tests
-# make bench     tickets and tokens beside gokrb5's client, on MIT's KDC
+# make bench     tickets and tokens beside gokrb5's client, on MIT's KDC; the store beside
+#                bbolt and the disk
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
 PREFIX   ?= /usr/local
@@ -47,12 +48,14 @@ test lint fuzz:
 .PHONY: bench
 bench:
 	go test -count=1 -v -run '^TestSpeed$$' ./daemon/internal/krb -rounds 1000 -slower 1.15
+	go test -count=1 -v -timeout 20m -run '^TestSpeed$$' ./store -rounds 400 -slack 1
 
 # The same tests, of one day and much shorter, are part of make test.
 .PHONY: torture
 torture:
 	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
-	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestKillUnderLoad|TestSalvage|TestProbeDamage|TestThiefMoves)$$' ./store
+	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestCrashAfterFault|TestKillUnderLoad|TestSalvage|TestProbeDamage|TestThiefMoves)$$' ./store
+	STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^TestDamage(UnderAgent)?$$' ./daemon/internal/e2e
 
 # Both runs print how many copies of a served cookie, and of one that was logged out, are
 # left in memory.

@@ -84,6 +84,20 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	sites, idps := o.Config.keeperSites(secrets)
 	k := keeper.New(keeper.Options{Sites: sites, IdPs: idps, Records: private{st.Bucket("sessions")}, Lives: st.Bucket("lives"), Latches: latches, Log: o.Log, Clock: clock})
 	defer k.Close()
+	var mending sync.WaitGroup
+	defer mending.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	mending.Go(func() {
+		for {
+			select {
+			case <-st.Healed():
+				k.Mended()
+			case <-ended:
+				return
+			}
+		}
+	})
 
 	srv := &service{
 		config: o.Config, keeper: k, secrets: secrets, store: st, socket: l.Addr().String(), now: clock.Now,

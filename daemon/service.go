@@ -741,7 +741,7 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	resp.Store = storeStatus(st)
 	resp.Warnings = slices.Concat(s.warnings, config.Warnings)
 	if st.Err != nil {
-		resp.Warnings = append(resp.Warnings, "the store cannot be read: "+st.Err.Error())
+		resp.Warnings = append(resp.Warnings, "the store is not in order: "+st.Err.Error())
 	}
 	if st.Warning != "" {
 		resp.Warnings = append(resp.Warnings, st.Warning)

@@ -112,7 +112,8 @@ func planSteps(seed uint64) []step {
 	for len(kinds) < 40 {
 		kinds = append(kinds, []string{kindPut, kindPut, kindPut, kindGroup, kindGroup, kindRemove, kindRemove, kindReopen, kindRekey}[r.IntN(9)])
 	}
-	var plan []step
+	// Each bucket has its data key from the first step on.
+	plan := []step{{kindGroup, []write{put(places[0]), put(places[1])}}}
 	for _, kind := range kinds {
 		s := step{kind: kind}
 		switch kind {

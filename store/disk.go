@@ -22,7 +22,7 @@ func (e *unsafeError) Error() string { return e.what }
 // ensureDir makes a directory with mode 0700 unless it exists, and makes sure
 // that nobody but root and this user can put a file into it.
 func ensureDir(dir string) error {
-	if err := makeDir(dir); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	info, err := os.Stat(dir)
@@ -44,19 +44,15 @@ func ensureDir(dir string) error {
 	return nil
 }
 
-// makeDir is os.MkdirAll whose result outlives a power failure.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
+// syncParents writes the names that lead to a directory to the disk, as far up as this
+// user can have made them. Whoever made them may have died before seeing to that.
+func syncParents(dir string) error {
+	for parent := filepath.Dir(dir); unix.Access(parent, unix.W_OK) == nil; parent = filepath.Dir(parent) {
+		if err := syncDir(parent); err != nil || parent == filepath.Dir(parent) {
+			return err
+		}
 	}
-	parent := filepath.Dir(dir)
-	if err := makeDir(parent); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(parent)
+	return nil
 }
 
 // syncDir writes the names in a directory to the disk.

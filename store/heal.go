@@ -12,6 +12,10 @@ import (
 // healPause is how long is waited until healing is tried again.
 const healPause = 2 * time.Second
 
+// Healed tells, after a damaged file was replaced, that records may be gone, or others
+// back: who knows better writes them again.
+func (s *Store) Healed() <-chan struct{} { return s.healed }
+
 // inPlace sees to it that what the writer is about to write will be found at the next
 // start: in a file that makes sense, with the store's name.
 func (s *Store) inPlace() error {
@@ -67,6 +71,10 @@ func (s *Store) replace(bad *file) error {
 		return err
 	}
 	s.tell(warning)
+	select {
+	case s.healed <- struct{}{}:
+	default: // nobody has asked since the last time
+	}
 	if err := s.use(next); err != nil { // but it is in use
 		s.log.Warn("the mended store is not on the disk yet", "store", s.path, "error", err)
 	}
@@ -109,7 +117,11 @@ func (s *Store) keyed() error {
 			Detail: fmt.Sprintf("store %s was removed while it was in use, and the %s with it", s.path, s.key.Source()),
 			Remedy: "start sessiond again, which makes a new store, or bring that file back"}
 	}
-	if err := ensureDir(filepath.Dir(s.path)); err != nil {
+	dir := filepath.Dir(s.path)
+	if err := ensureDir(dir); err != nil {
+		return failed(s.path, err)
+	}
+	if err := syncParents(dir); err != nil {
 		return failed(s.path, err)
 	}
 	return nil

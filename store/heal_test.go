@@ -155,6 +155,11 @@ func TestHeal(t *testing.T) {
 					t.Errorf("revision %d after %d", r, last)
 				}
 				n := present(t, s)
+				select {
+				case <-s.Healed():
+				default:
+					t.Error("nobody is told")
+				}
 				st := s.Status()
 				if st.Err != nil || !strings.Contains(st.Warning, "was damaged") || strings.Count(log.String(), "put aside as "+path+".bad-") != 1 {
 					t.Errorf("%v %q\n%s", st.Err, st.Warning, log)

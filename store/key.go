@@ -131,6 +131,9 @@ func makeKey(path string, size int) (made bool, err error) {
 	if err := ensureDir(dir); err != nil {
 		return false, err
 	}
+	if err := syncParents(dir); err != nil {
+		return false, err
+	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if made, err = writeKey(path, size); err != nil {
 			return false, err

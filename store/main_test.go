@@ -42,6 +42,12 @@ func TestMain(m *testing.M) {
 
 // child is another process with the store.
 func child(mode, path string) error {
+	switch mode { // which open it themselves
+	case "orders":
+		return childOrders(path, os.Getenv(nameVariable))
+	case "faults":
+		return childFaults(path, os.Getenv(nameVariable))
+	}
 	s, err := Open(path, Options{Key: keyBeside(path), LockTimeout: time.Minute})
 	if err != nil {
 		return err

@@ -178,9 +178,6 @@ func (s *Store) copyTo(next *rewritten) error {
 			}
 			next.last = last
 			err := next.update(func(t txn) (bool, error) {
-				if err := t.setSequence(last); err != nil {
-					return false, err
-				}
 				for _, e := range step {
 					name, record, sequence, err := s.openRecord(bucket, e.key, e.value, last)
 					sealed := e.value // as it is, so that who asks for it learns that it is damaged
@@ -195,7 +192,7 @@ func (s *Store) copyTo(next *rewritten) error {
 					}
 					next.stored.put(s.keys, bucket, e.key, sealed)
 				}
-				return true, t.putSets(s.keys.sealSets(next.stored, last))
+				return true, nil
 			})
 			if err != nil {
 				return err
@@ -205,6 +202,11 @@ func (s *Store) copyTo(next *rewritten) error {
 			}
 			after = step[len(step)-1].key
 		}
+	}
+	if err := next.update(func(t txn) (bool, error) { // where there were no records, too
+		return true, errors.Join(t.setSequence(next.last), t.putSets(s.keys.sealSets(next.stored, next.last)))
+	}); err != nil {
+		return err
 	}
 	// It was the file that it is thought to be, all the time.
 	if err := s.file.view(func(t txn) error {

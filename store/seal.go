@@ -143,7 +143,10 @@ func delimited(fields ...[]byte) []byte {
 	for _, f := range fields {
 		n += 4 + len(f)
 	}
-	b := make([]byte, 0, n)
+	return appendDelimited(make([]byte, 0, n), fields...)
+}
+
+func appendDelimited(b []byte, fields ...[]byte) []byte {
 	for _, f := range fields {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
 		b = append(b, f...)

@@ -1,9 +1,12 @@
 package store
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"maps"
 	"math/bits"
 	"slices"
@@ -24,10 +27,25 @@ type setHash struct {
 type element [4]uint64
 
 // element returns that of a stored record.
-func (k *keyring) element(bucket string, key, raw []byte) (e element) {
-	h := k.sum(k.set, []byte(bucket), key, raw[:min(len(raw), headerSize+nonceSize)])
+func (k *keyring) element(bucket string, key, raw []byte) element {
+	return k.newHasher().element(bucket, key, raw)
+}
+
+// hasher makes the elements of many records, and leaves no garbage for each.
+type hasher struct {
+	mac  hash.Hash
+	data []byte
+}
+
+func (k *keyring) newHasher() *hasher { return &hasher{mac: hmac.New(sha256.New, k.set)} }
+
+func (h *hasher) element(bucket string, key, raw []byte) (e element) {
+	h.data = appendDelimited(h.data[:0], []byte(bucket), key, raw[:min(len(raw), headerSize+nonceSize)])
+	h.mac.Reset()
+	h.mac.Write(h.data)
+	h.data = h.mac.Sum(h.data[:0])
 	for i := range e {
-		e[i] = binary.BigEndian.Uint64(h[8*i:])
+		e[i] = binary.BigEndian.Uint64(h.data[8*i:])
 	}
 	return e
 }
@@ -129,6 +147,7 @@ func (s *Store) verify() {
 	var last uint64
 	var stale bool
 	var buckets []string
+	by := s.keys.newHasher()
 	err := s.file.view(func(t txn) (err error) {
 		sealed, last, stale = t.sets(), t.sequence(), t.stale()
 		buckets, err = t.buckets()
@@ -140,7 +159,9 @@ func (s *Store) verify() {
 			n := 0
 			err = s.file.view(func(t txn) error {
 				return t.each(bucket, after, verifyStep, func(key, raw []byte) {
-					stored.put(s.keys, bucket, key, raw)
+					h := stored[bucket]
+					h.add(by.element(bucket, key, raw))
+					stored[bucket] = h
 					after = append(after[:0], key...)
 					n++
 				})

@@ -106,6 +106,7 @@ type Store struct {
 	verified chan struct{}
 	warning  string
 
+	healed   chan struct{}
 	swaps    chan *swap
 	rewrites chan chan error
 	looks    chan chan look
@@ -156,6 +157,11 @@ func open(path string, o Options) (*Store, error) {
 	if err != nil && !fresh {
 		return nil, failed(path, err)
 	}
+	if fresh {
+		if err := syncParents(dir); err != nil {
+			return nil, failed(path, err)
+		}
+	}
 	master, made, err := o.Key.load(fresh)
 	if err != nil {
 		return nil, err
@@ -188,6 +194,7 @@ func open(path string, o Options) (*Store, error) {
 		key:      o.Key,
 		log:      o.Log,
 		verified: make(chan struct{}),
+		healed:   make(chan struct{}, 1),
 		sets:     sets{},
 		swaps:    make(chan *swap),
 		rewrites: make(chan chan error),

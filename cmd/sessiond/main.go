@@ -96,8 +96,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return api.ExitOK
 	}
 
-	// A file that may not grow is an error (ulimit -f), not the end.
-	signal.Ignore(unix.SIGXFSZ)
 	// Nothing the agent makes is for others, and no copy of its memory either.
 	unix.Umask(0o077)
 	if err := daemon.CloseMemory(); err != nil {

@@ -259,10 +259,26 @@ func TestStoreDamage(t *testing.T) {
 	cookie := r.ok(t, "raw", "app")
 	good, err := os.ReadFile(r.home.store)
 	must(t, err)
+	served := func() {
+		t.Helper()
+		if r.ok(t, "raw", "app") != cookie {
+			t.Error("the session is not served from memory")
+		}
+	}
 	must(t, os.Truncate(r.home.store, 0))
-	says(r.ok(t, "status"), "the store cannot be read")
-	if r.ok(t, "raw", "app") != cookie {
-		t.Error("the session is not served from memory")
+	says(r.ok(t, "status"), "it was put aside as …, and … records were saved from it")
+	served()
+	must(t, os.Remove(r.home.store))
+	says(r.ok(t, "status"), "it was written anew, with all of its … records")
+	key := strings.TrimSuffix(r.home.store, ".db") + ".key"
+	must(t, os.Rename(key, key+".away"))
+	must(t, os.Remove(r.home.store))
+	says(r.ok(t, "status"), "the store is not in order: …")
+	served()
+	must(t, os.Rename(key+".away", key))
+	says(r.ok(t, "status"), "it was written anew, with all of its … records")
+	for _, kept := range r.asides(t) {
+		must(t, os.Remove(kept))
 	}
 	must(t, r.agent.cmd.Process.Kill())
 	<-r.agent.done

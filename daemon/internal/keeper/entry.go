@@ -24,22 +24,22 @@ type entry struct {
 	provider *entry // the identity provider whose session logs in, nil if there is none
 	log      *slog.Logger
 
-	mu         sync.Mutex
-	loaded     bool
-	revision   uint64   // of the stored record
-	session    *Session // nil: none
-	proofs     int      // probes that found the session alive
-	stale      bool
-	notDurable bool
-	failure    *api.Error // why the last login or probe failed, nil after a success
-	failures   int        // in a row
-	retryAt    time.Time  // the end of the back-off
-	noLogin    bool       // which is of logins, not of probes
-	flight     *flight
-	recent     []time.Time   // automatic logins that succeeded, the last maxLogins
-	changed    chan struct{} // closed at the end of each flight
-	retired    bool          // a reload has put another in its place, or none
-	shifted    int64         // what Clock.shifted was for its times
+	mu        sync.Mutex
+	loaded    bool
+	revision  uint64   // of the stored record
+	session   *Session // nil: none
+	proofs    int      // probes that found the session alive
+	stale     bool
+	unwritten bool       // the stored record is not what is served
+	failure   *api.Error // why the last login or probe failed, nil after a success
+	failures  int        // in a row
+	retryAt   time.Time  // the end of the back-off
+	noLogin   bool       // which is of logins, not of probes
+	flight    *flight
+	recent    []time.Time   // automatic logins that succeeded, the last maxLogins
+	changed   chan struct{} // closed at the end of each flight
+	retired   bool          // a reload has put another in its place, or none
+	shifted   int64         // what Clock.shifted was for its times
 	// Of an identity provider: turn is of the site that has its cookies alone, which
 	// none needs while they are steady, the same after a visit as before.
 	turn   chan struct{}
@@ -51,7 +51,8 @@ type entry struct {
 	// notAheadUntil is when that is tried again after it has failed.
 	notAheadUntil time.Time
 	life          lifetimes
-	plans         int // sessions made anew, or not, because of what was learned
+	lifeUnwritten bool // its stored record is not what was learned
+	plans         int  // sessions made anew, or not, because of what was learned
 	// found is what the site is like, nil if nobody has looked yet.
 	found   atomic.Pointer[finding]
 	glanced time.Time // when somebody has had a short look last
@@ -71,7 +72,7 @@ type entry struct {
 // flight is one probe or login, with everybody who waits for it.
 type flight struct {
 	login bool // a login from the start, not a probe
-	moot  bool // its one caller's own, and it has failed
+	moot  bool // its one caller's own, and it has failed; or the agent's, about what is there
 	launchOptions
 	needs   []string // what others need, too
 	doubted int      // what the entry's was when it began
@@ -263,7 +264,7 @@ func (e *entry) lives() (Served, bool) {
 }
 
 func (e *entry) served() Served {
-	return Served{Session: e.session, Stale: e.stale, NotDurable: e.notDurable}
+	return Served{Session: e.session, Stale: e.stale, NotDurable: e.unwritten}
 }
 
 // handOut returns the session for a caller. From now on it counts as used; and if
@@ -474,10 +475,10 @@ func (e *entry) guarded(f *flight, c api.Code) bool {
 // differs from old in nothing but the time of its proof is not written again.
 func (e *entry) publish(s, old *Session) {
 	e.mu.Lock()
-	changed := e.notDurable || old == nil || !old.jar.Equal(s.jar) || s.stored != s.shifted || old.path != s.path
+	changed := e.unwritten || old == nil || !old.jar.Equal(s.jar) || s.stored != s.shifted || old.path != s.path
 	e.mu.Unlock()
 	if changed {
-		e.store(s)
+		e.keep(s) // else it is served all the same
 	}
 	if old == nil {
 		defer e.k.doubt(e) // without the lock
@@ -495,32 +496,6 @@ func (e *entry) publish(s, old *Session) {
 		}
 	}
 	e.plan()
-}
-
-// store writes a session that is about to be served. If that fails, it is served
-// all the same.
-func (e *entry) store(s *Session) {
-	s.stored = s.shifted
-	err := e.swap(encodeSession(s, e.site.Fingerprint, e.k.clock))
-	if err != nil {
-		e.log.Error("the session is not durable", "err", err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.notDurable = err != nil
-}
-
-// swap replaces the stored record, or deletes it. Only a flight calls it, so
-// nobody else changes the record meanwhile.
-func (e *entry) swap(record []byte) error {
-	e.mu.Lock()
-	revision := e.revision
-	e.mu.Unlock()
-	revision, err := swap(e.k.ctx, e.k.o.Records, e.key(), revision, record)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.revision = revision
-	return err
 }
 
 // load reads the stored session at first use. The caller holds the lock.
@@ -552,12 +527,11 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget() *api.Error {
 	e.mu.Lock()
-	e.session, e.stale, e.notDurable, e.renewAt, e.endAt = nil, false, false, time.Time{}, time.Time{}
+	e.session, e.stale, e.renewAt, e.endAt = nil, false, time.Time{}, time.Time{}
 	e.mu.Unlock()
 	e.k.doubt(e)
-	if err := e.swap(nil); err != nil {
-		e.log.Error("the stored session could not be removed", "err", err)
-		return &api.Error{Code: api.StoreFailed, Detail: "the stored session could not be removed: " + api.AsError(err).Detail, Err: err,
+	if err := e.keep(nil); err != nil {
+		return &api.Error{Code: api.StoreFailed, Detail: "the session is gone, but what is stored of it could not be removed yet, which is tried again: " + api.AsError(err).Detail, Err: err,
 			Remedy: cmp.Or(api.AsError(err).Remedy, "see that the store can be written: sessionctl status")}
 	}
 	return nil
@@ -566,7 +540,7 @@ func (e *entry) forget() *api.Error {
 func (e *entry) summary() Summary {
 	e.mu.Lock()
 	e.load()
-	next := e.session == nil && e.flight == nil // a login
+	next := e.session == nil && !e.busy() // a login
 	e.mu.Unlock()
 	// What stands against it may have come, or gone, since the last one: by way of
 	// another site, or a restart.
@@ -577,7 +551,7 @@ func (e *entry) summary() Summary {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.k.clock.Now()
-	s := Summary{Site: e.site, Found: e.findings(), Session: e.session, Failure: e.failure, NotDurable: e.notDurable}
+	s := Summary{Site: e.site, Found: e.findings(), Session: e.session, Failure: e.failure, NotDurable: e.unwritten && e.session != nil}
 	s.Life, s.LifeLearned = e.lifetime()
 	s.Idle, s.IdleLearned = e.idle()
 	if h := e.hold(e.next(), now, nil); h != nil && h.trial == nil {
@@ -594,7 +568,7 @@ func (e *entry) summary() Summary {
 		s.State = Stale
 	case e.session != nil:
 		s.State = Live
-	case e.flight != nil:
+	case e.busy():
 		s.State = LoggingIn
 	case ready != nil:
 		s.Failure = e.remedied(e.throughIdP(ready), nil)
@@ -607,10 +581,15 @@ func (e *entry) summary() Summary {
 	return s
 }
 
+// busy reports whether the site is asked for something. The caller holds the lock.
+func (e *entry) busy() bool { return e.flight != nil && !e.flight.moot }
+
 // key is that of the entry's records.
-func (e *entry) key() string {
-	key := e.site.ID + "\x00" + e.site.Account
-	if e.site.isIdP { // which may have a site's name
+func (e *entry) key() string { return e.site.key() }
+
+func (s *Site) key() string {
+	key := s.ID + "\x00" + s.Account
+	if s.isIdP { // which may have a site's name
 		key = "idp\x00" + key
 	}
 	return key

@@ -3,6 +3,11 @@
 // leave a credential alone. Single flight, schedule, back-off and latches live
 // here.
 //
+// What is proven is stored before it is served. What the store does not take is served
+// all the same, flagged, and is tried again until it does, as is the removal of what has
+// ended, and what was learned (see unwritten). Nobody else writes these records: where
+// the store has others than the keeper has in mind, it was mended, and memory counts.
+//
 // How a login is done does not belong here (package login), nor who may have
 // a session (packages daemon and peer), nor how records are sealed (package
 // store).
@@ -143,8 +148,8 @@ const (
 
 // Keeper keeps the sessions. Its methods are safe for concurrent use.
 //
-// Locks are taken in the order: reloading, the keeper's, an entry's, the agenda's or the
-// circuits'. A site's flight may wait for that of its identity provider, never the
+// Locks are taken in the order: reloading, the keeper's, an entry's, the agenda's, the
+// circuits' or that of what is unwritten. A site's flight may wait for that of its identity provider, never the
 // other way round.
 type Keeper struct {
 	o        Options
@@ -152,9 +157,11 @@ type Keeper struct {
 	agenda   agenda
 	circuits circuits
 	deaths   deaths
-	ctx      context.Context
-	cancel   context.CancelFunc
-	flights  sync.WaitGroup
+	// unwritten is what the store did not take yet.
+	unwritten unwritten
+	ctx       context.Context
+	cancel    context.CancelFunc
+	flights   sync.WaitGroup
 
 	// reloading is held while a configuration is applied, or what it has left is
 	// purged.
@@ -180,16 +187,21 @@ func New(o Options) *Keeper {
 	k.agenda.k = k
 	k.circuits.all = map[string]*circuit{}
 	k.deaths.last = map[web.Origin]map[*entry]*death{}
+	k.unwritten.k, k.unwritten.entries = k, map[string]*entry{}
+	o.Latches.onFailure(k.unwritten.latch)
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.Reconfigure(o.Sites, o.IdPs)
 	return k
 }
 
-// Close ends the work under way and waits for it.
+// Close ends the work under way and waits for it. What the store did not take is tried
+// a last time.
 func (k *Keeper) Close() {
 	k.cancel()
 	k.agenda.close()
+	k.unwritten.close()
 	k.flights.Wait()
+	k.unwritten.write()
 }
 
 // Served is a session as it is handed out.
@@ -197,7 +209,7 @@ type Served struct {
 	*Session
 	// Stale says that the site could not be asked lately.
 	Stale bool
-	// NotDurable says that the session is not in the store.
+	// NotDurable says that the session is not in the store yet.
 	NotDurable bool
 }
 

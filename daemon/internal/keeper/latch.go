@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,19 +35,26 @@ const (
 // An attempt is written down before it is made. If its outcome never becomes
 // known, because the agent or the network died, a secret that was never
 // accepted counts as refused; one that was may be tried again, soon slowly.
+//
+// What the store does not take holds for this process, and a Keeper has it written
+// again. Where the store turns out to hold something else, as it was mended, what this
+// process knows counts, and what it never could read counts besides, for the worse.
 type Latches struct {
 	records Records
 	mac     func(data ...[]byte) []byte
 
-	mu    sync.Mutex
-	known map[string]*account
-	wrote bool // the store could be written in the life of this process
+	mu     sync.Mutex
+	known  map[string]*account
+	wrote  bool   // the store could be written in the life of this process
+	failed func() // is called when it could not, see onFailure
 }
 
 // account is what is known of one user's secrets.
 type account struct {
-	revision uint64
-	secrets  []secretState
+	revision  uint64
+	secrets   []secretState
+	unread    bool // the stored record was there, maybe, and could not be read
+	unwritten bool // it is not what is known
 }
 
 // secretState is what became of one secret.
@@ -86,7 +94,46 @@ func (l *loss) String() string {
 
 // NewLatches returns the latches of a store; mac is a keyed hash.
 func NewLatches(records Records, mac func(data ...[]byte) []byte) *Latches {
-	return &Latches{records: records, mac: mac, known: map[string]*account{}}
+	return &Latches{records: records, mac: mac, known: map[string]*account{}, failed: func() {}}
+}
+
+// onFailure has somebody told when something was not stored, who then calls rewrite.
+func (l *Latches) onFailure(tell func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = tell
+}
+
+// again has everything stored once more by rewrite.
+func (l *Latches) again() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.known {
+		a.unwritten = true
+	}
+}
+
+// rewrite stores what was not stored, until that fails.
+func (l *Latches) rewrite() error {
+	l.mu.Lock()
+	known := maps.Clone(l.known)
+	l.mu.Unlock()
+	for key := range known {
+		if err := l.rewriteOne(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Latches) rewriteOne(key string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.known[key]
+	if !a.unwritten {
+		return nil
+	}
+	return l.keep(context.Background(), key, a)
 }
 
 // Check returns what stands against trying one of the secrets, as an
@@ -101,7 +148,7 @@ func (l *Latches) Check(verifier, user string, secrets ...[]byte) error {
 func (l *Latches) check(strict bool, verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, err := l.load(verifier, user)
+	a, err := l.load(latchKey(verifier, user))
 	if err != nil {
 		// What was refused cannot be known: an attempt now might be the one
 		// that locks the account.
@@ -200,7 +247,7 @@ func (l *Latches) doubt(ctx context.Context, verifier, user string, secret []byt
 func (l *Latches) past(verifier, user string, secret []byte) verdicts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, err := l.load(verifier, user)
+	a, err := l.load(latchKey(verifier, user))
 	if err != nil {
 		return verdicts{}
 	}
@@ -253,26 +300,25 @@ func (l *Latches) Lost(verifier, user string, secret []byte, because error) {
 func (l *Latches) Clear(ctx context.Context, verifier, user string, secrets ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, err := l.load(verifier, user)
-	next := new(account)
-	if err == nil {
-		next = &account{a.revision, slices.Clone(a.secrets)}
-	}
-	changed := err != nil
-	for _, secret := range secrets {
-		if s := next.find(l.hash(verifier, user, secret)); s != nil && (s.Code != "" || s.Pending > 0) {
-			s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = s.underway, "", "", "", nil
-			changed = true
+	key := latchKey(verifier, user)
+	a, err := l.load(key)
+	next := *cmp.Or(a, l.known[key], &account{unread: true})
+	next.secrets = slices.Clone(next.secrets)
+	for changed := err != nil; ; changed = false {
+		for _, secret := range secrets {
+			if s := next.find(l.hash(verifier, user, secret)); s != nil && (s.Code != "" || s.Pending > s.underway) {
+				s.Pending, s.Code, s.Detail, s.Remedy, s.Loss = s.underway, "", "", "", nil
+				changed = true
+			}
 		}
+		if !changed {
+			return nil
+		}
+		if err := l.store(ctx, key, &next); err != nil {
+			return err
+		}
+		l.known[key] = &next // once more, as it may be readable after all
 	}
-	if !changed {
-		return nil
-	}
-	if err := l.store(ctx, verifier, user, next); err != nil {
-		return err
-	}
-	l.known[latchKey(verifier, user)] = next
-	return nil
 }
 
 // change applies a change to what is known of a secret, in memory and then in
@@ -280,24 +326,30 @@ func (l *Latches) Clear(ctx context.Context, verifier, user string, secrets ...[
 func (l *Latches) change(ctx context.Context, verifier, user string, secret []byte, f func(*secretState)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, err := l.load(verifier, user)
+	key := latchKey(verifier, user)
+	a, err := l.load(key)
 	if err != nil {
-		a = new(account)
-		l.known[latchKey(verifier, user)] = a
+		a = cmp.Or(l.known[key], &account{unread: true})
+		l.known[key] = a
 	}
 	hash := l.hash(verifier, user, secret)
 	s := a.find(hash)
 	if s == nil {
-		if len(a.secrets) >= maxSecrets {
-			i := a.least()
-			a.secrets = slices.Delete(a.secrets, i, i+1)
-		}
+		a.makeRoom()
 		a.secrets = append(a.secrets, secretState{Hash: hash})
 		s = &a.secrets[len(a.secrets)-1]
 	}
 	s.Time = time.Now()
 	f(s)
-	return l.store(ctx, verifier, user, a)
+	return l.keep(ctx, key, a)
+}
+
+// makeRoom forgets a secret, if there is no room for another.
+func (a *account) makeRoom() {
+	if len(a.secrets) >= maxSecrets {
+		i := a.least()
+		a.secrets = slices.Delete(a.secrets, i, i+1)
+	}
 }
 
 // least returns the secret to be forgotten first: the oldest of which nothing is
@@ -332,35 +384,88 @@ func (a *account) find(hash []byte) *secretState {
 	return &a.secrets[i]
 }
 
-func (l *Latches) load(verifier, user string) (*account, error) {
-	key := latchKey(verifier, user)
-	if a := l.known[key]; a != nil {
+func (l *Latches) load(key string) (*account, error) {
+	a := l.known[key]
+	if a != nil && !a.unread {
 		return a, nil
 	}
 	record, revision, err := l.records.Load(key)
 	if err != nil {
 		return nil, err
 	}
-	a := &account{revision: revision}
-	if record != nil {
-		if err := json.Unmarshal(record, &a.secrets); err != nil {
-			return nil, err
-		}
+	a = cmp.Or(a, &account{unread: true})
+	if err := a.meet(record); err != nil {
+		return nil, err
 	}
+	a.revision, a.unread = revision, false
 	l.known[key] = a
 	return a, nil
 }
 
-// store writes what is known of an account. A damaged record counts as absent:
-// revision 0 replaces it, also by an empty list.
-func (l *Latches) store(ctx context.Context, verifier, user string, a *account) error {
-	record, err := json.Marshal(a.secrets)
-	if err != nil {
+// meet takes over what a stored record knows besides, and, if it was not read before,
+// knows worse.
+func (a *account) meet(record []byte) error {
+	if record == nil {
+		return nil
+	}
+	var stored []secretState
+	if err := json.Unmarshal(record, &stored); err != nil {
 		return err
 	}
-	a.revision, err = swap(ctx, l.records, latchKey(verifier, user), a.revision, record)
-	l.wrote = l.wrote || err == nil
+	for _, o := range stored {
+		s := a.find(o.Hash)
+		switch {
+		case s == nil:
+			a.secrets = append(a.secrets, o)
+		case a.unread:
+			s.meet(o)
+		}
+	}
+	for len(a.secrets) > maxSecrets {
+		a.makeRoom()
+	}
+	return nil
+}
+
+// meet takes over what an earlier state of the secret knows worse.
+func (s *secretState) meet(o secretState) {
+	s.Pending += o.Pending
+	s.Accepted, s.Refused = s.Accepted || o.Accepted, s.Refused || o.Refused
+	if s.Loss = cmp.Or(s.Loss, o.Loss); s.Code == "" {
+		s.Code, s.Detail, s.Remedy = o.Code, o.Detail, o.Remedy
+	}
+}
+
+// keep is store for what holds also if that fails.
+func (l *Latches) keep(ctx context.Context, key string, a *account) error {
+	err := l.store(ctx, key, a)
+	if err != nil {
+		l.failed()
+	}
 	return err
+}
+
+// store writes what is known of an account. A damaged record counts as absent:
+// revision 0 replaces it, also by an empty list.
+func (l *Latches) store(ctx context.Context, key string, a *account) error {
+	revision, err := swap(ctx, l.records, key, a.revision, a.record(), func(stored []byte) []byte {
+		if err := a.meet(stored); err == nil {
+			a.unread = false
+		}
+		return a.record()
+	})
+	a.revision, a.unwritten = revision, err != nil
+	l.wrote, a.unread = l.wrote || err == nil, a.unread && err != nil
+	return err
+}
+
+// record is the stored form of an account.
+func (a *account) record() []byte {
+	b, err := json.Marshal(a.secrets)
+	if err != nil {
+		panic(err) // nothing in the record can fail
+	}
+	return b
 }
 
 func (l *Latches) hash(verifier, user string, secret []byte) []byte {
@@ -371,9 +476,12 @@ func latchKey(verifier, user string) string { return verifier + "\x00" + user }
 
 // swap replaces a record that nobody else writes, whoever has stopped waiting
 // for it, and returns the revision that is stored afterwards. A swap that
-// failed may have been done all the same; then the next one would be refused,
-// so the revision is asked for, and the swap tried once more if it was that.
-func swap(ctx context.Context, records Records, key string, revision uint64, record []byte) (uint64, error) {
+// failed may have been done all the same, and a store that was mended may have lost
+// the record, have an earlier one, or one that does not open, which counts as none; then
+// the next swap would be refused, so the revision is asked for, and the swap tried once
+// more if it was that. meet, if it is not nil, is told what is stored, and returns what
+// is to be stored then.
+func swap(ctx context.Context, records Records, key string, revision uint64, record []byte, meet func(stored []byte) []byte) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	for again := true; ; again = false {
@@ -381,13 +489,15 @@ func swap(ctx context.Context, records Records, key string, revision uint64, rec
 		if err == nil {
 			return next, nil
 		}
-		_, stored, lerr := records.Load(key)
-		if lerr != nil || stored == revision || !again {
-			if lerr == nil {
-				revision = stored
-			}
+		there, stored, lerr := records.Load(key)
+		if lerr != nil && api.CodeOf(lerr) != api.StoreDamaged {
 			return revision, err
 		}
-		revision = stored
+		if stored == revision || !again {
+			return stored, err
+		}
+		if revision = stored; meet != nil && lerr == nil {
+			record = meet(there)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"context"
 	"encoding/json"
 	"sync"
 	"time"
@@ -266,11 +265,8 @@ func (e *entry) loadLife() {
 	}
 }
 
-// saveLife stores what was learned. If that fails, it is learned again.
-func (e *entry) saveLife() {
-	if e.k.o.Lives == nil {
-		return
-	}
+// saveLife stores what was learned. If that fails, it is tried again.
+func (e *entry) saveLife() error {
 	e.mu.Lock()
 	r := lifeRecord{lifeVersion, e.site.Fingerprint, e.life.Age, e.life.Idle, e.found.Load()}
 	e.mu.Unlock()
@@ -278,16 +274,25 @@ func (e *entry) saveLife() {
 	if err != nil {
 		panic(err) // nothing in the record can fail
 	}
-	e.writeLife(b)
+	return e.writeLife(b)
 }
 
 // writeLife replaces the stored record, or deletes it.
-func (e *entry) writeLife(record []byte) {
-	_, revision, err := e.k.o.Lives.Load(e.key())
-	if err == nil {
-		_, err = swap(context.WithoutCancel(e.k.ctx), e.k.o.Lives, e.key(), revision, record)
+func (e *entry) writeLife(record []byte) error {
+	if e.k.o.Lives == nil {
+		return nil
 	}
-	if err != nil {
+	_, revision, _ := e.k.o.Lives.Load(e.key()) // damaged: 0, it is replaced
+	_, err := swap(e.k.ctx, e.k.o.Lives, e.key(), revision, record, nil)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err != nil && !e.lifeUnwritten:
 		e.log.Warn("what was learned of the site's sessions is not stored", "err", err)
+	case err == nil && e.lifeUnwritten:
+		e.log.Info("what was learned of the site's sessions is stored now")
 	}
+	e.lifeUnwritten = err != nil
+	e.k.unwritten.put(e, e.unwritten || e.lifeUnwritten)
+	return err
 }

@@ -171,7 +171,7 @@ func (p *Password) Store(ctx context.Context, pw secret.String) error {
 	if err != nil {
 		panic(err) // nothing in the record can fail
 	}
-	_, err = swap(ctx, p.records, p.key(), revision, record)
+	_, err = swap(ctx, p.records, p.key(), revision, record, nil)
 	return err
 }
 

@@ -34,7 +34,7 @@ func (k *Keeper) replace(old map[string]*entry, sites []Site, providers bool) (n
 		s.ID, s.isIdP = cmp.Or(s.ID, s.Name), providers
 		e, provider := old[s.ID], k.idps[s.IdP]
 		if e == nil || e.provider != provider || e.site.Setup != s.Setup || e.site.Fingerprint != s.Fingerprint {
-			before := e
+			before := cmp.Or(k.unwritten.at(s.key()), e) // somebody who is gone may have left something to remove
 			e = &entry{k: k, site: s, provider: provider, log: k.o.Log.With("site", s.Name), changed: make(chan struct{}), shifted: k.clock.shifted.Load(), turn: make(chan struct{}, 1)}
 			e.takeOver(before)
 		}
@@ -102,13 +102,15 @@ func (e *entry) inherit(old *entry) {
 			if d := time.Duration(e.k.clock.shifted.Load() - old.shifted); d != 0 { // the clock was set meanwhile
 				old.shift(d)
 			}
-			e.session, e.proofs, e.stale, e.notDurable = old.session, old.proofs, old.stale, old.notDurable
+			e.session, e.proofs, e.stale = old.session, old.proofs, old.stale
 			e.found.Store(old.found.Load())
 			e.doubted, e.settled, e.doubts, e.ended, e.glanced = old.doubted, old.settled, slices.Clone(old.doubts), old.ended, old.glanced
 			e.lost = old.lost
-			e.life, e.asked, e.recent, e.shifted = old.life, old.asked, slices.Clone(old.recent), old.shifted
+			e.life, e.lifeUnwritten, e.asked, e.recent, e.shifted = old.life, old.lifeUnwritten, old.asked, slices.Clone(old.recent), old.shifted
 			e.plan()
 		}
+		e.unwritten = old.unwritten
+		e.k.unwritten.put(e, e.unwritten || e.lifeUnwritten)
 	}
 	e.schedule()
 }
@@ -128,20 +130,23 @@ func (e *entry) retire() *flight {
 }
 
 // purge drops what is stored of an entry that was retired, if nobody has its place.
-func (e *entry) purge() {
+func (e *entry) purge() error {
 	e.k.reloading.Lock() // nobody takes it meanwhile
 	defer e.k.reloading.Unlock()
 	e.k.mu.RLock()
 	replaced := slices.ContainsFunc(e.k.all(), func(o *entry) bool { return o.key() == e.key() })
 	e.k.mu.RUnlock()
 	if replaced {
-		return
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.k.unwritten.put(e, false)
+		return nil
 	}
 	e.mu.Lock()
 	e.load()
 	e.mu.Unlock()
-	e.forget()
-	if e.k.o.Lives != nil {
-		e.writeLife(nil)
+	if err := e.forget(); err != nil {
+		return err
 	}
+	return e.writeLife(nil)
 }

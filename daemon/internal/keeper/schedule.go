@@ -214,22 +214,9 @@ func (k *Keeper) checkClock() bool {
 // restate stores a session with its times as they are after a step of the clock, so
 // that a restart finds them right.
 func (e *entry) restate() {
-	e.mu.Lock()
-	s := e.session
-	if s == nil || s.restored && s.foreign || s.stored == s.shifted || e.flight != nil || e.retired || e.k.ctx.Err() != nil { // a flight does so itself
-		e.mu.Unlock()
-		return
-	}
-	f := &flight{moot: true, done: make(chan struct{})}
-	e.flight = f
-	t := *s
-	e.mu.Unlock()
-	e.store(&t)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.session = t.at(e.k.clock.shifted.Load())
-	e.flight = nil // nothing has changed that anybody waits for, nor when it is due
-	close(f.done)
+	e.restore(func(s *Session) bool {
+		return s != nil && !(s.restored && s.foreign) && s.stored != s.shifted && e.k.ctx.Err() == nil
+	})
 }
 
 // shift moves the agenda to a clock that shows d more.
@@ -321,7 +308,7 @@ func (e *entry) lookAfter() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.flight != nil || e.retired { // its end, or whoever took over, schedules
-		return true
+		return e.retired || e.busy()
 	}
 	e.load()
 	now := e.k.clock.Now()
