@@ -22,7 +22,7 @@ func (e *unsafeError) Error() string { return e.what }
 // ensureDir makes a directory with mode 0700 unless it exists, and makes sure
 // that nobody but root and this user can put a file into it.
 func ensureDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, syscall.ENOTDIR) { // as is said below
 		return err
 	}
 	info, err := os.Stat(dir)

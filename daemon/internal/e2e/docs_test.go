@@ -889,7 +889,7 @@ func TestCodesTable(t *testing.T) {
 		}
 	}
 	// What is not about a login, but about calls, the store and files of the agent.
-	elsewhere := []string{"invalid_request", "config_invalid", "store_damaged", "store_failed", "deadline", "not_cached", "unknown_site"}
+	elsewhere := []string{"invalid_request", "config_invalid", "store_damaged", "store_failed", "store_full", "deadline", "not_cached", "unknown_site"}
 	var files []string
 	for _, pattern := range []string{"login/*.go", "keeper/*.go", "web/*.go", "krb/*.go", "krb/ccache/*.go"} {
 		found, err := filepath.Glob(filepath.Join("..", pattern))
