@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ var (
 	metaSets   = []byte("sets")
 	metaStale  = []byte("stale")
 	metaFile   = []byte("file")
+	metaTime   = []byte("time")
 )
 
 var (
@@ -65,6 +67,8 @@ type file struct {
 	committed atomic.Int64
 	id        []byte
 
+	rewrote time.Time // when it took another one's place; zero: it is the first
+
 	// settled says that the last transaction in the file is known to be on the disk; the
 	// writer's. See settle.
 	settled bool
@@ -92,7 +96,7 @@ func createFile(path string, h header) (err error) {
 		return failed(path, err)
 	}
 	defer os.Remove(tmp.Name())
-	f, err := fillFile(path, tmp, h, nil, slog.New(slog.DiscardHandler))
+	f, err := fillFile(path, tmp, h, time.Time{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -110,9 +114,10 @@ func createFile(path string, h header) (err error) {
 }
 
 // fillFile makes a store of an empty file that is to get the name path: its header, and
-// a bucket of records for each sealed data key. It is locked, but what is written to it
+// a bucket of records for each sealed data key, and when it has taken the place of another.
+// It is locked, but what is written to it
 // is not synced. An error closes it.
-func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, log *slog.Logger) (*file, error) {
+func fillFile(path string, empty *os.File, h header, rewrote time.Time, wrapped map[string][]byte, log *slog.Logger) (*file, error) {
 	f := newFile(path, empty, log)
 	f.settled = true // it is synced as a whole
 	err := guard(func() (err error) {
@@ -138,6 +143,9 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 			f.id = newID()
 			err = errors.Join(meta.Put(metaFormat, []byte{h.format}), meta.Put(metaID, h.id), meta.Put(metaFile, f.id), meta.Put(metaCheck, h.check), meta.Put(metaSets, h.sets))
 		}
+		if err == nil && !rewrote.IsZero() {
+			err = meta.Put(metaTime, binary.BigEndian.AppendUint64(nil, uint64(rewrote.Unix())))
+		}
 		for bucket, sealed := range wrapped {
 			err = errors.Join(err, t.addBucket(bucket, sealed))
 		}
@@ -146,6 +154,7 @@ func fillFile(path string, empty *os.File, h header, wrapped map[string][]byte, 
 	if err != nil {
 		return nil, errors.Join(err, f.close())
 	}
+	f.rewrote = rewrote
 	return f, nil
 }
 
@@ -199,6 +208,7 @@ func (f *file) recognise() error {
 	return f.db.View(func(tx *bbolt.Tx) error {
 		f.committed.Store(int64(tx.ID()))
 		f.id = txn{tx}.file()
+		f.rewrote = txn{tx}.time()
 		return nil
 	})
 }
@@ -458,6 +468,16 @@ func (t txn) file() []byte {
 		return bytes.Clone(meta.Get(metaFile))
 	}
 	return nil
+}
+
+// time returns when the file took the place of another, zero if it did not.
+func (t txn) time() time.Time {
+	if meta := t.tx.Bucket(bucketMeta); meta != nil {
+		if b := meta.Get(metaTime); len(b) == 8 {
+			return time.Unix(int64(binary.BigEndian.Uint64(b)), 0)
+		}
+	}
+	return time.Time{}
 }
 
 // sequence returns the last sequence given out.

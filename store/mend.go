@@ -233,7 +233,7 @@ func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last u
 			return rewritten{}, failed(path, errors.Join(err, empty.Close()))
 		}
 	}
-	if next.file, err = fillFile(path, empty, k.header(format), wrapped, slog.New(slog.DiscardHandler)); err != nil {
+	if next.file, err = fillFile(path, empty, k.header(format), time.Now(), wrapped, slog.New(slog.DiscardHandler)); err != nil {
 		return rewritten{}, err
 	}
 	for step := range slices.Chunk(saved, rewriteStep) {

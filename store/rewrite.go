@@ -117,7 +117,7 @@ func (s *Store) rewrite() (aside string, err error) {
 	}
 	name := tmp.Name()
 	defer os.Remove(name) // once it has its name, there is nothing
-	if next.file, err = fillFile(s.path, tmp, s.keys.header(format), wrapped, s.log); err != nil {
+	if next.file, err = fillFile(s.path, tmp, s.keys.header(format), began, wrapped, s.log); err != nil {
 		return "", err
 	}
 	if err = s.copyTo(&next); err == nil {
@@ -139,7 +139,7 @@ func (s *Store) use(next rewritten) error {
 	next.db.NoSync = false
 	s.mu.Lock()
 	old := s.file
-	s.file, s.dataKeys, s.rewrote = next.file, next.keys, time.Now()
+	s.file, s.dataKeys = next.file, next.keys
 	s.mu.Unlock()
 	s.stale, s.sets, s.last = staleness{timer: s.stale.timer}, next.stored, next.last
 	// The name is on the disk only now. A crash before that leaves the old file, in

@@ -12,6 +12,7 @@
 //	├── id                16: random, the store's own
 //	├── check             32: HMAC-SHA256(check key, format | id)
 //	├── file              16: random, of this file, as the store is written anew now and then
+//	├── time              8: when it was written anew, in seconds since 1970; none: it is the first
 //	├── stale             1: it holds something of records that were removed
 //	└── sets              nonce 12 | sealed set hashes | tag 16
 //	keys
@@ -98,7 +99,6 @@ type Store struct {
 	mu       sync.RWMutex
 	file     *file
 	dataKeys map[string]dataKey // by bucket
-	rewrote  time.Time          // when the file was written anew last; zero: not since Open
 	mended   string             // what was done to it last; ""
 
 	// verified is closed when the set hashes were compared with the records; warning is
@@ -302,7 +302,7 @@ type Status struct {
 	Format      int
 	SizeBytes   int64
 	Records     int       // in all buckets
-	RewriteTime time.Time // when the file was written anew last; zero: not since Open
+	RewriteTime time.Time // when the file was written anew last, which compacts it; zero: never
 	Warning     string    // what a person should know; "": nothing
 	Err         error     // why the file cannot be read, nil if it can
 }
@@ -337,7 +337,7 @@ func (s *Store) Status() Status {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	st.Err = cmp.Or(st.Err, err)
-	st.Warning, st.RewriteTime = cmp.Or(s.mended, s.warning), s.rewrote
+	st.Warning, st.RewriteTime = cmp.Or(s.mended, s.warning), s.file.rewrote
 	return st
 }
 

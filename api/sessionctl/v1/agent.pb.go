@@ -429,8 +429,7 @@ type StoreStatus struct {
 	SizeBytes int64 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// How many records it holds.
 	Records int64 `protobuf:"varint,5,opt,name=records,proto3" json:"records,omitempty"`
-	// When it was written anew last, which leaves out what was removed. Absent: not
-	// since the agent started.
+	// When it was written anew last, which leaves out what was removed. Absent: never.
 	RewriteTime   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=rewrite_time,json=rewriteTime,proto3" json:"rewrite_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
