@@ -55,7 +55,7 @@ bench:
 torture:
 	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
 	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestCrashAfterFault|TestKillUnderLoad|TestSalvage|TestProbeDamage|TestThiefMoves)$$' ./store
-	STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^TestDamage(UnderAgent)?$$' ./daemon/internal/e2e
+	STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestDamage|TestDamageUnderAgent|TestKillAgent)$$' ./daemon/internal/e2e
 
 # Both runs print how many copies of a served cookie, and of one that was logged out, are
 # left in memory.
