@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,12 +31,25 @@ const (
 // writes what it has found.
 func Probe(stdout io.Writer) int {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // the records would be in it
-	_ = unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: probeCPU, Max: probeCPU})
+	// Go ends the process at the first; the second is should it not get to that.
+	_ = unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: probeCPU, Max: 2 * probeCPU})
+	fmt.Fprintln(stdout, looking)
 	if err := store.Probe(os.NewFile(3, "store")); err != nil {
 		fmt.Fprintln(stdout, err)
 		return 1
 	}
 	return 0
+}
+
+const (
+	looking  = "looking"                        // is what the process says before it maps the file
+	noThread = "failed to create new OS thread" // is of Go's runtime
+)
+
+// killed tells whether somebody has ended the process, or the kernel for want of memory.
+func killed(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == unix.SIGKILL
 }
 
 // ProbeBy returns Options.Probe: a process of the program of that path. Its error says
@@ -47,11 +62,12 @@ func ProbeBy(program string) func(*os.File) error {
 		cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = []string{}, "/", []*os.File{f}, time.Second
 		out, err := cmd.Output()
 		exit, ended := errors.AsType[*exec.ExitError](err)
+		said, began := strings.CutPrefix(string(out), looking+"\n")
 		switch {
-		case !ended: // nobody can look, if it cannot be started
-			return nil
-		case exit.Exited() && len(out) > 0: // else it was Go's runtime that has ended it
-			return fmt.Errorf("%.200s", out)
+		case !ended, !began, ctx.Err() != nil, killed(exit), strings.Contains(string(exit.Stderr), noThread):
+			return nil // nobody could look, which says nothing of the file
+		case said != "": // else it was Go's runtime that has ended it
+			return fmt.Errorf("%.200s", said)
 		}
 		return fmt.Errorf("the process that looked at it has ended: %v", exit)
 	}

@@ -168,7 +168,10 @@ func masterKey(path string, passphrase []byte) (key store.Key, warnings []string
 	}
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 		if _, err := os.Stat(filepath.Join(dir, "master")); err == nil {
-			return store.KeyCredential(dir, "master"), nil
+			if _, err := os.Lstat(beside + ".key"); err == nil {
+				warnings = append(warnings, "a key file still lies beside the store: if it holds the master key, which is the credential now, it protects nothing: rm "+beside+".key")
+			}
+			return store.KeyCredential(dir, "master"), warnings
 		}
 	}
 	file := beside + ".key"

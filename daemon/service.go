@@ -740,11 +740,22 @@ func (s *service) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.Ge
 	}
 	resp.Store = storeStatus(st)
 	resp.Warnings = slices.Concat(s.warnings, config.Warnings)
-	if st.Err != nil {
-		resp.Warnings = append(resp.Warnings, "the store is not in order: "+st.Err.Error())
+	for _, w := range []struct {
+		what string
+		err  error
+	}{{"the store is not in order: ", st.Err}, {"the last write to the store has failed: ", st.Trouble}} {
+		if w.err == nil {
+			continue
+		}
+		e := api.AsError(w.err)
+		warning := w.what + e.Error()
+		if e.Remedy != "" {
+			warning += "; next: " + e.Remedy
+		}
+		resp.Warnings = append(resp.Warnings, warning)
 	}
 	if st.Warning != "" {
-		resp.Warnings = append(resp.Warnings, st.Warning)
+		resp.Warnings = append(resp.Warnings, strings.Split(st.Warning, "\n")...)
 	}
 	resp.Sites = int32(len(config.Sites))
 	for _, sum := range s.keeper.List() {

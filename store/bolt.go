@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,7 @@ func fillFile(path string, empty *os.File, h header, rewrote time.Time, wrapped 
 	err := guard(func() (err error) {
 		f.db, err = bbolt.Open(empty.Name(), 0o600, &bbolt.Options{
 			OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return empty, nil }, NoSync: true,
+			Timeout: time.Second, // nobody else has it locked, unless he means harm
 		})
 		if err != nil {
 			return err
@@ -130,7 +132,8 @@ func fillFile(path string, empty *os.File, h header, rewrote time.Time, wrapped 
 		return f.recognise()
 	})
 	if err != nil {
-		return nil, errors.Join(failed(path, err), empty.Close())
+		empty.Close() // if bbolt has not
+		return nil, failed(path, err)
 	}
 	err = f.update(func(t txn) (bool, error) {
 		meta, err := t.tx.CreateBucket(bucketMeta)
@@ -158,8 +161,24 @@ func fillFile(path string, empty *os.File, h header, rewrote time.Time, wrapped 
 	return f, nil
 }
 
+// errRenamed is for a file that has lost its name while its lock was waited for: whoever
+// had it has written it anew.
+var errRenamed = errors.New("another file has its name now")
+
 // openFile opens an existing store and locks it.
 func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error, log *slog.Logger) (*file, error) {
+	for end := time.Now().Add(lockTimeout); ; {
+		f, err := tryFile(path, lockTimeout, probe, log)
+		if !errors.Is(err, errRenamed) {
+			return f, err
+		}
+		if !time.Now().Before(end) {
+			return nil, locked(path)
+		}
+	}
+}
+
+func tryFile(path string, lockTimeout time.Duration, probe func(*os.File) error, log *slog.Logger) (*file, error) {
 	f := newFile(path, nil, log)
 	if probe != nil {
 		if err := probeFile(path, lockTimeout, probe); err != nil {
@@ -187,7 +206,15 @@ func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error
 		return f.recognise()
 	})
 	if err == nil {
-		return f, nil
+		var named bool
+		if named, err = isNamed(f.fd, path); err == nil && named {
+			return f, nil
+		}
+		f.close()
+		if err != nil {
+			return nil, failed(path, err)
+		}
+		return nil, errRenamed
 	}
 	if known, ok := errors.AsType[*api.Error](err); ok {
 		return nil, known
@@ -230,6 +257,11 @@ func probeFile(path string, lockTimeout time.Duration, probe func(*os.File) erro
 			return locked(path)
 		}
 	}
+	if named, err := isNamed(fd, path); err != nil {
+		return failed(path, err)
+	} else if !named {
+		return errRenamed
+	}
 	if err := probe(fd); err != nil {
 		return damaged(path, err)
 	}
@@ -254,7 +286,20 @@ func locked(path string) *api.Error {
 // panicError is a panic of bbolt, or a fault in the memory map.
 type panicError struct{ value any }
 
-func (e *panicError) Error() string { return fmt.Sprint(e.value) }
+func (e *panicError) Error() string {
+	if _, fault := e.value.(runtime.Error); fault {
+		return "it was cut off, or its pages make no sense"
+	}
+	return fmt.Sprint(e.value)
+}
+
+// raw returns the panic in an error, for the log.
+func raw(err error) any {
+	if p, ok := errors.AsType[*panicError](err); ok {
+		return p.value
+	}
+	return err
+}
 
 // guard calls fn and turns its panics and memory faults into a *panicError.
 func guard(fn func() error) (err error) {
@@ -299,7 +344,7 @@ func (f *file) result(err error) error {
 	if _, ok := errors.AsType[*panicError](err); ok || errors.Is(err, errStructure) {
 		f.brokenOnce.Do(func() {
 			f.brokenErr = damaged(f.path, err)
-			f.log.Error("the store is damaged and not used any more", "store", f.path, "error", err)
+			f.log.Error("the store is damaged", "store", f.path, "error", err, "raw", fmt.Sprintf("%.200v", raw(err)))
 			close(f.broken)
 		})
 		return f.damage()
@@ -326,14 +371,19 @@ func (f *file) isBroken() bool {
 	}
 }
 
-// named tells whether the file is the one that its path leads to. It asks for nothing but
+// isNamed tells whether a file is the one that the path leads to. It asks for nothing but
 // that: who asks for a file's times makes its next write dearer (Linux 6.13 and later, see
 // "multigrain timestamps" in its documentation).
-func (f *file) named() bool {
+func isNamed(f *os.File, path string) (bool, error) {
 	var at, own unix.Statx_t
-	return unix.Statx(unix.AT_FDCWD, f.path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO, &at) == nil &&
-		unix.Statx(int(f.fd.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO, &own) == nil &&
-		at.Ino == own.Ino && at.Dev_major == own.Dev_major && at.Dev_minor == own.Dev_minor
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO, &at)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err == nil {
+		err = unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO, &own)
+	}
+	return at.Ino == own.Ino && at.Dev_major == own.Dev_major && at.Dev_minor == own.Dev_minor, err
 }
 
 // errOverwritten is for a file whose last transaction is not the one that was committed
@@ -358,6 +408,16 @@ func (f *file) view(fn func(txn) error) error {
 	}))
 }
 
+// check has the file's own id compared, which view does not for each read.
+func (f *file) check() error {
+	return f.view(func(t txn) error {
+		if !bytes.Equal(t.file(), f.id) {
+			panic(errOverwritten)
+		}
+		return nil
+	})
+}
+
 var errUnchanged = errors.New("nothing to commit")
 
 // update calls fn in a write transaction, which is committed and synced if fn
@@ -371,35 +431,14 @@ func (f *file) update(fn func(txn) (changed bool, err error)) error {
 	var running sync.Mutex
 	left := false
 	done := make(chan error, 1)
-	go func() {
-		done <- guard(func() error {
-			if err := f.settle(); err != nil {
-				return err
-			}
-			return f.db.Update(func(tx *bbolt.Tx) error {
-				running.Lock()
-				defer running.Unlock()
-				switch {
-				case left:
-					return errUnchanged
-				case int64(tx.ID()) != f.committed.Load()+1, !bytes.Equal(txn{tx}.file(), f.id):
-					panic(errOverwritten)
-				}
-				changed, err := fn(txn{tx})
-				if err == nil && !changed {
-					return errUnchanged
-				}
-				if id := int64(tx.ID()); err == nil {
-					f.settled = f.db.NoSync
-					tx.OnCommit(func() {
-						f.settled = true
-						f.committed.Store(id)
-					})
-				}
-				return err
-			})
-		})
-	}()
+	go f.write(done, func(t txn) (bool, error) {
+		running.Lock()
+		defer running.Unlock()
+		if left {
+			return false, nil
+		}
+		return fn(t)
+	})
 	var err error
 	select {
 	case err = <-done:
@@ -413,6 +452,33 @@ func (f *file) update(fn func(txn) (changed bool, err error)) error {
 		return nil
 	}
 	return f.result(err)
+}
+
+// write is the goroutine of an update.
+func (f *file) write(done chan<- error, fn func(txn) (changed bool, err error)) {
+	done <- guard(func() error {
+		if err := f.settle(); err != nil {
+			return err
+		}
+		return f.db.Update(func(tx *bbolt.Tx) error {
+			id := int64(tx.ID())
+			if id != f.committed.Load()+1 || !bytes.Equal(txn{tx}.file(), f.id) {
+				panic(errOverwritten)
+			}
+			changed, err := fn(txn{tx})
+			if err == nil && !changed {
+				return errUnchanged
+			}
+			if err == nil {
+				f.settled = f.db.NoSync
+				tx.OnCommit(func() {
+					f.settled = true
+					f.committed.Store(id)
+				})
+			}
+			return err
+		})
+	})
 }
 
 // settle writes the transaction that the file shows as its last one to the disk, if that

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -22,7 +23,11 @@ func (s *Store) inPlace() error {
 	if s.file.isBroken() && !s.heal() {
 		return s.file.damage()
 	}
-	if !s.file.named() {
+	named, err := isNamed(s.file.fd, s.path)
+	if err != nil {
+		return failed(s.path, err)
+	}
+	if !named {
 		if err := s.reclaim(); err != nil {
 			return err
 		}
@@ -45,10 +50,14 @@ func (s *Store) heal() bool {
 		return false
 	}
 	bad := s.file
-	if err := s.replace(bad); err != nil {
-		s.log.Warn("the damaged store could not be mended yet", "store", s.path, "error", err)
+	err := s.replace(bad)
+	if err != nil {
+		if s.unhealed == nil || s.unhealed.Error() != err.Error() {
+			s.log.Warn("the damaged store could not be mended yet, which is tried again", "store", s.path, "error", err)
+		}
 		s.retry = time.After(healPause)
 	}
+	s.unhealed = err
 	select {
 	case <-bad.tended:
 	default:
@@ -66,11 +75,11 @@ func (s *Store) replace(bad *file) error {
 		return err
 	}
 	saved, _ := salvage(bad.fd, info.Size(), s.keys) // an error says that there may be more
-	next, warning, err := replaceDamaged(s.path, bad.fd, bad.damage(), s.keys, saved, s.last)
+	next, warning, err := replaceDamaged(s.path, bad.fd, bad.damage(), s.keys, saved, s.last, s.log)
 	if err != nil {
 		return err
 	}
-	s.tell(warning)
+	s.warn(warning)
 	select {
 	case s.healed <- struct{}{}:
 	default: // nobody has asked since the last time
@@ -79,14 +88,6 @@ func (s *Store) replace(bad *file) error {
 		s.log.Warn("the mended store is not on the disk yet", "store", s.path, "error", err)
 	}
 	return nil
-}
-
-// tell says what was done to the file.
-func (s *Store) tell(warning string) {
-	s.log.Error(warning)
-	s.mu.Lock()
-	s.mended = warning
-	s.mu.Unlock()
 }
 
 // reclaim writes the store anew under its name, which the file does not have any more.
@@ -105,17 +106,26 @@ func (s *Store) reclaim() error {
 	if aside != "" {
 		what = "replaced by another, which was put aside as " + aside + ","
 	}
-	s.tell(fmt.Sprintf("store %s was %s while it was in use: it was written anew, with all of its %d records", s.path, what, s.sets.records()))
+	s.warn(fmt.Sprintf("store %s was %s while it was in use: it was written anew, with all of its %d records", s.path, what, s.sets.records()))
 	return nil
 }
 
 // keyed sees to it that a new file can be put into the store's directory, and could be
 // opened there at the next start.
 func (s *Store) keyed() error {
-	if !s.key.there() {
-		return &api.Error{Code: api.StoreKeyMissing,
-			Detail: fmt.Sprintf("store %s was removed while it was in use, and the %s with it", s.path, s.key.Source()),
-			Remedy: "start sessiond again, which makes a new store, or bring that file back"}
+	sum, err := s.key.sum()
+	gone := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !gone {
+		return s.key.missing(err)
+	}
+	if gone || sum != s.keySum {
+		what := "is gone with it"
+		if !gone {
+			what = "is another one now"
+		}
+		return &api.Error{Code: api.StoreKeyMissing, Err: err,
+			Detail: fmt.Sprintf("store %s was removed or damaged while it was in use, and the %s %s", s.path, s.key.Source(), what),
+			Remedy: "bring that file back; without it the agent's next start makes a new key and a new store"}
 	}
 	dir := filepath.Dir(s.path)
 	if err := ensureDir(dir); err != nil {

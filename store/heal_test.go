@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,16 +83,17 @@ func TestHeal(t *testing.T) {
 				t.Error(err)
 			}
 		},
-		"cut in half": func(t *testing.T, path string, whole []byte) {
-			if err := os.Truncate(path, int64(len(whole)/2)); err != nil {
+		"cut to three pages": func(t *testing.T, path string, _ []byte) {
+			if err := os.Truncate(path, int64(3*os.Getpagesize())); err != nil {
 				t.Error(err)
 			}
 		},
-		"zeros":         func(t *testing.T, path string, whole []byte) { overwrite(t, path, make([]byte, len(whole))) },
-		"no bbolt file": func(t *testing.T, path string, _ []byte) { overwrite(t, path, []byte("CANARY")) },
-		"an older copy": func(t *testing.T, path string, older []byte) { overwrite(t, path, older) },
-		"another store": func(t *testing.T, path string, _ []byte) { overwrite(t, path, another) },
-		"nothing":       func(t *testing.T, path string, _ []byte) { overwrite(t, path, nil) },
+		"an older one, of before a rekey": func(t *testing.T, path string, older []byte) { overwrite(t, path, older) },
+		"zeros":                           func(t *testing.T, path string, whole []byte) { overwrite(t, path, make([]byte, len(whole))) },
+		"no bbolt file":                   func(t *testing.T, path string, _ []byte) { overwrite(t, path, []byte("CANARY")) },
+		"an older copy":                   func(t *testing.T, path string, older []byte) { overwrite(t, path, older) },
+		"another store":                   func(t *testing.T, path string, _ []byte) { overwrite(t, path, another) },
+		"nothing":                         func(t *testing.T, path string, _ []byte) { overwrite(t, path, nil) },
 		"garbage in pages": func(t *testing.T, path string, whole []byte) {
 			overwrite(t, path, bytes.Repeat([]byte{0xa5}, len(whole)))
 		},
@@ -298,4 +301,105 @@ func TestHealLater(t *testing.T) {
 		mustClose(t, s)
 		wantOnly(t, path, asides(t, path)...)
 	})
+}
+
+// TestWaitingOpener: who waits for the lock of a file that is written anew meanwhile does
+// not get the one that has no name any more.
+func TestWaitingOpener(t *testing.T) {
+	a, path, _ := healing(t)
+	for name, probe := range map[string]func(*os.File) error{"without a look": nil, "after one": func(*os.File) error { return nil }} {
+		opened := make(chan error)
+		go func() {
+			b, err := Mend(path, Options{Key: keyBeside(path), LockTimeout: 300 * time.Millisecond, Probe: probe})
+			if err == nil {
+				err = errors.Join(errors.New("it was opened"), b.Close())
+			}
+			opened <- err
+		}()
+		for waiting := true; waiting; {
+			if err := a.Rekey(t.Context()); err != nil {
+				t.Error(err)
+			}
+			select {
+			case err := <-opened:
+				if api.CodeOf(err) != api.StoreLocked {
+					t.Errorf("%s: %v", name, err)
+				}
+				waiting = false
+			default:
+			}
+		}
+	}
+	if n := present(t, a); n != healed {
+		t.Errorf("%d records", n)
+	}
+	mustClose(t, a)
+}
+
+// TestRewriteTells: what was changed in the file while it was in use is said when it is
+// written anew, as no later start could see it.
+func TestRewriteTells(t *testing.T) {
+	s, path, log := healing(t)
+	b := s.Bucket("latches")
+	first := mustSwap(t, b, "one", 0, []byte("CANARY-pending"))
+	old := sealed(t, s)["latches/"+string(s.keys.recordKey("latches", "one"))]
+	mustSwap(t, b, "one", first, []byte("CANARY-refused"))
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := sealed(t, s)["latches/"+string(s.keys.recordKey("latches", "one"))]
+	if len(old) != len(refused) || bytes.Count(file, refused) != 1 {
+		t.Fatal("the record is not where it can be put back")
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt(old, int64(bytes.Index(file, refused)))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); st.Warning != "" {
+		t.Errorf("%q", st.Warning)
+	}
+	if err := s.Rekey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); !strings.Contains(st.Warning, "not those that were written last") || !strings.Contains(log.String(), "not those that were written last") {
+		t.Errorf("%q\n%s", st.Warning, log)
+	}
+	mustClose(t, s)
+}
+
+// TestAsides: the file that was put aside last is kept, whatever the names of others say,
+// and so is what has a name of that kind, but not from here. The warnings of all are told.
+func TestAsides(t *testing.T) {
+	s, path, log := healing(t)
+	notes := path + ".bad-notes of mine"
+	for _, name := range []string{notes, path + ".bad-20380101T000000Z", path + ".bad-20380101T000001Z", path + ".bad-20380101T000002Z"} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 6 { // within a second or two
+		if err := os.Truncate(path, 1); err != nil {
+			t.Fatal(err)
+		}
+		mustSwap(t, s.Bucket("more"), "x", 0, []byte("x"))
+		said := s.Status().Warning
+		at := strings.LastIndex(said, path+".bad-")
+		name, _, _ := strings.Cut(said[max(at, 0):], ",")
+		if info, err := os.Stat(name); err != nil || info.Size() != 1 {
+			t.Errorf("%q is not kept: %v", name, err)
+		}
+		mustSwap(t, s.Bucket("more"), "x", mustRevision(t, s, "more", "x"), nil)
+	}
+	if n := strings.Count(s.Status().Warning, "was damaged"); n != maxWarnings {
+		t.Errorf("%d warnings\n%s", n, log)
+	}
+	if kept := asides(t, path); len(kept) != maxAside+1 || !slices.Contains(kept, notes) {
+		t.Errorf("%q", kept)
+	}
+	mustClose(t, s)
 }

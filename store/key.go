@@ -2,12 +2,14 @@ package store
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -104,8 +106,12 @@ func (k Key) missing(err error) error {
 		e.Remedy = "hand it over with LoadCredentialEncrypted= or LoadCredential= in the unit (systemd-creds encrypt --name=" + k.name + " makes one)"
 	case errors.Is(err, fs.ErrNotExist) && k.passphrase != nil:
 		e.Remedy = "bring the file of the salt back, without which no passphrase opens the store, or start sessiond without --passphrase if the store was made so; else move the store aside"
+	case errors.Is(err, fs.ErrNotExist) && exists(strings.TrimSuffix(k.path(), filepath.Ext(k.path()))+".salt"):
+		e.Remedy = "this store was made with a passphrase: sessiond --passphrase"
 	case errors.Is(err, fs.ErrNotExist):
-		e.Remedy = "bring the key file back; without it the store is lost: move it aside and start sessiond again, sessions are made anew"
+		e.Remedy = "bring the key file back, or start sessiond as it was before, if a unit gave it the credential; without its key the store is lost: move it aside and start sessiond again, sessions are made anew"
+	case errors.Is(err, errKeySize):
+		e.Remedy = "bring back the file that the store was made with; without it the store is lost: move both aside and start sessiond again, sessions are made anew"
 	default:
 		e.Remedy = nextStep(k.path(), err)
 	}
@@ -167,6 +173,14 @@ func writeKey(path string, size int) (made bool, err error) {
 	return err == nil, err
 }
 
+// errKeySize is for a file that holds no key.
+var errKeySize = errors.New("wrong size")
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 func readKey(path string, size int) (*keyMemory, error) {
 	f, err := openOwn(path, os.O_RDONLY)
 	if err != nil {
@@ -175,7 +189,7 @@ func readKey(path string, size int) (*keyMemory, error) {
 	defer f.Close()
 	key, err := readAtMost(f, size)
 	if err == nil && len(key.bytes) != size {
-		err = fmt.Errorf("it has %d bytes, not %d", len(key.bytes), size)
+		err = fmt.Errorf("%w: it has %d bytes, not %d", errKeySize, len(key.bytes), size)
 	}
 	return key, err
 }
@@ -202,7 +216,7 @@ func readAtMost(f *os.File, limit int) (*keyMemory, error) {
 	switch {
 	case err == nil:
 		m.free()
-		return nil, fmt.Errorf("it has more than %d bytes", limit)
+		return nil, fmt.Errorf("%w: it has more than %d bytes", errKeySize, limit)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		m.bytes = m.bytes[:n]
 		return m, nil
@@ -210,11 +224,20 @@ func readAtMost(f *os.File, limit int) (*keyMemory, error) {
 	return nil, err
 }
 
-// there tells whether the key can be had again, at the next start.
-func (k Key) there() bool {
+// sum is of the file that the key comes from, or its salt's; zero of a credential, which
+// nobody can remove. It says whether that is still the same, and nothing of the key.
+func (k Key) sum() (sum [sha256.Size]byte, err error) {
 	if k.credential {
-		return true
+		return sum, nil
 	}
-	_, err := os.Lstat(k.path())
-	return err == nil
+	size := keySize
+	if k.passphrase != nil {
+		size = saltSize
+	}
+	m, err := readKey(k.path(), size)
+	if err != nil {
+		return sum, err
+	}
+	defer m.free()
+	return sha256.Sum256(m.bytes), nil
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -27,20 +26,6 @@ func newKeyMemory(n int) *keyMemory {
 	m := &keyMemory{b[:n]}
 	runtime.AddCleanup(m, unmap, b)
 	return m
-}
-
-func mapSecret(n int) ([]byte, error) {
-	fd, err := unix.MemfdSecret(unix.O_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd) // the map stays
-	page := os.Getpagesize()
-	size := (n + page - 1) / page * page
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return nil, err
-	}
-	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
 func unmap(b []byte) {

@@ -1,12 +1,16 @@
 package store
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,10 +32,14 @@ const maxAside = 3
 // What was removed a moment before the damage may be back, as old versions of records
 // may: who needs a record to be the last one cannot have that of a damaged file.
 func Mend(path string, o Options) (*Store, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	s, err := open(path, o)
 	warning := ""
 	if api.CodeOf(err) == api.StoreDamaged {
 		if warning, err = mend(filepath.Clean(path), o, err); err == nil {
+			o.Probe = nil // who has just written it knows
 			s, err = open(path, o)
 		}
 	}
@@ -40,8 +48,7 @@ func Mend(path string, o Options) (*Store, error) {
 	}
 	s.heals = true
 	if warning != "" {
-		s.mended = warning
-		s.log.Error(warning)
+		s.warn(warning)
 	}
 	go s.write()
 	return s, nil
@@ -56,6 +63,9 @@ func mend(path string, o Options, damage error) (warning string, err error) {
 	defer bad.Close()
 	if unix.Flock(int(bad.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return "", locked(path)
+	}
+	if named, err := isNamed(bad, path); err != nil || !named { // another agent was quicker
+		return "", errors.Join(locked(path), err)
 	}
 	info, err := bad.Stat()
 	if err != nil {
@@ -75,7 +85,7 @@ func mend(path string, o Options, damage error) (warning string, err error) {
 	case err != nil:
 		return "", failed(path, err)
 	}
-	next, warning, err := replaceDamaged(path, bad, damage, keys, saved, 0)
+	next, warning, err := replaceDamaged(path, bad, damage, keys, saved, 0, o.Log)
 	if err != nil {
 		return "", err
 	}
@@ -88,7 +98,7 @@ func mend(path string, o Options, damage error) (warning string, err error) {
 // replaceDamaged puts a new store with the saved records, which it clears, in the place
 // of the damaged one, which is put aside. No sequence up to last is given out again. The
 // new file's name is not synced.
-func replaceDamaged(path string, bad *os.File, damage error, k *keyring, saved []salvaged, last uint64) (next rewritten, warning string, err error) {
+func replaceDamaged(path string, bad *os.File, damage error, k *keyring, saved []salvaged, last uint64, log *slog.Logger) (next rewritten, warning string, err error) {
 	defer func() {
 		for _, r := range saved {
 			clear(r.record)
@@ -100,7 +110,7 @@ func replaceDamaged(path string, bad *os.File, damage error, k *keyring, saved [
 	}
 	name := tmp.Name()
 	defer os.Remove(name)
-	next, err = fillSaved(path, tmp, k, saved, last)
+	next, err = fillSaved(path, tmp, k, saved, last, log)
 	if err != nil {
 		return rewritten{}, "", err
 	}
@@ -153,52 +163,33 @@ func putInPlace(name, path string, own *os.File, damaged bool) (aside string, er
 	if err := os.Rename(name, path); err != nil {
 		return "", errors.Join(err, back())
 	}
-	forgetAside(path)
+	forgetAside(path, aside)
 	return aside, nil
 }
 
 // isLocked tells whether a process has a lock on the file.
 func isLocked(path string) bool {
 	f, _, err := openRegular(path, os.O_RDONLY)
-	if err != nil {
-		return false
+	if err != nil { // then nobody knows
+		return true
 	}
 	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 // salvageWith finds the records that open with a master key, and the keys of the store
 // that they were of; those of a new one, if there is nothing.
 func salvageWith(f *os.File, size int64, master []byte) (*keyring, []salvaged, error) {
-	var best *keyring
-	var saved []salvaged
-	for _, id := range salvageID(f, size) {
-		k, err := newKeyring(master, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		records, _ := salvage(f, size, k) // an error says that there may be more
-		if len(records) > len(saved) || best == nil {
-			best, saved = k, records
-		}
+	k, err := keyringOf(f, master)
+	if err != nil {
+		return nil, nil, err
 	}
-	if len(saved) > 0 {
-		return best, saved, nil
+	if k == nil {
+		k, err = newKeyring(master, newID())
+		return k, nil, err
 	}
-	// Where there are sealed data keys, and not one of them opens, it is the master key
-	// that is wrong, and not only the file.
-	sealed := 0
-	if err := scanElements(f, size, func(_, value []byte) {
-		if len(value) == wrappedSize {
-			sealed++
-		}
-	}); err == nil && sealed > 0 {
-		if opened := best != nil && opens(f, size, best); !opened {
-			return nil, nil, errOtherKey
-		}
-	}
-	k, err := newKeyring(master, newID())
-	return k, nil, err
+	saved, _ := salvage(f, size, k) // an error says that there may be more
+	return k, saved, nil
 }
 
 // errOtherKey is for a master key that opens nothing of a file.
@@ -207,20 +198,57 @@ var errOtherKey = errors.New("nothing in it opens with this master key")
 // wrappedSize is the size of a sealed data key.
 const wrappedSize = 4 + 12 + keySize + 16
 
-// opens reports whether a data key of a damaged file opens.
-func opens(f *os.File, size int64, k *keyring) (found bool) {
-	_ = scanElements(f, size, func(name, value []byte) {
-		if !found && len(value) == wrappedSize {
-			_, err := k.unwrapAny(string(name), value)
-			found = err == nil
+// keyringOf returns the keys by which a sealed data key in a file opens, whatever the file
+// says of itself: its id may have lost a bit. It is nil if there is no data key, and
+// errOtherKey if there is and none opens.
+func keyringOf(f *os.File, master []byte) (*keyring, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	wrapped := make(map[string]string) // buckets by their sealed data keys, each of which is there many times
+	_ = scanElements(f, info.Size(), func(name, value []byte) {
+		if len(value) == wrappedSize && len(wrapped) < maxIDs*maxIDs {
+			wrapped[string(value)] = string(name)
 		}
 	})
-	return found
+	opens := func(id []byte) (*keyring, error) {
+		k, err := newKeyring(master, id)
+		if err != nil {
+			return nil, err
+		}
+		for value, bucket := range wrapped {
+			if _, err := k.unwrapAny(bucket, []byte(value)); err == nil {
+				return k, nil
+			}
+		}
+		return nil, nil
+	}
+	if len(wrapped) == 0 {
+		return nil, nil
+	}
+	ids := salvageID(f, info.Size())
+	for _, id := range ids {
+		if k, err := opens(id); k != nil || err != nil {
+			return k, err
+		}
+	}
+	for bit := range 8 * idSize {
+		if len(ids) == 0 {
+			break
+		}
+		other := bytes.Clone(ids[0])
+		other[bit/8] ^= 1 << (bit % 8)
+		if k, err := opens(other); k != nil || err != nil {
+			return k, err
+		}
+	}
+	return nil, errOtherKey
 }
 
 // fillSaved makes a store of an empty file, with saved records, which has given out last
 // or the last of theirs. It is locked, and not synced.
-func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last uint64) (next rewritten, err error) {
+func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last uint64, log *slog.Logger) (next rewritten, err error) {
 	next = rewritten{keys: make(map[string]dataKey), stored: sets{}, last: last}
 	wrapped := make(map[string][]byte)
 	generation := uint32(time.Now().Unix()) // none of those before, whatever they were
@@ -233,7 +261,7 @@ func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last u
 			return rewritten{}, failed(path, errors.Join(err, empty.Close()))
 		}
 	}
-	if next.file, err = fillFile(path, empty, k.header(format), time.Now(), wrapped, slog.New(slog.DiscardHandler)); err != nil {
+	if next.file, err = fillFile(path, empty, k.header(format), time.Now(), wrapped, log); err != nil {
 		return rewritten{}, err
 	}
 	for step := range slices.Chunk(saved, rewriteStep) {
@@ -276,14 +304,25 @@ func asideName(path string, now time.Time) (string, error) {
 	return "", errors.New("too many damaged files are kept beside it")
 }
 
-// forgetAside removes all but the last damaged files.
-func forgetAside(path string) {
+// asidePattern is of the names that asideName gives.
+var asidePattern = regexp.MustCompile(`\.bad-\d{8}T\d{6}Z(-\d+)?$`)
+
+// forgetAside removes all but the last damaged files: this one, and those that were put
+// aside last, which is when they got their names.
+func forgetAside(path, last string) {
 	names, err := filepath.Glob(globQuoted(path) + ".bad-*")
 	if err != nil {
 		return
 	}
-	slices.Sort(names) // by time
-	for _, name := range names[:max(0, len(names)-maxAside)] {
+	when := make(map[string]int64)
+	for _, name := range names {
+		var st unix.Stat_t
+		if name != last && asidePattern.MatchString(name) && unix.Lstat(name, &st) == nil {
+			when[name] = st.Ctim.Nano()
+		}
+	}
+	others := slices.SortedFunc(maps.Keys(when), func(a, b string) int { return cmp.Compare(when[a], when[b]) })
+	for _, name := range others[:max(0, len(others)-(maxAside-1))] {
 		os.Remove(name)
 	}
 }

@@ -219,11 +219,10 @@ func TestHeader(t *testing.T) {
 		code  api.Code
 		words []string
 	}{
-		"later format":  {func(tx *bbolt.Tx) error { return meta(tx).Put(metaFormat, []byte{format + 1}) }, api.VersionSkew, []string{"format 4", "formats 1 to 3"}},
 		"no format":     {func(tx *bbolt.Tx) error { return meta(tx).Delete(metaFormat) }, api.StoreDamaged, []string{"header"}},
-		"another id":    {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, make([]byte, idSize)) }, api.StoreKeyMissing, []string{"does not fit"}},
+		"another id":    {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, make([]byte, idSize)) }, api.StoreDamaged, []string{"header"}},
 		"short id":      {func(tx *bbolt.Tx) error { return meta(tx).Put(metaID, []byte{1}) }, api.StoreDamaged, []string{"header"}},
-		"another check": {func(tx *bbolt.Tx) error { return meta(tx).Put(metaCheck, make([]byte, 32)) }, api.StoreKeyMissing, []string{"does not fit"}},
+		"another check": {func(tx *bbolt.Tx) error { return meta(tx).Put(metaCheck, make([]byte, 32)) }, api.StoreDamaged, []string{"header"}},
 		"no meta":       {func(tx *bbolt.Tx) error { return tx.DeleteBucket(bucketMeta) }, api.StoreDamaged, []string{"meta"}},
 		"no keys":       {func(tx *bbolt.Tx) error { return tx.DeleteBucket(bucketKeys) }, api.StoreDamaged, []string{"keys"}},
 		"keys changed places": {func(tx *bbolt.Tx) error {

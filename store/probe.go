@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,11 +41,14 @@ func Probe(f *os.File) error {
 		ReadOnly: true, PreLoadFreelist: true, Timeout: time.Second / 10, // nobody else has it locked
 		OpenFile: func(string, int, fs.FileMode) (*os.File, error) { return f, nil },
 	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil // somebody has come in between, which who opens it next is told
+	}
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("lock it again: %w", err)
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil // as above
 	}
 	return db.View(func(tx *bbolt.Tx) error {
 		if info.Size() < tx.Size() {

@@ -1,10 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,9 +14,10 @@ import (
 // the disk opens with none of the new ones, and nothing that was removed is in the new
 // file. Reads go on meanwhile, writes wait. A crash leaves the old file or the new one.
 //
-// The master key stays, as does what MAC returns. The error has the code StoreFailed or
-// StoreDamaged, and the old file is then used on; or it is that of ctx, whose end stops
-// the waiting, not the work.
+// The master key stays, as does what MAC returns. The error has the code StoreFailed,
+// StoreLocked, StoreKeyMissing or StoreDamaged: the old file is then used on, or, if only
+// its end has failed, the new one. Or it is that of ctx, whose end stops the waiting, not
+// the work.
 func (s *Store) Rekey(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
@@ -82,7 +83,9 @@ func (s *Store) rekey() error {
 
 // purge rewrites the file because of what was removed.
 func (s *Store) purge() {
-	if err := s.rekey(); err != nil {
+	err := s.rekey()
+	s.note(err)
+	if err != nil {
 		s.log.Warn("removed records could not be purged from the store yet", "store", s.path, "error", err)
 		s.stale.after(purgeRetry)
 	}
@@ -163,7 +166,7 @@ func (s *Store) syncName() error {
 // copyTo copies all records to another file, under other keys. Those that do not open are
 // said.
 func (s *Store) copyTo(next *rewritten) error {
-	lost := 0
+	lost, found := 0, sets{}
 	for bucket, d := range next.keys {
 		var after []byte
 		for {
@@ -179,6 +182,7 @@ func (s *Store) copyTo(next *rewritten) error {
 			next.last = last
 			err := next.update(func(t txn) (bool, error) {
 				for _, e := range step {
+					found.put(s.keys, bucket, e.key, e.value)
 					name, record, sequence, err := s.openRecord(bucket, e.key, e.value, last)
 					sealed := e.value // as it is, so that who asks for it learns that it is damaged
 					if err == nil {
@@ -209,13 +213,12 @@ func (s *Store) copyTo(next *rewritten) error {
 		return err
 	}
 	// It was the file that it is thought to be, all the time.
-	if err := s.file.view(func(t txn) error {
-		if !bytes.Equal(t.file(), s.file.id) {
-			panic(errOverwritten)
-		}
-		return nil
-	}); err != nil {
+	if err := s.file.check(); err != nil {
 		return err
+	}
+	// The new hashes are of what is there, so what differs is said now or never.
+	if s.verified && !maps.Equal(found, s.sets) {
+		s.warn(fmt.Sprintf("store %s: its records are not those that were written last: somebody else has changed the file, or it is damaged; a refused password may be tried once more", s.path))
 	}
 	if lost > 0 {
 		s.log.Warn("records that cannot be opened are in the new store as they were", "store", s.path, "records", lost)

@@ -119,7 +119,7 @@ const (
 
 	// A file that makes sense claims each of its bytes a few times at most, with the
 	// elements that free pages still hold.
-	scanLimit  = 4 << 30
+	scanLimit  = 1 << 30
 	claimLimit = 32
 )
 
@@ -135,7 +135,8 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 		size, unread = scanLimit, fmt.Errorf("only its first %d GiB are looked at", scanLimit>>30)
 	}
 	claims := claimLimit * size
-	var page [pageSize]byte
+	f = &chunked{ReaderAt: f, chunk: make([]byte, 0, chunkSize)}
+	var page, zeros [pageSize]byte
 	var buf []byte
 	for at := int64(0); at < size; at += pageSize {
 		n, err := f.ReadAt(page[:min(pageSize, size-at)], at)
@@ -144,6 +145,9 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 		}
 		if n == 0 && err == io.EOF { // it is shorter than that
 			break
+		}
+		if page == zeros {
+			continue
 		}
 		for i := 0; i+leafAlign <= n; i += leafAlign {
 			e, ok := readElement(page[i:])
@@ -178,6 +182,30 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 		}
 	}
 	return unread
+}
+
+// chunked reads large pieces, as most of what is read follows what was read before.
+type chunked struct {
+	io.ReaderAt
+	at    int64
+	chunk []byte
+}
+
+const chunkSize = 1 << 20
+
+func (c *chunked) ReadAt(p []byte, at int64) (int, error) {
+	if at < c.at || at+int64(len(p)) > c.at+int64(len(c.chunk)) {
+		n, err := c.ReaderAt.ReadAt(c.chunk[:chunkSize], at)
+		if n < len(p) { // the end, or what cannot be read
+			c.chunk = c.chunk[:0]
+			if err == io.EOF {
+				return copy(p, c.chunk[:n]), err
+			}
+			return c.ReaderAt.ReadAt(p, at)
+		}
+		c.at, c.chunk = at, c.chunk[:n]
+	}
+	return copy(p, c.chunk[at-c.at:]), nil
 }
 
 // leafElement is an element of a leaf page, with sizes in bytes.

@@ -142,7 +142,8 @@ func (k *keyring) openSets(sealed []byte) (s sets, last uint64, err error) {
 // differs is said, and the hashes are from now on those of what is there: each record
 // is still one that the store has written, though maybe not the last one.
 func (s *Store) verify() {
-	defer close(s.verified)
+	defer func() { s.verified = true }()
+	var warning string
 	var stored, sealed = sets{}, []byte(nil)
 	var last uint64
 	var stale bool
@@ -181,9 +182,9 @@ func (s *Store) verify() {
 	was, then, err := s.keys.openSets(sealed)
 	switch {
 	case err != nil:
-		s.warning = fmt.Sprintf("store %s: the hashes of its records cannot be read: %v", s.path, err)
+		warning = fmt.Sprintf("store %s: the hashes of its records cannot be read: %v", s.path, err)
 	case then != last:
-		s.warning = fmt.Sprintf("store %s: its counter was set", s.path)
+		warning = fmt.Sprintf("store %s: its counter was set", s.path)
 	default:
 		var changed []string
 		all := maps.Clone(was)
@@ -196,11 +197,11 @@ func (s *Store) verify() {
 		if changed == nil {
 			return
 		}
-		s.warning = fmt.Sprintf("store %s: records of %s are not those that were written last", s.path, strings.Join(changed, ", "))
+		warning = fmt.Sprintf("store %s: records of %s are not those that were written last", s.path, strings.Join(changed, ", "))
 	}
 	s.stale.remove() // what is there, and nothing else, goes into a new file
-	s.warning += ": somebody else has changed the file, or it is damaged; old sessions are proven before they are served, but a refused password may be tried once more"
-	s.log.Error(s.warning)
+	warning += ": somebody else has changed the file, or it is damaged; old sessions are proven before they are served, but a refused password may be tried once more"
+	s.warn(warning)
 }
 
 // verifyStep is how many records are looked at in one transaction.

@@ -213,13 +213,71 @@ func testOlderFormat(t *testing.T, older byte) {
 	wantNoTemporary(t, path)
 	edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(metaFormat, []byte{older}) })
 	_, err = Open(path, Options{Key: keyBeside(path)})
-	wantError(t, err, api.StoreKeyMissing, path) // whose check is that of another format
+	wantError(t, err, api.StoreDamaged, path, "header") // whose check is that of another format
 	// One that somebody has from before does not help: the data keys know the format too.
 	edit(t, path, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(metaCheck, s.keys.header(older).check)
 	})
 	_, err = Open(path, Options{Key: keyBeside(path)})
 	wantError(t, err, api.StoreDamaged, path, "data key")
+}
+
+// TestLaterFormat: a store of a format to come is left to the version that knows it.
+func TestLaterFormat(t *testing.T) {
+	path := newPath(t)
+	s := mustOpen(t, path)
+	mustSwap(t, s.Bucket("sessions"), "a", 0, []byte("CANARY-a"))
+	mustClose(t, s)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(meta.Put(metaFormat, []byte{format + 1}), meta.Put(metaCheck, s.keys.header(format+1).check))
+	})
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, open := range []func(string, Options) (*Store, error){Open, Mend} {
+		_, err = open(path, Options{Key: keyBeside(path)})
+		wantError(t, err, api.VersionSkew, path, "format 4", "formats 1 to 3")
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("it was changed, %v", err)
+	}
+}
+
+// TestHeaderBits: one bit of what the header says costs nothing: what opens with the
+// master key is saved, be the header as it may.
+func TestHeaderBits(t *testing.T) {
+	path := newPath(t)
+	s := mustOpen(t, path)
+	revision := mustSwap(t, s.Bucket("sessions"), "a", 0, []byte("CANARY-a"))
+	for range 5 { // so that no older page has the header, too
+		revision = mustSwap(t, s.Bucket("sessions"), "a", revision, []byte("CANARY-a"))
+	}
+	mustClose(t, s)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range [][]byte{metaFormat, metaID, metaCheck} {
+		for _, bit := range []int{0, 7} {
+			if err := os.WriteFile(path, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, path, func(tx *bbolt.Tx) error {
+				v := bytes.Clone(tx.Bucket(bucketMeta).Get(name))
+				v[len(v)/2] ^= 1 << bit
+				return tx.Bucket(bucketMeta).Put(name, v)
+			})
+			s, err := Mend(path, Options{Key: keyBeside(path)})
+			if err != nil {
+				t.Errorf("bit %d of %s: %v", bit, name, err)
+				continue
+			}
+			wantRecord(t, s.Bucket("sessions"), "a", "CANARY-a", revision)
+			mustClose(t, s)
+		}
+	}
 }
 
 // TestQuota: a full store takes no new record, but others in the place of old ones.

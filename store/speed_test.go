@@ -253,7 +253,7 @@ func (sp *speed) open(t *testing.T) {
 	if sp.store == nil {
 		sp.store = mustOpen(t, sp.path)
 		sp.bucket = sp.store.Bucket("sessions")
-		<-sp.store.verified
+		sp.store.Status()
 	}
 	if _, err := os.Stat(sp.barePath); err == nil && sp.bare == nil {
 		if sp.bare, err = bbolt.Open(sp.barePath, 0o600, nil); err != nil {
@@ -352,7 +352,7 @@ func childMemory(path string, bare bool) error {
 	} else {
 		var s *Store
 		if s, err = Open(path, Options{Key: keyBeside(path)}); err == nil {
-			<-s.verified
+			s.Status()
 		}
 		stay = s
 	}

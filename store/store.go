@@ -53,6 +53,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,23 +89,20 @@ type Options struct {
 
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
-	path  string
-	keys  *keyring
-	key   Key
-	log   *slog.Logger
-	heals bool // what is wrong with the file is mended, see heal
+	path   string
+	keys   *keyring
+	key    Key
+	keySum [sha256.Size]byte // of its file, or its salt's
+	log    *slog.Logger
+	heals  bool // what is wrong with the file is mended, see heal
 
 	// mu is held for reading while the file is read, and what was read is opened: a
 	// rewrite puts another file with other keys in its place.
 	mu       sync.RWMutex
 	file     *file
 	dataKeys map[string]dataKey // by bucket
-	mended   string             // what was done to it last; ""
-
-	// verified is closed when the set hashes were compared with the records; warning is
-	// then what was found, or "".
-	verified chan struct{}
-	warning  string
+	warnings []string           // what was found, or done to it; the last ones
+	trouble  error              // of the last write, or purge; nil: it has worked
 
 	healed   chan struct{}
 	swaps    chan *swap
@@ -117,7 +115,9 @@ type Store struct {
 	stale    staleness
 	sets     sets
 	last     uint64           // the last sequence given out
+	verified bool             // the records were compared with their set hashes, which are sets since
 	unsynced bool             // the file's name is not known to be on the disk
+	unhealed error            // why healing has failed
 	retry    <-chan time.Time // when healing is tried again; nil: it has not failed
 }
 
@@ -188,12 +188,16 @@ func open(path string, o Options) (*Store, error) {
 	if err := syncDir(dir); err != nil {
 		return nil, errors.Join(failed(path, err), f.close())
 	}
+	sum, err := o.Key.sum()
+	if err != nil {
+		return nil, errors.Join(o.Key.missing(err), f.close())
+	}
 	s := &Store{
 		path:     path,
 		file:     f,
 		key:      o.Key,
+		keySum:   sum,
 		log:      o.Log,
-		verified: make(chan struct{}),
 		healed:   make(chan struct{}, 1),
 		sets:     sets{},
 		swaps:    make(chan *swap),
@@ -204,7 +208,7 @@ func open(path string, o Options) (*Store, error) {
 	}
 	s.close = sync.OnceValue(s.shut)
 	if err := s.unlock(master.bytes); err != nil {
-		return nil, errors.Join(err, f.close())
+		return nil, errors.Join(err, s.file.close())
 	}
 	return s, nil
 }
@@ -236,15 +240,21 @@ func (s *Store) unlock(master []byte) error {
 	if err != nil {
 		return err
 	}
+	if s.keys, err = newKeyring(master, h.id); err != nil {
+		return failed(s.path, err)
+	}
+	fits := s.keys.fits(h)
+	if !fits {
+		if k, err := keyringOf(s.file.fd, master); err == nil && k != nil { // it is the header that is wrong
+			return damaged(s.path, errors.New("its header makes no sense"))
+		}
+	}
 	if h.format < oldestFormat || h.format > format {
 		return &api.Error{Code: api.VersionSkew,
 			Detail: fmt.Sprintf("store %s has format %d; this version reads formats %d to %d", s.path, h.format, oldestFormat, format),
 			Remedy: "start the version of sessiond that wrote it, or " + moveAside(s.path)}
 	}
-	if s.keys, err = newKeyring(master, h.id); err != nil {
-		return failed(s.path, err)
-	}
-	if !s.keys.fits(h) {
+	if !fits {
 		return s.key.unfit(s.path)
 	}
 	s.dataKeys = make(map[string]dataKey, len(wrapped))
@@ -256,8 +266,8 @@ func (s *Store) unlock(master []byte) error {
 		s.dataKeys[bucket] = d
 	}
 	if h.format < format { // whose set hashes, if any, were others
-		close(s.verified)
 		_, err := s.rewrite()
+		s.verified = err == nil
 		return err
 	}
 	return nil
@@ -303,8 +313,9 @@ type Status struct {
 	SizeBytes   int64
 	Records     int       // in all buckets
 	RewriteTime time.Time // when the file was written anew last, which compacts it; zero: never
-	Warning     string    // what a person should know; "": nothing
+	Warning     string    // what a person should know, a line each; "": nothing
 	Err         error     // why the file cannot be read, nil if it can
+	Trouble     error     // why the last write, or purge, has failed; nil if it has not
 }
 
 // look is what the writer sees when it makes sure that the file is in its place.
@@ -313,7 +324,11 @@ type look struct {
 	err     error
 }
 
-// Status returns the state of the store, after a look at the file.
+// statusPatience is how long Status waits for a write to end.
+const statusPatience = time.Second
+
+// Status returns the state of the store, after a look at the file. If a write does not
+// come back from the disk, it does not wait for that, and says so.
 func (s *Store) Status() Status {
 	st := Status{Path: s.path, KeySource: s.key.Source(), Format: format}
 	looked := make(chan look, 1)
@@ -322,6 +337,8 @@ func (s *Store) Status() Status {
 		l := <-looked
 		st.Records, st.Err = int(l.records), l.err
 	case <-s.stopped:
+	case <-time.After(statusPatience):
+		st.Err = failed(s.path, errors.New("a write has not come back from the disk for a while"))
 	}
 	err := s.read(func(f *file) error {
 		return f.view(func(t txn) error {
@@ -336,9 +353,28 @@ func (s *Store) Status() Status {
 	})
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st.Err = cmp.Or(st.Err, err)
-	st.Warning, st.RewriteTime = cmp.Or(s.mended, s.warning), s.file.rewrote
+	st.Err, st.Trouble = cmp.Or(st.Err, err), s.trouble
+	st.Warning, st.RewriteTime = strings.Join(s.warnings, "\n"), s.file.rewrote
 	return st
+}
+
+// maxWarnings is how many warnings are kept, the last ones.
+const maxWarnings = 5
+
+// warn says what was found, or done to the file.
+func (s *Store) warn(warning string) {
+	s.log.Error(warning)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warnings = append(s.warnings, warning)
+	s.warnings = s.warnings[max(0, len(s.warnings)-maxWarnings):]
+}
+
+// note keeps the outcome of a write for Status.
+func (s *Store) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = err
 }
 
 // MAC returns the HMAC-SHA256 of data under a key that is derived from the
@@ -379,7 +415,7 @@ func (b *Bucket) Load(name string) (record []byte, revision uint64, err error) {
 			err = errors.New("it has another name")
 		}
 		if err != nil {
-			return b.damagedRecords(1, err)
+			return cmp.Or(f.check(), error(b.damagedRecords(1, err)))
 		}
 		record, revision = opened, sequence
 		return nil
@@ -447,6 +483,9 @@ func (b *Bucket) step(after []byte) (records []opened, read int, err error) {
 			o := opened{key: e.key}
 			o.name, o.record, o.revision, o.err = b.s.openRecord(b.name, e.key, e.value, last)
 			records = append(records, o)
+			if o.err != nil && err == nil {
+				err = f.check()
+			}
 		}
 		read = len(step)
 		return err
@@ -527,5 +566,12 @@ func nextStep(path string, err error) string {
 }
 
 func moveAside(path string) string {
-	return "move it aside (mv " + path + " " + path + ".old) and start sessiond again: sessions are made anew, latches are forgotten"
+	aside := path + ".old"
+	for i := 2; ; i++ { // not over another one
+		if _, err := os.Lstat(aside); err != nil {
+			break
+		}
+		aside = fmt.Sprint(path, ".old", i)
+	}
+	return "move it aside (mv " + path + " " + aside + ") and start sessiond again: sessions are made anew, latches are forgotten"
 }

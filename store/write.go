@@ -60,9 +60,7 @@ func (b *Bucket) Swap(ctx context.Context, name string, revision uint64, record 
 // busy in one transaction with one sync.
 func (s *Store) write() {
 	defer close(s.stopped)
-	select {
-	case <-s.verified: // written anew
-	default:
+	if !s.verified { // not just written anew
 		s.verify()
 	}
 	for {
@@ -109,6 +107,7 @@ func (s *Store) commit(group []*swap) {
 	if err != nil && s.file.isBroken() {
 		outcomes, err = s.try(group) // which heals it first, if it can
 	}
+	s.note(err)
 	for i, w := range group {
 		clear(w.record)
 		if err != nil {
@@ -159,11 +158,12 @@ func (s *Store) try(group []*swap) ([]outcome, error) {
 func (s *Store) reread() {
 	var sealed []byte
 	err := s.file.view(func(t txn) error {
-		sealed = t.sets()
-		s.file.committed.Store(int64(t.tx.ID()))
+		if s.file.committed.Swap(int64(t.tx.ID())) < int64(t.tx.ID()) {
+			sealed = t.sets()
+		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || sealed == nil {
 		return
 	}
 	if stored, last, err := s.keys.openSets(sealed); err == nil {

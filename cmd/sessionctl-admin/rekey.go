@@ -15,11 +15,10 @@ func (a *app) rekey() *cobra.Command {
 		Use:   "rekey",
 		Short: "Write the store anew under other keys",
 		Long: `Let the agent write its store anew, under other data keys. What was removed or
-overwritten is gone from the new file, and what the disk may still hold of the old
-one opens with none of the new keys. Callers are served meanwhile.
+overwritten is gone from the new file. Callers are served meanwhile.
 
 The agent does that by itself after a logout. The master key stays: whoever has
-copied that and the store can read the copy.`,
+that can read what the disk, or a copy, still holds of the old file.`,
 		GroupID: "agent",
 		Args:    noOperand,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -211,7 +211,7 @@ func (e *entry) keep(s *Session) error {
 	revision, err := swap(e.k.ctx, e.k.o.Records, e.key(), revision, record, nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.revision = revision
+	e.loaded, e.revision = true, revision // whatever it was, it is this from now on
 	switch {
 	case err != nil && !e.unwritten:
 		e.log.Error(failed, "err", err)

@@ -760,3 +760,30 @@ func TestTriedWithoutAStore(t *testing.T) {
 		})
 	}
 }
+
+// TestUnreadIsKept: a session that could not be read, as the store was about to be mended,
+// is not taken for none: it is there when the store is.
+func TestUnreadIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, d := onDisk(t, 1)
+		s := f.serve(t, 0)
+		f.start(t) // anew
+		f.Keeper.o.Records = d
+		d.set(func() {
+			d.blind = &api.Error{Code: api.StoreDamaged, Detail: "it could not be mended yet"}
+			d.full = d.blind
+		})
+		if got := f.List()[0]; got.Session != nil {
+			t.Errorf("%v", got.State)
+		}
+		d.set(func() { d.blind, d.full = nil, nil })
+		f.Mended()
+		settle(recovery)
+		if got := f.entries["s0"].stored(f.sessions); got != s.Generation {
+			t.Errorf("stored is %q", got)
+		}
+		if got := f.serve(t, 0); got.Generation != s.Generation {
+			t.Error("another session is served")
+		}
+	})
+}

@@ -25,7 +25,8 @@ type entry struct {
 	log      *slog.Logger
 
 	mu        sync.Mutex
-	loaded    bool
+	loaded    bool     // the stored record is known
+	unread    bool     // it could not be read yet
 	revision  uint64   // of the stored record
 	session   *Session // nil: none
 	proofs    int      // probes that found the session alive
@@ -498,18 +499,22 @@ func (e *entry) publish(s, old *Session) {
 	e.plan()
 }
 
-// load reads the stored session at first use. The caller holds the lock.
+// load reads the stored session at first use, and again if that fails: the store may be
+// about to be mended. The caller holds the lock.
 func (e *entry) load() {
 	if e.loaded {
 		return
 	}
-	e.loaded = true
-	e.loadLife()
 	record, revision, err := e.k.o.Records.Load(e.key())
 	if err != nil {
-		e.log.Error("the stored session cannot be read", "err", err)
+		if !e.unread {
+			e.log.Error("the stored session cannot be read", "err", err)
+		}
+		e.unread = true
 		return
 	}
+	e.loaded, e.unread = true, false
+	e.loadLife()
 	e.revision = revision
 	if record == nil {
 		return

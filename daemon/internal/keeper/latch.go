@@ -113,17 +113,19 @@ func (l *Latches) again() {
 	}
 }
 
-// rewrite stores what was not stored, until that fails.
-func (l *Latches) rewrite() error {
+// rewrite stores what was not stored, until a failure says that others would fail, too.
+func (l *Latches) rewrite() (failure error) {
 	l.mu.Lock()
 	known := maps.Clone(l.known)
 	l.mu.Unlock()
 	for key := range known {
-		if err := l.rewriteOne(key); err != nil {
+		err := l.rewriteOne(key)
+		if refusesAll(err) {
 			return err
 		}
+		failure = cmp.Or(failure, err)
 	}
-	return nil
+	return failure
 }
 
 func (l *Latches) rewriteOne(key string) error {
