@@ -254,7 +254,7 @@ func take(page []byte) {
 			_ = elements[:leafAlign][leafAlign:]
 			_ = elements[field(0):][:field(1)]
 		} else {
-			value := elements[field(1):][field(2):][:field(3)]
+			value := slices.Clip(elements[field(1):][field(2):][:field(3)])
 			if field(0)&leafBucket != 0 && binary.NativeEndian.Uint64(value[:leafAlign]) == 0 {
 				take(value[leafAlign:])
 			}
