@@ -31,8 +31,7 @@ const (
 // writes what it has found.
 func Probe(stdout io.Writer) int {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // the records would be in it
-	// Go ends the process at the first; the second is should it not get to that.
-	_ = unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: probeCPU, Max: 2 * probeCPU})
+	_ = unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: probeCPU, Max: probeCPU})
 	fmt.Fprintln(stdout, looking)
 	if err := store.Probe(os.NewFile(3, "store")); err != nil {
 		fmt.Fprintln(stdout, err)
@@ -46,10 +45,12 @@ const (
 	noThread = "failed to create new OS thread" // is of Go's runtime
 )
 
-// killed tells whether somebody has ended the process, or the kernel for want of memory.
+// killed tells whether somebody has ended the process, or the kernel for want of memory,
+// and not for what it has computed.
 func killed(exit *exec.ExitError) bool {
 	status, ok := exit.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == unix.SIGKILL
+	return ok && status.Signaled() && status.Signal() == unix.SIGKILL &&
+		exit.UserTime()+exit.SystemTime() < probeCPU*time.Second/2
 }
 
 // ProbeBy returns Options.Probe: a process of the program of that path. Its error says

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"testing"
 
@@ -31,6 +33,28 @@ func TestPassphraseKey(t *testing.T) {
 	const want = "af047f6a82ad04d12b7268475a2f2e4475ef516166329400c1bdc7a568d90bbe"
 	if got := hex.EncodeToString(key.bytes); got != want {
 		t.Errorf("the key is %s, not %s", got, want)
+	}
+}
+
+// held returns how many bytes Go's runtime has of the kernel's memory.
+func held() int64 {
+	m := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(m)
+	return int64(m[0].Value.Uint64()) - int64(m[1].Value.Uint64())
+}
+
+// TestPassphraseMemory: what the passphrase was stretched over is the kernel's again
+// right away, and with it what a key could be made of.
+func TestPassphraseMemory(t *testing.T) {
+	debug.FreeOSMemory()
+	before := held()
+	p := passphrase{said("CANARY-passphrase")}
+	if _, err := p.stretch(make([]byte, saltSize)); err != nil {
+		t.Fatal(err)
+	}
+	const slack = stretchMemory << 10 / 4
+	if more := held() - before; more > slack {
+		t.Errorf("%d MiB more than before are held, of the %d MiB that it takes", more>>20, stretchMemory>>10)
 	}
 }
 
