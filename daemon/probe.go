@@ -54,22 +54,43 @@ func killed(exit *exec.ExitError) bool {
 }
 
 // ProbeBy returns Options.Probe: a process of the program of that path. Its error says
-// what the process has seen, or how it has ended.
+// what the process has seen, or how it has ended. If nobody can look, which says nothing
+// of the file, it is nil.
 func ProbeBy(program string) func(*os.File) error {
 	return func(f *os.File) error {
-		ctx, cancel := context.WithTimeout(context.Background(), probeTime)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, program, ProbeVerb)
-		cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = []string{}, "/", []*os.File{f}, time.Second
-		out, err := cmd.Output()
-		exit, ended := errors.AsType[*exec.ExitError](err)
-		said, began := strings.CutPrefix(string(out), looking+"\n")
-		switch {
-		case !ended, !began, ctx.Err() != nil, killed(exit), strings.Contains(string(exit.Stderr), noThread):
-			return nil // nobody could look, which says nothing of the file
-		case said != "": // else it was Go's runtime that has ended it
-			return fmt.Errorf("%.200s", said)
+		for range probeTries {
+			if looked, err := probeOnce(program, f); looked {
+				return err
+			}
+			<-time.After(probePause)
 		}
-		return fmt.Errorf("the process that looked at it has ended: %v", exit)
+		return nil
 	}
+}
+
+// What is done about a process that could not look.
+const (
+	probeTries = 3
+	probePause = 50 * time.Millisecond
+)
+
+func probeOnce(program string, f *os.File) (looked bool, damage error) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, ProbeVerb)
+	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = []string{}, "/", []*os.File{f}, time.Second
+	out, err := cmd.Output()
+	exit, ended := errors.AsType[*exec.ExitError](err)
+	said, began := strings.CutPrefix(string(out), looking+"\n")
+	switch {
+	case err == nil:
+		return true, nil
+	case ctx.Err() != nil, ended && killed(exit): // nor will it be different another time
+		return true, nil
+	case !ended, !began, strings.Contains(string(exit.Stderr), noThread):
+		return false, nil
+	case said != "": // else it was Go's runtime that has ended it
+		return true, fmt.Errorf("%.200s", said)
+	}
+	return true, fmt.Errorf("the process that looked at it has ended: %v", exit)
 }

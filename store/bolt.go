@@ -168,7 +168,7 @@ var errRenamed = errors.New("another file has its name now")
 // openFile opens an existing store and locks it.
 func openFile(path string, lockTimeout time.Duration, probe func(*os.File) error, log *slog.Logger) (*file, error) {
 	for end := time.Now().Add(lockTimeout); ; {
-		f, err := tryFile(path, lockTimeout, probe, log)
+		f, err := tryFile(path, max(time.Until(end), lockPause), probe, log)
 		if !errors.Is(err, errRenamed) {
 			return f, err
 		}

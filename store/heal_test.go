@@ -303,6 +303,46 @@ func TestHealLater(t *testing.T) {
 	})
 }
 
+// TestStatusWaitsNot: Status does not wait for a writer that waits for the disk, before it
+// has taken the question or after.
+func TestStatusWaitsNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := newPath(t)
+		s, err := open(path, Options{Key: keyBeside(path)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, s.Status().Err, api.StoreFailed, "has not come back")
+		taken := make(chan chan look)
+		go func() { taken <- <-s.looks }()
+		wantError(t, s.Status().Err, api.StoreFailed, "has not come back")
+		<-taken
+		go s.write()
+		if err := s.Status().Err; err != nil {
+			t.Error(err)
+		}
+		mustClose(t, s)
+	})
+}
+
+// TestTrouble: a purge that fails is told until one works, whatever is written meanwhile.
+func TestTrouble(t *testing.T) {
+	path := filepath.Join(filepath.Dir(newPath(t)), strings.Repeat("s", 250)) // too long for a temporary file beside it
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	short := newPath(t)
+	mustClose(t, mustOpen(t, short))
+	if err := errors.Join(os.Rename(short, path), os.Rename(filepath.Join(filepath.Dir(short), "master.key"), filepath.Join(filepath.Dir(path), "master.key"))); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, path)
+	wantError(t, s.Rekey(t.Context()), api.StoreFailed)
+	mustSwap(t, s.Bucket("sessions"), "a", 0, []byte("x"))
+	wantError(t, s.Status().Trouble, api.StoreFailed, "too long")
+	mustClose(t, s)
+}
+
 // TestWaitingOpener: who waits for the lock of a file that is written anew meanwhile does
 // not get the one that has no name any more.
 func TestWaitingOpener(t *testing.T) {

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -198,7 +199,7 @@ var errOtherKey = errors.New("nothing in it opens with this master key")
 // wrappedSize is the size of a sealed data key.
 const wrappedSize = 4 + 12 + keySize + 16
 
-// keyringOf returns the keys by which a sealed data key in a file opens, whatever the file
+// keyringOf returns the keys by which sealed data keys in a file open, whatever the file
 // says of itself: its id may have lost a bit. It is nil if there is no data key, and
 // errOtherKey if there is and none opens.
 func keyringOf(f *os.File, master []byte) (*keyring, error) {
@@ -206,44 +207,59 @@ func keyringOf(f *os.File, master []byte) (*keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	wrapped := make(map[string]string) // buckets by their sealed data keys, each of which is there many times
-	_ = scanElements(f, info.Size(), func(name, value []byte) {
-		if len(value) == wrappedSize && len(wrapped) < maxIDs*maxIDs {
-			wrapped[string(value)] = string(name)
-		}
-	})
-	opens := func(id []byte) (*keyring, error) {
-		k, err := newKeyring(master, id)
-		if err != nil {
-			return nil, err
-		}
-		for value, bucket := range wrapped {
-			if _, err := k.unwrapAny(bucket, []byte(value)); err == nil {
-				return k, nil
-			}
-		}
-		return nil, nil
-	}
-	if len(wrapped) == 0 {
-		return nil, nil
-	}
 	ids := salvageID(f, info.Size())
-	for _, id := range ids {
-		if k, err := opens(id); k != nil || err != nil {
-			return k, err
-		}
+	best, sealed, err := keyringAmong(ids, f, info.Size(), master)
+	if best != nil || sealed == 0 || err != nil || len(ids) == 0 {
+		return best, err
 	}
+	var near [][]byte
 	for bit := range 8 * idSize {
-		if len(ids) == 0 {
-			break
-		}
 		other := bytes.Clone(ids[0])
 		other[bit/8] ^= 1 << (bit % 8)
-		if k, err := opens(other); k != nil || err != nil {
-			return k, err
+		near = append(near, other)
+	}
+	best, _, err = keyringAmong(near, f, info.Size(), master)
+	if best == nil && err == nil {
+		err = errOtherKey
+	}
+	return best, err
+}
+
+// maxSealed bounds the data keys that are tried. A store has as many as buckets, and
+// older versions of them.
+const maxSealed = 1024
+
+// keyringAmong returns the keys of the id for which most data keys in a file open, nil if
+// none does, and how many there are.
+func keyringAmong(ids [][]byte, f *os.File, size int64, master []byte) (best *keyring, sealed int, err error) {
+	var rings []*keyring
+	for _, id := range ids {
+		k, err := newKeyring(master, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		rings = append(rings, k)
+	}
+	opened := make([]int, len(rings))
+	seen := make(map[string]bool) // each is there many times
+	_ = scanElements(f, size, func(name, value []byte) {
+		// A record can be as long, but its key is not.
+		if len(value) != wrappedSize || len(name) == sha256.Size || len(seen) >= maxSealed || seen[string(value)] {
+			return
+		}
+		seen[string(value)] = true
+		for i, k := range rings {
+			if _, err := k.unwrapAny(string(name), value); err == nil {
+				opened[i]++
+			}
+		}
+	})
+	for i, n := range opened {
+		if n > 0 && n == slices.Max(opened) {
+			return rings[i], len(seen), nil
 		}
 	}
-	return nil, errOtherKey
+	return nil, len(seen), nil
 }
 
 // fillSaved makes a store of an empty file, with saved records, which has given out last

@@ -84,7 +84,7 @@ func (s *Store) rekey() error {
 // purge rewrites the file because of what was removed.
 func (s *Store) purge() {
 	err := s.rekey()
-	s.note(err)
+	s.note(&s.unpurged, err)
 	if err != nil {
 		s.log.Warn("removed records could not be purged from the store yet", "store", s.path, "error", err)
 		s.stale.after(purgeRetry)
@@ -101,6 +101,8 @@ type rewritten struct {
 	keys   map[string]dataKey
 	stored sets
 	last   uint64 // sequence given out
+	// differs says that the records of the old file were not those of its set hashes.
+	differs bool
 }
 
 // rewrite puts a new file in the place of the old one, in the writer, so that nothing is
@@ -131,6 +133,9 @@ func (s *Store) rewrite() (aside string, err error) {
 	}
 	if err != nil {
 		return "", errors.Join(next.result(err), next.close())
+	}
+	if next.differs { // the new hashes are of what was there, so it is said now or never
+		s.warn(fmt.Sprintf("store %s: its records are not those that were written last: somebody else has changed the file, or it is damaged; a refused password may be tried once more", s.path))
 	}
 	err = s.use(next)
 	s.log.Info("the store was written anew", "store", s.path, "records", s.sets.records(), "took", time.Since(began).Round(time.Millisecond))
@@ -216,10 +221,7 @@ func (s *Store) copyTo(next *rewritten) error {
 	if err := s.file.check(); err != nil {
 		return err
 	}
-	// The new hashes are of what is there, so what differs is said now or never.
-	if s.verified && !maps.Equal(found, s.sets) {
-		s.warn(fmt.Sprintf("store %s: its records are not those that were written last: somebody else has changed the file, or it is damaged; a refused password may be tried once more", s.path))
-	}
+	next.differs = s.verified && !maps.Equal(found, s.sets)
 	if lost > 0 {
 		s.log.Warn("records that cannot be opened are in the new store as they were", "store", s.path, "records", lost)
 	}

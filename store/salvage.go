@@ -135,11 +135,11 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 		size, unread = scanLimit, fmt.Errorf("only its first %d GiB are looked at", scanLimit>>30)
 	}
 	claims := claimLimit * size
-	f = &chunked{ReaderAt: f, chunk: make([]byte, 0, chunkSize)}
+	c := &chunked{ReaderAt: f, chunk: make([]byte, 0, chunkSize)}
 	var page, zeros [pageSize]byte
 	var buf []byte
 	for at := int64(0); at < size; at += pageSize {
-		n, err := f.ReadAt(page[:min(pageSize, size-at)], at)
+		n, err := c.next(page[:min(pageSize, size-at)], at)
 		if err != nil && err != io.EOF {
 			unread = cmp.Or(unread, err)
 		}
@@ -158,7 +158,7 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 				return errClaims
 			}
 			buf = slices.Grow(buf[:0], e.key+e.value)[:e.key+e.value]
-			if n, err := f.ReadAt(buf, at+int64(i)+e.pos); n < len(buf) {
+			if n, err := c.ReadAt(buf, at+int64(i)+e.pos); n < len(buf) {
 				unread = cmp.Or(unread, err)
 				continue
 			}
@@ -184,7 +184,8 @@ func scanElements(f io.ReaderAt, size int64, fn func(key, value []byte)) error {
 	return unread
 }
 
-// chunked reads large pieces, as most of what is read follows what was read before.
+// chunked is read from front to back, and reads large pieces for that. What is asked for
+// elsewhere it reads alone.
 type chunked struct {
 	io.ReaderAt
 	at    int64
@@ -193,19 +194,27 @@ type chunked struct {
 
 const chunkSize = 1 << 20
 
-func (c *chunked) ReadAt(p []byte, at int64) (int, error) {
-	if at < c.at || at+int64(len(p)) > c.at+int64(len(c.chunk)) {
+// next reads what follows.
+func (c *chunked) next(p []byte, at int64) (int, error) {
+	if at+int64(len(p)) > c.at+int64(len(c.chunk)) {
 		n, err := c.ReaderAt.ReadAt(c.chunk[:chunkSize], at)
-		if n < len(p) { // the end, or what cannot be read
+		if c.at, c.chunk = at, c.chunk[:n]; n < len(p) && err != io.EOF { // what cannot be read
 			c.chunk = c.chunk[:0]
-			if err == io.EOF {
-				return copy(p, c.chunk[:n]), err
-			}
 			return c.ReaderAt.ReadAt(p, at)
 		}
-		c.at, c.chunk = at, c.chunk[:n]
 	}
-	return copy(p, c.chunk[at-c.at:]), nil
+	n := copy(p, c.chunk[at-c.at:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (c *chunked) ReadAt(p []byte, at int64) (int, error) {
+	if at >= c.at && at+int64(len(p)) <= c.at+int64(len(c.chunk)) {
+		return copy(p, c.chunk[at-c.at:]), nil
+	}
+	return c.ReaderAt.ReadAt(p, at)
 }
 
 // leafElement is an element of a leaf page, with sizes in bytes.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -278,6 +279,37 @@ func TestHeaderBits(t *testing.T) {
 			mustClose(t, s)
 		}
 	}
+}
+
+// TestHeaderAmongRecords: the data keys are found among records that are as long.
+func TestHeaderAmongRecords(t *testing.T) {
+	path := newPath(t)
+	s := mustOpen(t, path)
+	var wg sync.WaitGroup
+	for i := range 600 {
+		wg.Go(func() { // 19 bytes of name and record are 64 when they are sealed
+			if _, err := s.Bucket("sessions").Swap(t.Context(), fmt.Sprintf("%09d", i), 0, []byte("CANARY-abc")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	mustClose(t, s)
+	file, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, rootsGone(file), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err = Mend(path, Options{Key: keyBeside(path)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Status().Records; n != 600 {
+		t.Errorf("%d records", n)
+	}
+	mustClose(t, s)
 }
 
 // TestQuota: a full store takes no new record, but others in the place of old ones.

@@ -102,7 +102,8 @@ type Store struct {
 	file     *file
 	dataKeys map[string]dataKey // by bucket
 	warnings []string           // what was found, or done to it; the last ones
-	trouble  error              // of the last write, or purge; nil: it has worked
+	trouble  error              // of the last write; nil: it has worked
+	unpurged error              // of the last purge, or rekey
 
 	healed   chan struct{}
 	swaps    chan *swap
@@ -331,14 +332,20 @@ const statusPatience = time.Second
 // come back from the disk, it does not wait for that, and says so.
 func (s *Store) Status() Status {
 	st := Status{Path: s.path, KeySource: s.key.Source(), Format: format}
-	looked := make(chan look, 1)
-	select {
-	case s.looks <- looked:
-		l := <-looked
-		st.Records, st.Err = int(l.records), l.err
-	case <-s.stopped:
-	case <-time.After(statusPatience):
-		st.Err = failed(s.path, errors.New("a write has not come back from the disk for a while"))
+	looked, late := make(chan look, 1), time.After(statusPatience)
+	asked := s.looks
+	for waiting := true; waiting; {
+		select {
+		case asked <- looked:
+			asked = nil
+			continue
+		case l := <-looked:
+			st.Records, st.Err = int(l.records), l.err
+		case <-s.stopped:
+		case <-late:
+			st.Err = failed(s.path, errors.New("a write has not come back from the disk for a while"))
+		}
+		waiting = false
 	}
 	err := s.read(func(f *file) error {
 		return f.view(func(t txn) error {
@@ -353,7 +360,7 @@ func (s *Store) Status() Status {
 	})
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st.Err, st.Trouble = cmp.Or(st.Err, err), s.trouble
+	st.Err, st.Trouble = cmp.Or(st.Err, err), cmp.Or(s.trouble, s.unpurged)
 	st.Warning, st.RewriteTime = strings.Join(s.warnings, "\n"), s.file.rewrote
 	return st
 }
@@ -370,11 +377,11 @@ func (s *Store) warn(warning string) {
 	s.warnings = s.warnings[max(0, len(s.warnings)-maxWarnings):]
 }
 
-// note keeps the outcome of a write for Status.
-func (s *Store) note(err error) {
+// note keeps the outcome of a write, or purge, for Status.
+func (s *Store) note(of *error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trouble = err
+	*of = err
 }
 
 // MAC returns the HMAC-SHA256 of data under a key that is derived from the

@@ -204,8 +204,14 @@ func (c *contents) clone() *contents {
 	return &contents{maps.Clone(c.records), maps.Clone(c.keys), maps.Clone(c.meta), c.sequence}
 }
 
+// equal compares all but what says nothing of the records: which file it is, and of when.
 func (c *contents) equal(o *contents) bool {
-	return maps.Equal(c.records, o.records) && maps.Equal(c.keys, o.keys) && maps.Equal(c.meta, o.meta) && c.sequence == o.sequence
+	ours, theirs := maps.Clone(c.meta), maps.Clone(o.meta)
+	for _, name := range [][]byte{metaFile, metaTime, metaStale} {
+		delete(ours, string(name))
+		delete(theirs, string(name))
+	}
+	return maps.Equal(c.records, o.records) && maps.Equal(c.keys, o.keys) && maps.Equal(ours, theirs) && c.sequence == o.sequence
 }
 
 // complete reports whether there is something in all parts.

@@ -68,7 +68,9 @@ func (s *Store) write() {
 		case w := <-s.swaps:
 			s.commit(s.group(w))
 		case done := <-s.rewrites:
-			done <- s.rekey()
+			err := s.rekey()
+			s.note(&s.unpurged, err)
+			done <- err
 		case done := <-s.looks:
 			err := s.inPlace()
 			done <- look{s.sets.records(), err}
@@ -107,7 +109,7 @@ func (s *Store) commit(group []*swap) {
 	if err != nil && s.file.isBroken() {
 		outcomes, err = s.try(group) // which heals it first, if it can
 	}
-	s.note(err)
+	s.note(&s.trouble, err)
 	for i, w := range group {
 		clear(w.record)
 		if err != nil {

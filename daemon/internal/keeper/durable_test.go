@@ -787,3 +787,34 @@ func TestUnreadIsKept(t *testing.T) {
 		}
 	})
 }
+
+// TestLogoutWhileUnread: nor does a look at it bring a session back that could not be read
+// when somebody logged it out.
+func TestLogoutWhileUnread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, d := onDisk(t, 1)
+		s := f.serve(t, 0)
+		f.start(t) // anew
+		f.Keeper.o.Records = d
+		d.set(func() {
+			d.blind = &api.Error{Code: api.StoreDamaged, Detail: "it could not be mended yet"}
+			d.takes = 2 * time.Second // the removal waits for the mending
+		})
+		f.List()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f.Delete(t.Context(), "s0", DeleteOptions{})
+		}()
+		settle(time.Second)
+		d.set(func() { d.blind = nil })
+		f.List()
+		<-done
+		if got := f.entries["s0"].stored(f.sessions); got != "" {
+			t.Errorf("stored is %q", got)
+		}
+		if got := f.serve(t, 0); got.Generation == s.Generation {
+			t.Error("the logged-out session is served")
+		}
+	})
+}

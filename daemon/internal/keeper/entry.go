@@ -505,6 +505,9 @@ func (e *entry) load() {
 	if e.loaded {
 		return
 	}
+	if !e.unread || e.life == (lifetimes{}) && e.found.Load() == nil { // nor has anything been learned since
+		e.loadLife()
+	}
 	record, revision, err := e.k.o.Records.Load(e.key())
 	if err != nil {
 		if !e.unread {
@@ -514,7 +517,6 @@ func (e *entry) load() {
 		return
 	}
 	e.loaded, e.unread = true, false
-	e.loadLife()
 	e.revision = revision
 	if record == nil {
 		return
@@ -532,7 +534,8 @@ func (e *entry) load() {
 // forget removes the session everywhere.
 func (e *entry) forget() *api.Error {
 	e.mu.Lock()
-	e.session, e.stale, e.renewAt, e.endAt = nil, false, time.Time{}, time.Time{}
+	// Nobody reads it any more, also if it could not be read so far.
+	e.loaded, e.session, e.stale, e.renewAt, e.endAt = true, nil, false, time.Time{}, time.Time{}
 	e.mu.Unlock()
 	e.k.doubt(e)
 	if err := e.keep(nil); err != nil {
