@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,8 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/sessionctl/sessionctl/api"
 )
 
 // Require is daemontest.Require, which rigs_test.go puts here.
@@ -35,26 +36,22 @@ var torture = os.Getenv("STORE_TORTURE") != ""
 // and at each sync the test opens some of the files that a crash may leave.
 func TestCrashImages(t *testing.T) {
 	Require(t, "strace")
-	target, perSync := 300, 4
+	target, perSync, every := 300, 3, 2
 	if torture {
-		target, perSync = 20_000, 20
+		target, perSync, every = 20_000, 20, 1
 	}
-	total := map[string]int{}
-	images := 0
+	images, kinds := 0, map[string]int{}
 	for seed := uint64(1); images < target; seed++ {
-		c := crash{t: t, seed: seed, plan: planSteps(seed), perSync: perSync, kinds: map[string]int{}}
+		c := crash{t: t, seed: seed, mode: "steps", plan: planSteps(seed, stepKinds), perSync: perSync, every: every, kinds: kinds}
 		c.run()
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 		images += c.images
-		for kind, n := range c.kinds {
-			total[kind] += n
-		}
 	}
-	t.Logf("%d images, crashed during: %v", images, total)
+	t.Logf("%d images, crashed during: %v", images, kinds)
 	for _, kind := range slices.Concat([]string{kindOpen}, stepKinds) {
-		if total[kind] == 0 {
+		if kinds[kind] == 0 {
 			t.Errorf("no crash during %s", kind)
 		}
 	}
@@ -66,11 +63,17 @@ const (
 	kindPut    = "put"
 	kindGroup  = "group" // puts and removals at the same time
 	kindRemove = "remove"
-	kindRekey  = "rekey"
 	kindReopen = "reopen" // which purges what was removed
+	kindRekey  = "rekey"
+	kindMend   = "mend" // a start with a damaged file
+	kindHeal   = "heal" // a put that comes upon one
+	kindKill   = "kill" // a put, killed before its last sync, and done again by the next child
 )
 
-var stepKinds = []string{kindPut, kindGroup, kindRemove, kindRekey, kindReopen}
+var (
+	faultKinds = []string{kindPut, kindGroup, kindRemove, kindReopen, kindRekey}
+	stepKinds  = slices.Concat(faultKinds, []string{kindMend, kindHeal, kindKill})
+)
 
 // step is done when the one before it is, its writes all at once.
 type step struct {
@@ -78,14 +81,18 @@ type step struct {
 	writes []write
 }
 
+// damages tells whether the store has a damaged file in the step.
+func (s step) damages() bool { return s.kind == kindMend || s.kind == kindHeal }
+
 // write puts a record, or removes it if it is nil.
 type write struct {
 	bucket, name string
 	record       []byte
 }
 
-// planSteps returns the steps that belong to a seed, the same in parent and child.
-func planSteps(seed uint64) []step {
+// planSteps returns the steps of these kinds that belong to a seed, the same in parent
+// and child.
+func planSteps(seed uint64, kinds []string) []step {
 	r := rand.New(rand.NewPCG(seed, 0))
 	type place struct{ bucket, name string }
 	var places []place
@@ -108,16 +115,16 @@ func planSteps(seed uint64) []step {
 		return write{p.bucket, p.name, nil}
 	}
 	// Each once at the least, then as it comes.
-	kinds := []string{kindPut, kindPut, kindGroup, kindRemove, kindReopen, kindRekey}
-	for len(kinds) < 40 {
-		kinds = append(kinds, []string{kindPut, kindPut, kindPut, kindGroup, kindGroup, kindRemove, kindRemove, kindReopen, kindRekey}[r.IntN(9)])
+	all := slices.Concat([]string{kindPut}, kinds)
+	for often := slices.Concat([]string{kindPut, kindPut, kindGroup, kindRemove}, kinds); len(all) < 40; {
+		all = append(all, often[r.IntN(len(often))])
 	}
 	// Each bucket has its data key from the first step on.
 	plan := []step{{kindGroup, []write{put(places[0]), put(places[1])}}}
-	for _, kind := range kinds {
+	for _, kind := range all {
 		s := step{kind: kind}
 		switch kind {
-		case kindPut:
+		case kindPut, kindHeal, kindKill:
 			s.writes = []write{put(places[r.IntN(len(places))])}
 		case kindGroup:
 			for _, i := range r.Perm(len(places))[:2+r.IntN(7)] {
@@ -139,52 +146,101 @@ func planSteps(seed uint64) []step {
 	return plan
 }
 
-// childSteps does the steps of a seed and says what is done: step, number of the write
-// in it, its revision; after a rekey or a reopening the generation of the data keys.
-func childSteps(s *Store, path, seed string) error {
-	n, err := strconv.ParseUint(seed, 10, 64)
-	if err != nil {
+// childSteps does the steps of a seed, from one of them on, and says what is done: step,
+// number of the write in it, its revision; without writes the generation of the data keys.
+// It does what fails so many times.
+func childSteps(path, args string, kinds []string, tries int) error {
+	var seed uint64
+	var from int
+	if _, err := fmt.Sscan(args, &seed, &from); err != nil {
 		return err
 	}
-	revisions := map[string]uint64{}
-	for i, st := range planSteps(n) {
-		switch st.kind {
-		case kindRekey:
-			if err := s.Rekey(context.Background()); err != nil {
-				return err
+	again := func(do func() error) (err error) {
+		for range tries {
+			if err = do(); err == nil {
+				return nil
 			}
-		case kindReopen:
-			if err := s.Close(); err != nil {
-				return err
-			}
-			if s, err = Open(path, Options{Key: keyBeside(path)}); err != nil {
+			if code := api.CodeOf(err); code != api.StoreFailed && code != api.StoreKeyMissing && !errors.Is(err, ErrConflict) {
 				return err
 			}
 		}
-		if len(st.writes) == 0 {
-			fmt.Printf("%d 0 %d\n", i, oldestGeneration(s))
+		return err
+	}
+	var s *Store
+	open := func(damaged bool) error {
+		return again(func() (err error) {
+			if s, err = Mend(path, Options{Key: keyBeside(path)}); err != nil {
+				return err
+			}
+			if w := s.Status().Warning; strings.Contains(w, "was damaged (") != damaged {
+				return fmt.Errorf("warning %q", w)
+			}
+			return nil
+		})
+	}
+	err := open(false)
+	for i, st := range planSteps(seed, kinds) {
+		if i < from {
 			continue
 		}
-		after, errs := make([]uint64, len(st.writes)), make([]error, len(st.writes))
+		revisions, errs := make([]uint64, len(st.writes)), make([]error, len(st.writes)+1)
+		for j, w := range st.writes {
+			if err == nil {
+				_, revisions[j], err = s.Bucket(w.bucket).Load(w.name)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("before step %d, %s: %w", i, st.kind, err)
+		}
+		switch st.kind {
+		case kindRekey:
+			err = again(func() error { return s.Rekey(context.Background()) })
+		case kindReopen:
+			err = errors.Join(s.Close(), open(false))
+		case kindMend:
+			err = errors.Join(s.Close(), loseMetas(path), open(true))
+		case kindHeal:
+			err = loseMetas(path)
+		}
 		var all sync.WaitGroup
 		for j, w := range st.writes {
-			before := revisions[w.name] // no other write of this step has the name
 			all.Go(func() {
-				after[j], errs[j] = s.Bucket(w.bucket).Swap(context.Background(), w.name, before, w.record)
+				b := s.Bucket(w.bucket)
+				before := revisions[j]
+				errs[j] = again(func() (err error) {
+					if revisions[j], err = b.Swap(context.Background(), w.name, before, w.record); errors.Is(err, ErrConflict) {
+						_, before, _ = b.Load(w.name) // it was done, and has failed all the same
+					}
+					return err
+				})
 				if errs[j] == nil {
-					fmt.Printf("%d %d %d\n", i, j, after[j])
+					fmt.Printf("%d %d %d\n", i, j, revisions[j])
 				}
 			})
 		}
 		all.Wait()
-		if err := errors.Join(errs...); err != nil {
-			return err
+		if err := errors.Join(append(errs, err)...); err != nil {
+			return fmt.Errorf("step %d, %s: %w", i, st.kind, err)
 		}
-		for j, w := range st.writes {
-			revisions[w.name] = after[j]
+		if len(st.writes) == 0 {
+			fmt.Printf("%d 0 %d\n", i, oldestGeneration(s))
+		}
+		if st.kind == kindKill && i > from {
+			return nil // somewhere in this step it was killed
 		}
 	}
-	return s.Close()
+	return errors.Join(err, s.Close())
+}
+
+// loseMetas clears both of bbolt's meta pages. That is on the disk at once, and whole: with
+// one of them left, the file may well make sense, as it was a transaction ago.
+func loseMetas(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(make([]byte, 2*os.Getpagesize()), 0)
+	return errors.Join(err, f.Close())
 }
 
 // oldestGeneration returns the lowest generation of the data keys, 0 without any.
@@ -199,18 +255,24 @@ func oldestGeneration(s *Store) (oldest uint32) {
 	return oldest
 }
 
-// crash is the replay of one child.
+// crash is the replay of the children that do a plan, each from where the one before it
+// was killed.
 type crash struct {
 	t       *testing.T
 	seed    uint64
+	mode    string // of the children
 	plan    []step
-	perSync int
+	inject  []string // what strace does to their system calls
+	perSync int      // images at a sync
+	every   int      // of so many syncs, one is looked at, and all after a kill
 
 	images, syncs int
 	dir           string         // of images
 	kinds         map[string]int // images by the kind of the step that was cut off
+	faults        map[string]int // injected, by system call
 
-	// What the child has acknowledged: by step and write, what it printed.
+	from int // the step with which the child has begun
+	// What the children have acknowledged: by step and write, what they printed.
 	acks []map[int]uint64
 }
 
@@ -219,32 +281,24 @@ func (c *crash) run() {
 	c.dir = t.TempDir()
 	base := t.TempDir()
 	path := filepath.Join(base, "state", "store.db")
-	calls := c.trace(path)
 	c.acks = make([]map[int]uint64, len(c.plan))
 	for i := range c.acks {
 		c.acks[i] = map[int]uint64{}
 	}
 	d := newDisk(base)
-	for _, call := range calls {
-		text, isSync, err := d.apply(call)
-		if err != nil {
-			t.Fatalf("%s: %v", call.name, err)
-		}
-		for line := range strings.Lines(text) {
-			var step, i int
-			var value uint64
-			if _, err := fmt.Sscan(line, &step, &i, &value); err != nil {
-				t.Fatalf("the child said %q: %v", line, err)
+	for killed := true; killed; {
+		c.from = c.current()
+		if killed = c.replay(d, c.trace(path)); killed {
+			// What it has written is as it was, but not on the disk.
+			if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+				t.Fatal(err)
 			}
-			c.acks[step][i] = value
-		}
-		if isSync {
-			c.crashes(d)
-			d.sync(call)
+			d.image(everything{}).write(t, base)
+			clear(d.open)
 		}
 	}
 	if done := c.current(); done < len(c.plan) {
-		t.Fatalf("the child has done %d steps of %d", done, len(c.plan))
+		t.Fatalf("the children have done %d steps of %d", done, len(c.plan))
 	}
 	c.crashes(d)
 	// The model is right: a disk that has got everything is as the real one.
@@ -253,6 +307,35 @@ func (c *crash) run() {
 	if got, want := tree(t, all), tree(t, base); !maps.Equal(got, want) {
 		t.Fatalf("the replay left %v, the child %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
+}
+
+// replay applies the system calls of a child to the disk, and tells whether it was killed.
+func (c *crash) replay(d *disk, calls []call) (killed bool) {
+	for _, call := range calls {
+		said, isSync, err := d.apply(call)
+		if err != nil {
+			c.t.Fatalf("%s: %v", call.name, err)
+		}
+		for line := range strings.Lines(said) {
+			var step, i int
+			var value uint64
+			if _, err := fmt.Sscan(line, &step, &i, &value); err != nil {
+				c.t.Fatalf("the child said %q: %v", line, err)
+			}
+			c.acks[step][i] = value
+		}
+		if !isSync {
+			continue
+		}
+		if at := c.current(); at < len(c.plan) && c.plan[at].kind == kindKill && at > c.from && d.committing(call) {
+			return true
+		}
+		if c.syncs++; c.syncs%c.every == 0 || c.again() {
+			c.crashes(d)
+		}
+		d.sync(call)
+	}
+	return false
 }
 
 // tree returns the files below a directory with what is in them.
@@ -284,22 +367,33 @@ func (c *crash) current() int {
 	return len(c.plan)
 }
 
+// again tells whether a child does now what the one before it was killed in.
+func (c *crash) again() bool {
+	at := c.current()
+	return at == c.from && at < len(c.plan) && c.plan[at].kind == kindKill
+}
+
 // crashes opens images of a disk whose power goes now.
 func (c *crash) crashes(d *disk) {
-	c.syncs++
-	kind := kindOpen
+	kind, perSync := kindOpen, c.perSync
 	if at := c.current(); at < len(c.plan) && (at > 0 || d.opened()) {
 		kind = c.plan[at].kind
+		switch {
+		case c.again():
+			perSync *= 4 // it is about few of all the writes
+		case kind == kindKill:
+			kind = kindPut // so far
+		}
 	}
-	for i := range c.perSync + len(d.moves) {
+	for i := range perSync + len(d.moves) {
 		var fate fate
 		switch {
 		case i == 0:
 			fate = everything{}
 		case i == 1:
 			fate = nothing{}
-		case i >= c.perSync:
-			fate = &without{left: i - c.perSync}
+		case i >= perSync:
+			fate = &without{left: i - perSync}
 		default:
 			r := rand.New(rand.NewPCG(c.seed, uint64(c.syncs)<<16|uint64(i)))
 			fate = &chance{r: r, kept: []float64{0.2, 0.5, 0.8}[r.IntN(3)], inOrder: r.IntN(2) == 0}
@@ -326,11 +420,15 @@ func (c *crash) crashes(d *disk) {
 // check opens the store that a crash has left, looks at it, and uses it.
 func (c *crash) check(path string) error {
 	var log logBuffer
-	s, err := Open(path, Options{Key: keyBeside(path), Log: log.logger()})
+	begin, mended := Open, false
+	if at := c.current(); at < len(c.plan) && c.plan[at].damages() {
+		begin, mended = Mend, true
+	}
+	s, err := begin(path, Options{Key: keyBeside(path), Log: log.logger()})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	err = c.checkOpen(s)
+	err = c.checkOpen(s, mended)
 	if err := errors.Join(err, s.Close()); err != nil {
 		return fmt.Errorf("%w\n%s", err, log.String())
 	}
@@ -341,8 +439,13 @@ func (c *crash) check(path string) error {
 	return err
 }
 
-func (c *crash) checkOpen(s *Store) error {
-	if st := s.Status(); st.Err != nil || st.Warning != "" {
+// checkOpen looks at a store that was opened, or mended perhaps.
+func (c *crash) checkOpen(s *Store, mended bool) error {
+	st := s.Status()
+	if mended && strings.Contains(st.Warning, "was damaged (") && !strings.Contains(st.Warning, "\n") {
+		st.Warning = ""
+	}
+	if st.Err != nil || st.Warning != "" {
 		return fmt.Errorf("status: error %v, warning %q", st.Err, st.Warning)
 	}
 	if err := s.file.view(func(t txn) error { return checkTree(t.tx) }); err != nil {
@@ -351,25 +454,39 @@ func (c *crash) checkOpen(s *Store) error {
 	type state struct {
 		record   string
 		revision uint64 // 0: not known, for it was not acknowledged
+		back     bool   // it was removed, and salvaged, whatever its revision was
 	}
-	want := map[string][]state{}        // by bucket and name
-	var last, before, generation uint64 // before: the last revision of the steps that are over
-	for i := range min(c.current()+1, len(c.plan)) {
+	want, past := map[string][]state{}, map[string][]state{} // by bucket and name
+	var last, before, generation uint64                      // before: the last revision of the steps that are over
+	current := c.current()
+	for i, st := range c.plan[:min(current+1, len(c.plan))] {
+		if st.damages() {
+			for key, states := range want {
+				if slices.ContainsFunc(states, func(w state) bool { return w.record == "" }) {
+					want[key] = slices.Concat(states, past[key])
+				}
+			}
+			generation = 0 // the new ones begin with the time, to the second
+			if st.kind == kindMend || i == current {
+				last = 0 // it is not known any more, if its record was removed
+			}
+		}
 		before = last
-		for j, w := range c.plan[i].writes {
+		for j, w := range st.writes {
 			key := w.bucket + "/" + w.name
+			past[key] = append(past[key], state{string(w.record), 0, true})
 			revision, acknowledged := c.acks[i][j]
 			if acknowledged {
-				want[key] = []state{{string(w.record), revision}}
+				want[key] = []state{{string(w.record), revision, false}}
 				last = max(last, revision)
 				continue
 			}
 			if len(want[key]) == 0 {
 				want[key] = []state{{}}
 			}
-			want[key] = append(want[key], state{string(w.record), 0})
+			want[key] = append(want[key], state{record: string(w.record)})
 		}
-		if done, ok := c.acks[i][0]; ok && len(c.plan[i].writes) == 0 {
+		if done, ok := c.acks[i][0]; ok && len(st.writes) == 0 {
 			generation = max(generation, done)
 		}
 	}
@@ -379,7 +496,7 @@ func (c *crash) checkOpen(s *Store) error {
 	for _, bucket := range []string{"sessions", "latches"} {
 		got := map[string]state{}
 		if err := s.Bucket(bucket).Range(func(name string, record []byte, revision uint64) bool {
-			got[bucket+"/"+name] = state{string(record), revision}
+			got[bucket+"/"+name] = state{record: string(record), revision: revision}
 			return true
 		}); err != nil {
 			return err
@@ -396,7 +513,7 @@ func (c *crash) checkOpen(s *Store) error {
 			}
 			g := got[key]
 			if !slices.ContainsFunc(states, func(w state) bool {
-				return g.record == w.record && (w.revision == g.revision || w.revision == 0 && (g.revision > before || w.record == ""))
+				return g.record == w.record && (w.back || w.revision == g.revision || w.revision == 0 && (g.revision > before || w.record == ""))
 			}) {
 				return fmt.Errorf("%s is %.20q at revision %d; want %.40v", key, g.record, g.revision, states)
 			}
@@ -428,41 +545,46 @@ type call struct {
 // knows no others: that these are all that the store makes, the end of run shows.
 const traced = "openat,close,write,writev,pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,linkat,renameat,renameat2,unlinkat,mkdirat"
 
-// trace runs the child and returns its system calls, in the order in which they ended;
+// trace runs a child and returns its system calls, in the order in which they ended;
 // what it says on standard output stands where it began to say so.
 func (c *crash) trace(path string) []call {
 	t := c.t
 	out := filepath.Join(t.TempDir(), "calls")
-	cmd := newChild(t, "steps", path, strconv.FormatUint(c.seed, 10))
-	exe := cmd.Path
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Path, cmd.Args = strace, []string{"strace", "-f", "--seccomp-bpf", "-qqq", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace=" + traced, "-o", out, exe}
+	cmd := newChild(t, c.mode, path, fmt.Sprint(c.seed, " ", c.from))
+	underStrace(t, cmd, slices.Concat([]string{"--seccomp-bpf", "-xx", "-s", "16777216", "-e", "trace=" + traced, "-o", out}, c.inject)...)
 	cmd.Stdout = io.Discard
 	if err := cmd.Run(); err != nil {
 		t.Fatal(childErr(cmd, err))
 	}
-	f, err := os.Open(out)
+	text, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	calls, err := parseCalls(f)
+	for line := range bytes.Lines(text) {
+		if bytes.Contains(line, []byte("(INJECTED)")) {
+			_, call, _ := strings.Cut(string(line), " ")
+			call = strings.TrimPrefix(strings.TrimSpace(call), "<... ")
+			c.faults[call[:strings.IndexAny(call, "( ")]]++
+		}
+	}
+	calls, err := parseCalls(bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return calls
 }
 
-var (
-	callLine   = regexp.MustCompile(`^(\w+)\((.*)\) += (-?\d+|\?)`)
-	callBegin  = regexp.MustCompile(`^(\w+\(.*?)(, )? ?<unfinished \.\.\.>$`)
-	callResume = regexp.MustCompile(`^<\.\.\. \w+ resumed>(.*)$`)
-)
+// underStrace has a child run under strace.
+func underStrace(t *testing.T, cmd *exec.Cmd, args ...string) {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path, cmd.Args = strace, slices.Concat([]string{"strace", "-f", "-qqq", "-e", "signal=none"}, args, []string{cmd.Path})
+}
 
-// parseCalls reads what strace -f -xx wrote.
+// parseCalls reads what strace -f -xx wrote, which is much.
 func parseCalls(r io.Reader) ([]call, error) {
 	var calls []call
 	unfinished := map[string]string{} // by thread
@@ -472,11 +594,15 @@ func parseCalls(r io.Reader) ([]call, error) {
 	for lines.Scan() {
 		thread, text, _ := strings.Cut(lines.Text(), " ")
 		text = strings.TrimLeft(text, " ")
-		if m := callBegin.FindStringSubmatch(text); m != nil {
-			unfinished[thread] = m[1] + m[2]
-			if strings.HasPrefix(text, "write(1, ") {
+		if begun, ok := strings.CutSuffix(text, "<unfinished ...>"); ok {
+			begun = strings.TrimRight(begun, " ")
+			if strings.HasSuffix(begun, ",") {
+				begun += " "
+			}
+			unfinished[thread] = begun
+			if strings.HasPrefix(begun, "write(1, ") {
 				said[thread] = true
-				name, args, _ := strings.Cut(m[1], "(")
+				name, args, _ := strings.Cut(begun, "(")
 				fields := strings.Split(args, ", ")
 				n, err := strconv.ParseInt(fields[len(fields)-1], 10, 64)
 				if err != nil {
@@ -486,27 +612,31 @@ func parseCalls(r io.Reader) ([]call, error) {
 			}
 			continue
 		}
-		if m := callResume.FindStringSubmatch(text); m != nil {
-			text = unfinished[thread] + m[1]
+		if strings.HasPrefix(text, "<... ") {
+			_, end, _ := strings.Cut(text, " resumed>")
+			text = unfinished[thread] + end
 			delete(unfinished, thread)
 			if said[thread] {
 				delete(said, thread)
 				continue
 			}
 		}
-		m := callLine.FindStringSubmatch(text)
-		if m == nil {
+		at := strings.LastIndex(text, " = ")
+		made, ok := strings.CutSuffix(strings.TrimRight(text[:max(at, 0)], " "), ")")
+		name, args, ok2 := strings.Cut(made, "(")
+		if !ok || !ok2 {
 			return nil, fmt.Errorf("strace wrote %.200q", text)
 		}
-		if m[3] == "?" { // it ended with the process
+		came, _, _ := strings.Cut(text[at+len(" = "):], " ")
+		if came == "?" { // it ended with the process
 			continue
 		}
-		result, err := strconv.ParseInt(m[3], 10, 64)
+		result, err := strconv.ParseInt(came, 10, 64)
 		if err != nil {
 			return nil, err
 		}
 		if result >= 0 {
-			calls = append(calls, call{m[1], strings.Split(m[2], ", "), result})
+			calls = append(calls, call{name, strings.Split(args, ", "), result})
 		}
 	}
 	return calls, lines.Err()
@@ -565,6 +695,7 @@ type handle struct {
 	path   string
 	node   *node
 	offset int64
+	sync   bool // after each write
 }
 
 func newDisk(base string) *disk {
@@ -626,7 +757,7 @@ func (d *disk) apply(c call) (said string, sync bool, err error) {
 		if strings.Contains(c.args[2], "O_TRUNC") || strings.Contains(c.args[2], "O_APPEND") {
 			return "", false, fmt.Errorf("opened with %s, which the model does not know", c.args[2])
 		}
-		d.open[c.result] = &handle{path: p, node: n}
+		d.open[c.result] = &handle{path: p, node: n, sync: strings.Contains(c.args[2], "O_SYNC")}
 	case "close":
 		delete(d.open, fd)
 	case "write":
@@ -637,7 +768,7 @@ func (d *disk) apply(c call) (said string, sync bool, err error) {
 		case fd == 1:
 			return string(data), false, nil
 		case h != nil:
-			h.node.pending = append(h.node.pending, change{h.offset, data[:c.result]})
+			h.write(h.offset, data[:c.result])
 			h.offset += c.result
 		}
 	case "pwrite64":
@@ -647,7 +778,7 @@ func (d *disk) apply(c call) (said string, sync bool, err error) {
 			return "", false, err
 		}
 		if h != nil {
-			h.node.pending = append(h.node.pending, change{offset, data[:c.result]})
+			h.write(offset, data[:c.result])
 		}
 	case "ftruncate":
 		size, err := c.number(1)
@@ -696,7 +827,7 @@ func (d *disk) sync(c call) {
 	fd, _ := c.number(0)
 	h := d.open[fd]
 	if !h.node.dir {
-		h.node.safe, h.node.pending = h.node.after(everything{}), nil
+		h.node.sync()
 		return
 	}
 	var others []move
@@ -709,6 +840,27 @@ func (d *disk) sync(c call) {
 	}
 	d.moves = others
 }
+
+// committing tells whether what was written last to a file that is to be synced is one of
+// bbolt's meta pages: with it a transaction is done, for all who read the file.
+func (d *disk) committing(c call) bool {
+	fd, _ := c.number(0)
+	pending := d.open[fd].node.pending
+	if len(pending) == 0 {
+		return false
+	}
+	last, page := pending[len(pending)-1], os.Getpagesize()
+	return len(last.data) == page && last.offset < 2*int64(page)
+}
+
+func (h *handle) write(offset int64, data []byte) {
+	h.node.pending = append(h.node.pending, change{offset, data})
+	if h.sync {
+		h.node.sync()
+	}
+}
+
+func (n *node) sync() { n.safe, n.pending = n.after(everything{}), nil }
 
 func (m move) apply(names map[string]*node) {
 	for name, n := range m.names {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -124,24 +123,9 @@ func startSubject(t *testing.T, path, how string, traced ...string) (*subject, *
 	t.Helper()
 	cmd := newChild(t, "orders", path, how)
 	if len(traced) > 0 {
-		strace, err := exec.LookPath("strace")
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.Args = slices.Concat([]string{"strace", "-f", "-qqq", "-o", "/dev/null", "-e", "signal=none"}, traced, []string{cmd.Path})
-		cmd.Path = strace
+		underStrace(t, cmd, slices.Concat([]string{"-o", "/dev/null"}, traced)...)
 	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := startPiped(t, cmd)
 	cmd.WaitDelay = 10 * time.Second
 	s := &subject{t: t, cmd: cmd, path: path, in: json.NewEncoder(stdin), out: json.NewDecoder(stdout), pipe: stdin, have: map[string]answer{}}
 	t.Cleanup(func() {
@@ -423,77 +407,6 @@ func TestDiskFault(t *testing.T) {
 	}
 }
 
-// childFaults does the steps of a seed, each until it has worked, and says so as
-// childSteps does.
-func childFaults(path, seed string) error {
-	n, err := strconv.ParseUint(seed, 10, 64)
-	if err != nil {
-		return err
-	}
-	const limit = 1000 // of attempts; the faults end before
-	again := func(do func() error) (err error) {
-		for range limit {
-			if err = do(); err == nil {
-				return nil
-			}
-			if code := api.CodeOf(err); code != api.StoreFailed && code != api.StoreKeyMissing && !errors.Is(err, ErrConflict) {
-				return err
-			}
-		}
-		return err
-	}
-	var s *Store
-	open := func() (err error) {
-		s, err = Open(path, Options{Key: keyBeside(path)})
-		return err
-	}
-	if err := again(open); err != nil {
-		return err
-	}
-	revisions := map[string]uint64{}
-	for i, st := range planSteps(n) {
-		switch st.kind {
-		case kindRekey:
-			if err := again(func() error { return s.Rekey(context.Background()) }); err != nil {
-				return err
-			}
-		case kindReopen:
-			if err := errors.Join(s.Close(), again(open)); err != nil {
-				return err
-			}
-		}
-		if len(st.writes) == 0 {
-			fmt.Printf("%d 0 %d\n", i, oldestGeneration(s))
-			continue
-		}
-		after, errs := make([]uint64, len(st.writes)), make([]error, len(st.writes))
-		var all sync.WaitGroup
-		for j, w := range st.writes {
-			before := revisions[w.name]
-			all.Go(func() {
-				b := s.Bucket(w.bucket)
-				errs[j] = again(func() (err error) {
-					if after[j], err = b.Swap(context.Background(), w.name, before, w.record); errors.Is(err, ErrConflict) {
-						_, before, _ = b.Load(w.name) // it was done, and has failed all the same
-					}
-					return err
-				})
-				if errs[j] == nil {
-					fmt.Printf("%d %d %d\n", i, j, after[j])
-				}
-			})
-		}
-		all.Wait()
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
-		for j, w := range st.writes {
-			revisions[w.name] = after[j]
-		}
-	}
-	return s.Close()
-}
-
 // TestCrashAfterFault: the power goes after the disk has refused something. What was
 // acknowledged before and afterwards is there, as in TestCrashImages.
 func TestCrashAfterFault(t *testing.T) {
@@ -508,11 +421,11 @@ func TestCrashAfterFault(t *testing.T) {
 		var inject []string
 		for _, call := range []string{"fdatasync", "pwrite64", "fsync", "ftruncate", "renameat", "linkat"} {
 			if seed%7 == 0 || r.IntN(3) == 0 || call == "fdatasync" && seed%2 == 1 {
-				inject = append(inject, fmt.Sprintf("inject=%s:error=EIO:when=%d..%d+%d", call, 1+r.IntN(6), 10+r.IntN(40), 2+r.IntN(4)))
+				inject = append(inject, "-e", fmt.Sprintf("inject=%s:error=EIO:when=%d..%d+%d", call, 1+r.IntN(6), 10+r.IntN(40), 2+r.IntN(4)))
 			}
 		}
-		c := crash{t: t, seed: seed, plan: planSteps(seed), perSync: 4, kinds: map[string]int{}}
-		c.replay(inject, every, faults)
+		c := crash{t: t, seed: seed, mode: "faults", plan: planSteps(seed, faultKinds), inject: inject, perSync: 4, every: every, kinds: map[string]int{}, faults: faults}
+		c.run()
 		if t.Failed() {
 			t.Fatalf("seed %d, %v", seed, inject)
 		}
@@ -521,80 +434,6 @@ func TestCrashAfterFault(t *testing.T) {
 	t.Logf("%d images, faults: %v", images, faults)
 	if faults["fdatasync"] == 0 {
 		t.Error("no sync has failed")
-	}
-}
-
-// replay is run for a child to whose system calls strace does this; it looks at one of so
-// many syncs.
-func (c *crash) replay(inject []string, every int, faults map[string]int) {
-	t := c.t
-	c.dir = t.TempDir()
-	base := t.TempDir()
-	path := filepath.Join(base, "state", "store.db")
-	out := filepath.Join(t.TempDir(), "calls")
-	cmd := newChild(t, "faults", path, strconv.FormatUint(c.seed, 10))
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"strace", "-f", "--seccomp-bpf", "-qqq", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace=" + traced}
-	for _, i := range inject {
-		args = append(args, "-e", i)
-	}
-	cmd.Path, cmd.Args = strace, slices.Concat(args, []string{"-o", out, cmd.Path})
-	cmd.Stdout = io.Discard
-	if err := cmd.Run(); err != nil {
-		t.Fatal(childErr(cmd, err))
-	}
-	text, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range bytes.Lines(text) {
-		if bytes.Contains(line, []byte("(INJECTED)")) {
-			_, call, _ := strings.Cut(string(line), " ")
-			call = strings.TrimPrefix(strings.TrimSpace(call), "<... ")
-			faults[call[:strings.IndexAny(call, "( ")]]++
-		}
-	}
-	calls, err := parseCalls(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.acks = make([]map[int]uint64, len(c.plan))
-	for i := range c.acks {
-		c.acks[i] = map[int]uint64{}
-	}
-	d := newDisk(base)
-	syncs := 0
-	for _, call := range calls {
-		text, isSync, err := d.apply(call)
-		if err != nil {
-			t.Fatalf("%s: %v", call.name, err)
-		}
-		for line := range strings.Lines(text) {
-			var step, i int
-			var value uint64
-			if _, err := fmt.Sscan(line, &step, &i, &value); err != nil {
-				t.Fatalf("the child said %q: %v", line, err)
-			}
-			c.acks[step][i] = value
-		}
-		if isSync {
-			if syncs++; syncs%every == 0 {
-				c.crashes(d)
-			}
-			d.sync(call)
-		}
-	}
-	if done := c.current(); done < len(c.plan) {
-		t.Fatalf("the child has done %d steps of %d", done, len(c.plan))
-	}
-	c.crashes(d)
-	all := filepath.Join(t.TempDir(), "all")
-	d.image(everything{}).write(t, all)
-	if got, want := tree(t, all), tree(t, base); !maps.Equal(got, want) {
-		t.Fatalf("the replay left %v, the child %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
 
@@ -653,6 +492,44 @@ func TestFileSizeLimit(t *testing.T) {
 			s.recovered(unsure)
 		})
 	}
+}
+
+// TestConflictInFailedGroup: all of a failed transaction has failed, also what was in
+// conflict with what it would have changed.
+func TestConflictInFailedGroup(t *testing.T) {
+	path := newPath(t)
+	s, err := open(path, Options{Key: keyBeside(path)}) // the writer is here
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := func(group ...*swap) {
+		for _, w := range group {
+			w.done = make(chan outcome, 1)
+		}
+		s.commit(group)
+	}
+	first := &swap{bucket: "sessions", name: "CANARY-name", record: []byte("CANARY-record")}
+	commit(first)
+	if o := <-first.done; o.err != nil {
+		t.Fatal(o.err)
+	}
+	s.file.db.MaxSize = 1 // it grows no more
+	stale := &swap{bucket: "sessions", name: "CANARY-name", revision: 99, record: []byte("x")}
+	large := &swap{bucket: "sessions", name: "CANARY-large", record: make([]byte, 1<<20)}
+	commit(stale, large)
+	for _, w := range []*swap{stale, large} {
+		wantError(t, (<-w.done).err, api.StoreFailed, path)
+	}
+	s.file.db.MaxSize = 0
+	commit(stale, large)
+	if o := <-stale.done; !errors.Is(o.err, ErrConflict) {
+		t.Errorf("of its own: %v", o.err)
+	}
+	if o := <-large.done; o.err != nil {
+		t.Error(o.err)
+	}
+	go s.write()
+	mustClose(t, s)
 }
 
 // descriptors limits a child to the files that it has open, and so many more.
@@ -860,17 +737,7 @@ func smallDisk(t *testing.T, size int) (dir string, shell func(command string)) 
 	run := func(flags ...string) (string, bool) {
 		cmd := exec.CommandContext(t.Context(), "unshare", append(flags, "sh", "-c",
 			`mount -t tmpfs -o mode=0700,size="$2" tmpfs "$1" && echo mounted && exec cat`, "sh", at, strconv.Itoa(size))...)
-		stdin, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		stdin, stdout := startPiped(t, cmd)
 		t.Cleanup(func() {
 			stdin.Close()
 			cmd.Wait()

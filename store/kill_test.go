@@ -2,27 +2,66 @@ package store
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
 )
 
-// childLoad is childLoop in a store that is rekeyed all the time.
+// childLoad lets several goroutines write, and rekeys all the time, until the process is
+// killed. Each write that returned is printed: writer, number, revision.
 func childLoad(s *Store) error {
+	b := s.Bucket("sessions")
 	errs := make(chan error)
-	go func() { errs <- childLoop(s) }()
-	go func() {
-		for {
-			if err := s.Rekey(context.Background()); err != nil {
-				errs <- err
-				return
+	for w := range loopWriters {
+		go func() {
+			name := loopName(w)
+			record, revision, err := b.Load(name)
+			n := 0
+			if revision != 0 {
+				n, err = loopNumber(w, record)
 			}
+			for err == nil {
+				n++
+				revision, err = b.Swap(context.Background(), name, revision, loopRecord(w, n))
+				if err == nil {
+					_, err = fmt.Fprintf(os.Stdout, "%d %d %d\n", w, n, revision)
+				}
+			}
+			errs <- err
+		}()
+	}
+	go func() {
+		var err error
+		for err == nil {
+			err = s.Rekey(context.Background())
 		}
+		errs <- err
 	}()
 	return <-errs
+}
+
+const loopWriters = 4
+
+func loopName(w int) string { return fmt.Sprintf("CANARY-writer-%d", w) }
+
+func loopRecord(w, n int) []byte {
+	return append(fmt.Appendf(nil, "CANARY %d %d ", w, n), bytes.Repeat([]byte{'x'}, 100+n%4000)...)
+}
+
+func loopNumber(w int, record []byte) (n int, err error) {
+	var who int
+	if _, err := fmt.Sscanf(string(record), "CANARY %d %d ", &who, &n); err != nil {
+		return 0, err
+	}
+	if !bytes.Equal(record, loopRecord(w, n)) {
+		return 0, fmt.Errorf("record %d of writer %d is not what was written", n, w)
+	}
+	return n, nil
 }
 
 // TestKillUnderLoad: a process that is killed at any instant, from its start on, while it
@@ -66,7 +105,7 @@ func TestKillUnderLoad(t *testing.T) {
 	}
 }
 
-// loopAck is the last write of a writer of childLoop that was acknowledged.
+// loopAck is the last write of a writer of childLoad that was acknowledged.
 type loopAck struct {
 	n        int
 	revision uint64
@@ -77,13 +116,7 @@ type loopAck struct {
 func killAfter(t *testing.T, path string, last []loopAck, after int, while time.Duration) (acks int) {
 	t.Helper()
 	cmd := newChild(t, "load", path, "")
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := startPiped(t, cmd)
 	kill := func() { time.AfterFunc(while, func() { cmd.Process.Kill() }) }
 	if after == 0 {
 		kill()
@@ -100,7 +133,7 @@ func killAfter(t *testing.T, path string, last []loopAck, after int, while time.
 			kill()
 		}
 	}
-	err = cmd.Wait()
+	err := cmd.Wait()
 	if acks < after || cmd.ProcessState.Exited() {
 		t.Fatalf("the child ended by itself: %v", childErr(cmd, err))
 	}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -46,8 +45,10 @@ func child(mode, path string) error {
 	switch mode { // which open it themselves
 	case "orders":
 		return childOrders(path, os.Getenv(nameVariable))
-	case "faults":
-		return childFaults(path, os.Getenv(nameVariable))
+	case "steps":
+		return childSteps(path, os.Getenv(nameVariable), stepKinds, 1)
+	case "faults": // which end before so many attempts
+		return childSteps(path, os.Getenv(nameVariable), faultKinds, 1000)
 	}
 	s, err := Open(path, Options{Key: keyBeside(path), LockTimeout: time.Minute})
 	if err != nil {
@@ -62,116 +63,10 @@ func child(mode, path string) error {
 		if _, err := s.Bucket("sessions").Swap(context.Background(), name, 0, []byte(name)); err != nil {
 			return err
 		}
-	case "loop":
-		return childLoop(s)
-	case "steps":
-		return childSteps(s, path, os.Getenv(nameVariable))
 	case "load":
 		return childLoad(s)
-	case "full":
-		return childFull(s)
 	default:
 		return errors.New("unknown mode " + mode)
-	}
-	return s.Close()
-}
-
-// childLoop lets several goroutines write until the process is killed. Each
-// write that returned is printed: writer, number, revision.
-func childLoop(s *Store) error {
-	b := s.Bucket("sessions")
-	errs := make(chan error)
-	for w := range loopWriters {
-		go func() {
-			name := loopName(w)
-			record, revision, err := b.Load(name)
-			n := 0
-			if revision != 0 {
-				n, err = loopNumber(w, record)
-			}
-			for err == nil {
-				n++
-				revision, err = b.Swap(context.Background(), name, revision, loopRecord(w, n))
-				if err == nil {
-					_, err = fmt.Fprintf(os.Stdout, "%d %d %d\n", w, n, revision)
-				}
-			}
-			errs <- err
-		}()
-	}
-	return <-errs
-}
-
-const loopWriters = 4
-
-func loopName(w int) string { return fmt.Sprintf("CANARY-writer-%d", w) }
-
-func loopRecord(w, n int) []byte {
-	return append(fmt.Appendf(nil, "CANARY %d %d ", w, n), bytes.Repeat([]byte{'x'}, 100+n%4000)...)
-}
-
-func loopNumber(w int, record []byte) (n int, err error) {
-	var who int
-	if _, err := fmt.Sscanf(string(record), "CANARY %d %d ", &who, &n); err != nil {
-		return 0, err
-	}
-	if !bytes.Equal(record, loopRecord(w, n)) {
-		return 0, fmt.Errorf("record %d of writer %d is not what was written", n, w)
-	}
-	return n, nil
-}
-
-// childFull writes until the file may not grow any more, as on a full disk,
-// and then looks at what still works.
-func childFull(s *Store) error {
-	ctx := context.Background()
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		return err
-	}
-	small := limit
-	small.Cur = 256 << 10
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &small); err != nil {
-		return err
-	}
-	b := s.Bucket("sessions")
-	record := bytes.Repeat([]byte{'x'}, 4000)
-	revisions := make(map[string]uint64)
-	var err error
-	for i := 0; err == nil && i < 1000; i++ {
-		name := fmt.Sprint("name ", i)
-		var r uint64
-		if r, err = b.Swap(ctx, name, 0, record); err == nil {
-			revisions[name] = r
-		}
-	}
-	if api.CodeOf(err) != api.StoreFailed {
-		return fmt.Errorf("on a full disk: got %v, want store_failed", err)
-	}
-	if len(revisions) < 10 {
-		return fmt.Errorf("only %d records fitted", len(revisions))
-	}
-	for name, want := range revisions {
-		if got, r, err := b.Load(name); err != nil || r != want || !bytes.Equal(got, record) {
-			return fmt.Errorf("%s after the failure: revision %d, want %d, error %v", name, r, want, err)
-		}
-	}
-	// All of a failed transaction has failed, also what was in conflict.
-	group := []*swap{
-		{"sessions", "name 0", 99, []byte("x"), make(chan outcome, 1)},
-		{"sessions", "big", 0, make([]byte, 1<<20), make(chan outcome, 1)},
-	}
-	s.commit(group)
-	for _, w := range group {
-		if o := <-w.done; api.CodeOf(o.err) != api.StoreFailed {
-			return fmt.Errorf("%s in a failed transaction: got %v, want store_failed", w.name, o.err)
-		}
-	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		return err
-	}
-	if _, err := b.Swap(ctx, "afterwards", 0, record); err != nil {
-		return fmt.Errorf("with space again: %w", err)
 	}
 	return s.Close()
 }
@@ -187,6 +82,23 @@ func newChild(t *testing.T, mode, path, name string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), childVariable+"="+mode, pathVariable+"="+path, nameVariable+"="+name)
 	cmd.Stderr = &bytes.Buffer{}
 	return cmd
+}
+
+// startPiped starts a child, with pipes to it and from it.
+func startPiped(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, stdout io.Reader) {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err = cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return stdin, stdout
 }
 
 func childErr(cmd *exec.Cmd, err error) error {

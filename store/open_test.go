@@ -264,17 +264,7 @@ func TestHeader(t *testing.T) {
 func TestSecondOpener(t *testing.T) {
 	path := newPath(t)
 	cmd := newChild(t, "hold", path, "")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := startPiped(t, cmd)
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "open\n" {
 		t.Fatalf("the child says %q, %v", line, err)
 	}
@@ -367,68 +357,6 @@ func TestCreationRace(t *testing.T) {
 		mustClose(t, s)
 		wantRecord(t, mustOpen(t, path).Bucket("sessions"), "a", "x", r)
 	})
-}
-
-// No acknowledged write is lost when the process is killed at any instant.
-func TestKill(t *testing.T) {
-	path := newPath(t)
-	var last [loopWriters]struct {
-		n        int
-		revision uint64
-	}
-	for round := range 20 {
-		cmd := newChild(t, "loop", path, "")
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(stdout)
-		acks := 0
-		for lines.Scan() {
-			var w, n int
-			var revision uint64
-			if _, err := fmt.Sscan(lines.Text(), &w, &n, &revision); err != nil {
-				t.Fatalf("%q: %v", lines.Text(), err)
-			}
-			last[w].n, last[w].revision = n, revision
-			if acks++; acks == 1+13*round {
-				cmd.Process.Kill() // the pipe still has what it wrote until then
-			}
-		}
-		err = cmd.Wait()
-		if acks < 1+13*round || cmd.ProcessState.Exited() {
-			t.Fatalf("the child ended by itself: %v", childErr(cmd, err))
-		}
-		s := mustOpen(t, path)
-		b := s.Bucket("sessions")
-		for w := range last {
-			record, revision, err := b.Load(loopName(w))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if revision == 0 && last[w].n == 0 {
-				continue
-			}
-			n, err := loopNumber(w, record)
-			// A write that was on its way when the process died may be there.
-			if err != nil || n < last[w].n || n > last[w].n+1 || revision < last[w].revision {
-				t.Fatalf("round %d: writer %d has %d at revision %d, %v; acknowledged were %d at %d",
-					round, w, n, revision, err, last[w].n, last[w].revision)
-			}
-			last[w].n, last[w].revision = n, revision
-		}
-		mustClose(t, s)
-	}
-}
-
-func TestFullDisk(t *testing.T) {
-	cmd := newChild(t, "full", newPath(t), "")
-	if err := cmd.Run(); err != nil {
-		t.Error(childErr(cmd, err))
-	}
 }
 
 // A file that is cut short while it is in use does not end the process,
