@@ -175,6 +175,7 @@ func open(path string, o Options) (*Store, error) {
 		if err := create(path, master.bytes); err != nil {
 			return nil, err
 		}
+		o.Probe = nil // it has just been made
 	}
 	f, err := openFile(path, o.LockTimeout, o.Probe, o.Log)
 	if err != nil {

@@ -16,7 +16,10 @@ import (
 // TestKillAgent: an agent that is killed at any instant, while sessions are made anew all
 // the time, has lost none that somebody was given, and starts with them without a login.
 func TestKillAgent(t *testing.T) {
-	kills, seed := 10, uint64(1)
+	kills, seed, life := 10, uint64(1), 150*time.Millisecond
+	if raceFlag == "-race" { // with which a program is some ten times slower
+		kills, life = 4, 10*life
+	}
 	if os.Getenv("STORE_TORTURE") != "" {
 		kills, seed = 1000, rand.Uint64()
 	}
@@ -64,7 +67,7 @@ func TestKillAgent(t *testing.T) {
 				}
 			})
 		}
-		<-time.After(time.Duration(r.Int64N(int64(150 * time.Millisecond))))
+		<-time.After(time.Duration(r.Int64N(int64(life))))
 		must(t, a.cmd.Process.Kill())
 		<-a.done
 		cancel()
