@@ -13,11 +13,17 @@ import (
 // verb is one hot verb: a line of the grammar.
 type verb struct {
 	name    string
-	operand string             // how the usage calls the one operand
-	check   func(string) error // refuses what the operand may not be
+	operand string             // how the usage calls the operand
+	check   func(string) error // refuses what an operand may not be
+	many    bool               // one operand or more
+	rest    string             // how the usage calls what follows the operand and is not ours; "" for nothing
+	dashes  bool               // rest begins after "--", not right after the operand
 	flags   []flag             // besides the common ones
 	about   string
 	run     func(*process, *options) error
+	// failure is the exit status of every failure of the verb's own, where
+	// other statuses are another program's. 0: the one of the error's code.
+	failure int
 	// refuse prints what standard output needs when the verb fails. nil:
 	// nothing.
 	refuse func(*process, *options)
@@ -33,7 +39,9 @@ type flag struct {
 
 // options is what the arguments say.
 type options struct {
-	operand     string
+	operand     string   // the first one
+	operands    []string // all of them, of a verb that takes many
+	rest        []string
 	shell       string
 	variable    string
 	inline      bool
@@ -49,13 +57,13 @@ type options struct {
 
 const defaultTimeout = 30 * time.Second
 
-// verbs is the grammar of the hot verbs. Flags and the operand come in any
-// order; "--" ends the flags; a flag's value follows as the next argument or
-// after "=".
+// verbs is the grammar of the hot verbs. Flags and operands come in any order;
+// "--" ends the flags; a flag's value follows as the next argument or after
+// "=". What belongs to another program comes last and is not looked at.
 var verbs = []verb{
 	{
 		name: "cookie", operand: "SITE", check: CheckSite,
-		about: "code for eval $(…) that sets SITE_COOKIE",
+		about: "Print code for eval $(…) that sets SITE_COOKIE",
 		flags: []flag{
 			{"shell", "SHELL", "the shell that evaluates the code: sh, csh, fish or a shell of their kind", func(o *options, s string) error { o.shell = s; return nil }},
 			{"var", "NAME", "the variable to set", setVariable},
@@ -65,7 +73,7 @@ var verbs = []verb{
 	},
 	{
 		name: "raw", operand: "SITE|URL", check: CheckTarget,
-		about: "the value of the Cookie header",
+		about: "Print the value of the Cookie header",
 		flags: []flag{
 			minValidity,
 			{"cached", "", "answer only from what is at hand: no login", func(o *options, _ string) error { o.cached = true; return nil }},
@@ -74,13 +82,13 @@ var verbs = []verb{
 	},
 	{
 		name: "header", operand: "SITE|URL", check: CheckTarget,
-		about: "all headers, as lines for curl -H @-",
+		about: "Print all headers, as lines for curl -H @-",
 		flags: []flag{minValidity},
 		run:   runHeader,
 	},
 	{
 		name: "credential", operand: "get|store|erase", check: checkOperation,
-		about: "git's credential attributes in, header[]=… out",
+		about: "Take git's credential attributes, print header[]=…",
 		run:   runCredential,
 	},
 }
@@ -142,10 +150,15 @@ func (v *verb) parse(args []string, o *options) error {
 	help := "sessionctl " + v.name + " --help"
 	var operands []string
 	var first error
+	restGiven := false
 	for len(args) > 0 {
 		arg := args[0]
 		var err error
 		switch {
+		case v.rest != "" && !v.dashes && len(operands) == 1:
+			o.rest, restGiven, args = args, true, nil
+		case arg == "--" && v.dashes:
+			o.rest, restGiven, args = args[1:], true, nil
 		case arg == "--":
 			operands = append(operands, args[1:]...)
 			args = nil
@@ -161,11 +174,26 @@ func (v *verb) parse(args []string, o *options) error {
 			first = err
 		}
 	}
-	err := usageError("exactly one "+v.operand+" is needed", help)
-	if len(operands) == 1 {
-		if err = v.check(operands[0]); err == nil {
-			o.operand = operands[0]
+	var err error
+	switch {
+	case len(operands) != 1 && !v.many:
+		err = usageError("exactly one "+v.operand+" is needed", help)
+	case len(operands) == 0:
+		err = usageError("at least one "+v.operand+" is needed", help)
+	case v.rest != "" && !restGiven || v.dashes && len(o.rest) == 0:
+		err = usageError(v.rest+" is missing", help)
+	}
+	for i, operand := range operands {
+		wrong := v.check(operand)
+		if wrong == nil && i == 0 && (len(operands) == 1 || v.many) {
+			o.operand = operand
 		}
+		if err == nil {
+			err = wrong
+		}
+	}
+	if v.many {
+		o.operands = operands
 	}
 	if first == nil {
 		first = err
@@ -316,6 +344,29 @@ func hostOf(rest string) string {
 	return rest
 }
 
+// operands is how the usage calls what the verb takes besides flags.
+func (v *verb) operands() string {
+	s := v.operand
+	if v.many {
+		s += "…"
+	}
+	if v.rest != "" {
+		if v.dashes {
+			s += " --"
+		}
+		s += " " + v.rest
+	}
+	return s
+}
+
+// synopsis is how the verb is called.
+func (v *verb) synopsis() string {
+	if v.rest != "" {
+		return v.name + " [flags] " + v.operands()
+	}
+	return v.name + " " + v.operands() + " [flags]"
+}
+
 // usage is the text of --help: of one verb, or of all hot ones.
 func usage(v *verb) string {
 	var b strings.Builder
@@ -327,14 +378,14 @@ func usage(v *verb) string {
 		b.WriteString("  " + name + strings.Repeat(" ", max(1, 25-len(name))) + f.about + "\n")
 	}
 	if v != nil {
-		b.WriteString("usage: sessionctl " + v.name + " " + v.operand + " [flags]\n\nPrints " + v.about + ".\n\n")
+		b.WriteString("usage: sessionctl " + v.synopsis() + "\n\n" + v.about + ".\n\n")
 		for _, f := range v.flags {
 			line(f)
 		}
 	} else {
 		b.WriteString("usage: sessionctl VERB …\n\n")
 		for _, v := range verbs {
-			name := v.name + " " + v.operand
+			name := v.name + " " + v.operands()
 			b.WriteString("  " + name + strings.Repeat(" ", max(1, 29-len(name))) + v.about + "\n")
 		}
 		b.WriteString("  list, login, get, status, …  and all others: sessionctl help\n\n")

@@ -114,7 +114,8 @@ func (p *process) run(v *verb, args []string, o *options) int {
 		}
 		return api.ExitOK
 	}
-	return p.fail(cmp.Or(Subject(o.operand), v.name), err)
+	status := p.fail(cmp.Or(Subject(o.operand), v.name), err)
+	return cmp.Or(v.failure, status)
 }
 
 // Subject names what a verb was about without anything that could be a

@@ -7,7 +7,8 @@ import "slices"
 type Verb struct {
 	Name    string // "raw"
 	Operand string // "SITE|URL"
-	About   string // what it prints
+	Rest    bool   // whether another program's arguments follow the operand
+	About   string // what it does
 	Flags   []Flag // the common ones, too
 }
 
@@ -22,7 +23,7 @@ type Flag struct {
 func Verbs() []Verb {
 	all := make([]Verb, len(verbs))
 	for i, v := range verbs {
-		all[i] = Verb{Name: v.name, Operand: v.operand, About: v.about}
+		all[i] = Verb{Name: v.name, Operand: v.operands(), Rest: v.rest != "", About: v.about}
 		for _, f := range slices.Concat(v.flags, commonFlags) {
 			all[i].Flags = append(all[i].Flags, Flag{f.name, f.value, f.about})
 		}

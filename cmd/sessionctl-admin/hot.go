@@ -17,7 +17,7 @@ func (a *app) hot() []*cobra.Command {
 	for _, v := range shim.Verbs() {
 		c := &cobra.Command{
 			Use:                v.Name + " " + v.Operand,
-			Short:              strings.ToUpper(v.About[:1]) + v.About[1:],
+			Short:              v.About,
 			GroupID:            "serve",
 			DisableFlagParsing: true, // the shim has its own grammar
 			ValidArgsFunction:  a.complete(v),
@@ -37,6 +37,9 @@ func (a *app) complete(v shim.Verb) cobra.CompletionFunc {
 		var operands []string
 		value := "" // what the flag before wants
 		for _, arg := range args {
+			if v.Rest && len(operands) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
 			name, given, ok := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 			i := slices.IndexFunc(v.Flags, func(f shim.Flag) bool { return f.Name == name })
 			switch {
