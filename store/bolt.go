@@ -116,8 +116,7 @@ func createFile(path string, h header) (err error) {
 
 // fillFile makes a store of an empty file that is to get the name path: its header, and
 // a bucket of records for each sealed data key, and when it has taken the place of another.
-// It is locked, but what is written to it
-// is not synced. An error closes it.
+// It is locked, but what is written to it is not synced. An error closes it.
 func fillFile(path string, empty *os.File, h header, rewrote time.Time, wrapped map[string][]byte, log *slog.Logger) (*file, error) {
 	f := newFile(path, empty, log)
 	f.settled = true // it is synced as a whole

@@ -105,22 +105,11 @@ func replaceDamaged(path string, bad *os.File, damage error, k *keyring, saved [
 			clear(r.record)
 		}
 	}()
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return rewritten{}, "", failed(path, err)
-	}
-	name := tmp.Name()
-	defer os.Remove(name)
-	next, err = fillSaved(path, tmp, k, saved, last, log)
+	next, aside, err := replaceFile(path, bad, true, func(empty *os.File) (rewritten, error) {
+		return fillSaved(path, empty, k, saved, last, log)
+	})
 	if err != nil {
 		return rewritten{}, "", err
-	}
-	aside := ""
-	if err = next.fd.Sync(); err == nil {
-		aside, err = putInPlace(name, path, bad, true)
-	}
-	if err != nil {
-		return rewritten{}, "", errors.Join(next.result(err), next.close())
 	}
 	kept := "it was put aside as " + aside
 	if aside == "" {
@@ -295,9 +284,7 @@ func fillSaved(path string, empty *os.File, k *keyring, saved []salvaged, last u
 		}
 	}
 	if err == nil {
-		err = next.update(func(t txn) (bool, error) {
-			return true, errors.Join(t.setSequence(next.last), t.putSets(k.sealSets(next.stored, next.last)))
-		})
+		err = next.seal(k)
 	}
 	if err != nil {
 		return rewritten{}, errors.Join(err, next.close())

@@ -116,23 +116,17 @@ func (s *Store) rewrite() (aside string, err error) {
 			return "", failed(s.path, err)
 		}
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(s.path), "."+filepath.Base(s.path)+".*")
+	next, aside, err = replaceFile(s.path, s.file.fd, false, func(empty *os.File) (rewritten, error) {
+		if next.file, err = fillFile(s.path, empty, s.keys.header(format), began, wrapped, s.log); err != nil {
+			return rewritten{}, err
+		}
+		if err := s.copyTo(&next); err != nil {
+			return rewritten{}, errors.Join(next.result(err), next.close())
+		}
+		return next, nil
+	})
 	if err != nil {
-		return "", failed(s.path, err)
-	}
-	name := tmp.Name()
-	defer os.Remove(name) // once it has its name, there is nothing
-	if next.file, err = fillFile(s.path, tmp, s.keys.header(format), began, wrapped, s.log); err != nil {
 		return "", err
-	}
-	if err = s.copyTo(&next); err == nil {
-		err = next.fd.Sync()
-	}
-	if err == nil {
-		aside, err = putInPlace(name, s.path, s.file.fd, false)
-	}
-	if err != nil {
-		return "", errors.Join(next.result(err), next.close())
 	}
 	if next.differs { // the new hashes are of what was there, so it is said now or never
 		s.warn(fmt.Sprintf("store %s: its records are not those that were written last: somebody else has changed the file, or it is damaged; a refused password may be tried once more", s.path))
@@ -140,6 +134,35 @@ func (s *Store) rewrite() (aside string, err error) {
 	err = s.use(next)
 	s.log.Info("the store was written anew", "store", s.path, "records", s.sets.records(), "took", time.Since(began).Round(time.Millisecond))
 	return aside, err
+}
+
+// replaceFile makes a file, lets fill write a store to it, and gives it the name path when
+// it is on the disk. What has that name now is kept as putInPlace says. The new file's name
+// is not synced.
+func replaceFile(path string, own *os.File, damaged bool, fill func(empty *os.File) (rewritten, error)) (next rewritten, aside string, err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return rewritten{}, "", failed(path, err)
+	}
+	name := tmp.Name()
+	defer os.Remove(name) // once it has its name, there is nothing
+	if next, err = fill(tmp); err != nil {
+		return rewritten{}, "", err
+	}
+	if err = next.fd.Sync(); err == nil {
+		aside, err = putInPlace(name, path, own, damaged)
+	}
+	if err != nil {
+		return rewritten{}, "", errors.Join(next.result(err), next.close())
+	}
+	return next, aside, nil
+}
+
+// seal writes what says which records the file holds, once they are all there.
+func (r *rewritten) seal(k *keyring) error {
+	return r.update(func(t txn) (bool, error) {
+		return true, errors.Join(t.setSequence(r.last), t.putSets(k.sealSets(r.stored, r.last)))
+	})
 }
 
 // use takes another file, which has the store's name now.
@@ -212,9 +235,7 @@ func (s *Store) copyTo(next *rewritten) error {
 			after = step[len(step)-1].key
 		}
 	}
-	if err := next.update(func(t txn) (bool, error) { // where there were no records, too
-		return true, errors.Join(t.setSequence(next.last), t.putSets(s.keys.sealSets(next.stored, next.last)))
-	}); err != nil {
+	if err := next.seal(s.keys); err != nil { // where there were no records, too
 		return err
 	}
 	// It was the file that it is thought to be, all the time.
