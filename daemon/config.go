@@ -261,6 +261,9 @@ func (c *Config) principal(cred *Credential, t credentialTable) error {
 	if cred.export, err = parseRules(t.Export); err != nil {
 		return &api.Error{Code: api.ConfigInvalid, Detail: "export: " + err.Error()}
 	}
+	if i := slices.IndexFunc(cred.export, peer.Rule.ForUnit); i >= 0 {
+		return &api.Error{Code: api.ConfigInvalid, Detail: fmt.Sprintf("export: %q: what systemd loads for a unit is the session of a site: name it in the site's allow", cred.export[i])}
+	}
 	cred.Credential = krb.Credential{Principal: p, Cache: t.CCache, NoPAC: t.NoPAC, RC4: t.RC4}
 	if t.Keytab != "" {
 		cred.Keytab = filepath.Clean(t.Keytab)

@@ -16,31 +16,58 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// Listen returns the agent's socket: the one systemd hands over, else a new
-// one at path. A socket of a dead agent is replaced; one of a living agent is
-// an error of code api.SocketInUse. The socket has mode 0600 from the moment it
-// exists; its directory is made with mode 0700.
-func Listen(path string) (net.Listener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("socket from systemd: %w", err)
-	}
-	switch {
-	case len(passed) == 1 && passed[0] != nil && passed[0].Addr().Network() == "unix":
-		passed[0].(*net.UnixListener).SetUnlinkOnClose(false)
-		// The lock keeps an agent started by hand from taking the socket away.
-		lock, err := lockFile(passed[0].Addr().String())
-		if err != nil {
-			return nil, err
+// credentialsName is the name of the socket for credentials among those that systemd
+// hands over (systemd.socket(5), FileDescriptorName=).
+const credentialsName = "credentials"
+
+// Passed returns the sockets that systemd hands over: the agent's own, and the one on
+// which systemd asks for credentials of units, which is named "credentials"
+// (FileDescriptorName= in its unit). What is not handed over is nil. It is to be
+// called once.
+func Passed() (agent, credentials net.Listener, err error) {
+	var all []net.Listener
+	defer func() {
+		if err == nil {
+			return
 		}
-		return &lockedListener{Listener: passed[0], lock: lock}, nil
-	case len(passed) > 0:
-		return nil, fmt.Errorf("systemd handed over %d sockets; one Unix stream socket is wanted", len(passed))
+		agent, credentials = nil, nil
+		for _, l := range all {
+			l.Close()
+		}
+	}()
+	for _, f := range activation.Files(true) {
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			return nil, nil, fmt.Errorf("socket %q from systemd: %w", f.Name(), err)
+		}
+		all = append(all, l)
+		place := &agent
+		if f.Name() == credentialsName {
+			place = &credentials
+		}
+		unix, ok := l.(*net.UnixListener)
+		if !ok || unix.Addr().Network() != "unix" || *place != nil {
+			return nil, nil, fmt.Errorf("the socket %q from systemd is one too many: wanted are a Unix stream socket, and one more with FileDescriptorName=%s", f.Name(), credentialsName)
+		}
+		unix.SetUnlinkOnClose(false)
+		*place = unix
 	}
-	return listenAt(path)
+	if agent == nil {
+		return nil, credentials, nil
+	}
+	// The lock keeps an agent started by hand from taking the socket away.
+	lock, err := lockFile(agent.Addr().String())
+	if err != nil {
+		return nil, nil, err
+	}
+	return &lockedListener{Listener: agent, lock: lock}, credentials, nil
 }
 
-func listenAt(path string) (net.Listener, error) {
+// Listen returns a new socket at path. A socket of a dead agent is replaced; one of a
+// living agent is an error of code api.SocketInUse. The socket has mode 0600 from the
+// moment it exists; its directory is made with mode 0700.
+func Listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, &api.Error{Code: api.SocketFailed, Detail: fmt.Sprintf("the socket's path is longer than %d bytes: %s", maxSocketPath, path),
 			Remedy: "name a shorter one: sessiond --socket PATH"}

@@ -3,9 +3,12 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -193,5 +196,87 @@ func TestListenRefuses(t *testing.T) {
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
 		t.Errorf("the file: %q %v", b, err)
+	}
+}
+
+func init() { roles["passed"] = sayPassed }
+
+// sayPassed says which sockets it was handed over.
+func sayPassed(_ []string, _ io.Reader, out io.Writer) error {
+	agent, credentials, err := Passed()
+	if err != nil {
+		return err
+	}
+	for name, l := range map[string]net.Listener{"agent": agent, "credentials": credentials} {
+		if l == nil {
+			continue
+		}
+		fmt.Fprintln(out, name, filepath.Base(l.Addr().String()))
+		l.Close()
+	}
+	return nil
+}
+
+// TestPassed: what systemd hands over is told apart by its names, and stays where it
+// is.
+func TestPassed(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		names string // each on the network that it begins with
+		want  string
+		fails string
+	}{
+		{"", "", ""},
+		{"unix-agent", "agent unix-agent\n", ""},
+		{"unix-any", "agent unix-any\n", ""},
+		{"unix-credentials", "credentials unix-credentials\n", ""},
+		{"unix-credentials:unix-agent", "agent unix-agent\ncredentials unix-credentials\n", ""},
+		{"unix-agent:unix-any", "", `"any" from systemd is one too many`},
+		{"unix-credentials:unix-credentials", "", `"credentials" from systemd is one too many`},
+		{"tcp-agent", "", `"agent" from systemd`},
+		{"unixpacket-credentials", "", `"credentials" from systemd`},
+	} {
+		dir := shortDir(t)
+		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, self)
+		var paths, names []string
+		for i, name := range strings.Split(c.names, ":") {
+			network, called, ok := strings.Cut(name, "-")
+			if !ok {
+				continue
+			}
+			at := "127.0.0.1:0"
+			if network != "tcp" {
+				at = filepath.Join(dir, fmt.Sprint(i), name)
+				if err := os.Mkdir(filepath.Dir(at), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				paths = append(paths, at)
+			}
+			l, err := net.Listen(network, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			f, err := l.(interface{ File() (*os.File, error) }).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			cmd.ExtraFiles, names = append(cmd.ExtraFiles, f), append(names, called)
+		}
+		cmd.Env = []string{roleVariable + "=passed", fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":"), "GOCOVERDIR=" + dir}
+		out, err := cmd.CombinedOutput()
+		lines := slices.Sorted(strings.Lines(string(out)))
+		if c.fails == "" && (err != nil || strings.Join(lines, "") != c.want) || c.fails != "" && (err == nil || !strings.Contains(string(out), c.fails)) {
+			t.Errorf("%q: %v: %s", c.names, err, out)
+		}
+		for _, path := range paths {
+			if _, err := os.Lstat(path); err != nil {
+				t.Errorf("%q: the socket is gone: %v", c.names, err)
+			}
+		}
 	}
 }

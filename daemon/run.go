@@ -50,6 +50,9 @@ type Options struct {
 	// (see store.Options).
 	Probe func(*os.File) error
 	Log   *slog.Logger
+	// Credentials, if it is not nil, is where systemd asks for the credentials of units.
+	// Run closes it.
+	Credentials net.Listener
 	// Warnings of the start, for a person to look at, as those of Config.
 	Warnings []string
 	// Register, if it is not nil, adds further services.
@@ -60,6 +63,9 @@ type Options struct {
 // under way and returns nil. It closes the listener.
 func Run(ctx context.Context, l net.Listener, o Options) error {
 	defer l.Close()
+	if o.Credentials != nil {
+		defer o.Credentials.Close()
+	}
 
 	key, warnings := masterKey(o.Store, o.Passphrase)
 	warnings = append(slices.Clone(o.Warnings), warnings...)
@@ -134,6 +140,15 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	o.Log.Info("the agent serves", "version", api.Version, "socket", srv.socket, "sites", len(o.Config.Sites), "store", o.Store)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
+	handing, giveUp := context.WithCancel(context.Background())
+	var loading sync.WaitGroup
+	defer loading.Wait()
+	defer giveUp()
+	if o.Credentials != nil {
+		o.Log.Info("systemd can load sessions as credentials", "socket", o.Credentials.Addr().String())
+		defer o.Credentials.Close()
+		loading.Go(func() { srv.handOver(handing, o.Credentials, wire) })
+	}
 	notify(o.Log, sdnotify.SdNotifyReady)
 	reloads, stop := context.WithCancel(ctx)
 	var reloading sync.WaitGroup
@@ -149,8 +164,15 @@ func Run(ctx context.Context, l net.Listener, o Options) error {
 	notify(o.Log, sdnotify.SdNotifyStopping)
 	alive.Shutdown()
 	close(srv.ending)
-	timer := time.AfterFunc(drainTime, server.Stop)
+	timer := time.AfterFunc(drainTime, func() {
+		giveUp()
+		server.Stop()
+	})
+	if o.Credentials != nil {
+		o.Credentials.Close() // who waits there asks the next agent, if systemd listens
+	}
 	server.GracefulStop()
+	loading.Wait()
 	timer.Stop()
 	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err

@@ -147,7 +147,10 @@ func serve(config, socket, storeFile string, check, passphrase bool, level slog.
 			return err
 		}
 	}
-	l, err := daemon.Listen(socket)
+	l, credentials, err := daemon.Passed()
+	if err == nil && l == nil {
+		l, err = daemon.Listen(socket)
+	}
 	if err != nil {
 		return err
 	}
@@ -173,7 +176,7 @@ func serve(config, socket, storeFile string, check, passphrase bool, level slog.
 		}
 	}()
 	load := func() (*daemon.Config, error) { return daemon.LoadConfig(config) }
-	o := daemon.Options{Config: cfg, Load: load, Reload: reload, Store: storeFile, Passphrase: said, Log: log, Warnings: daemon.MemoryWarnings()}
+	o := daemon.Options{Config: cfg, Load: load, Reload: reload, Store: storeFile, Passphrase: said, Credentials: credentials, Log: log, Warnings: daemon.MemoryWarnings()}
 	if self, err := os.Executable(); err == nil {
 		o.Probe = daemon.ProbeBy(self)
 	}

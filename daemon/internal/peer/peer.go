@@ -27,6 +27,7 @@ type Caller struct {
 	UID, GID uint32
 	Groups   []uint32 // supplementary
 	PID      int32    // for logs only: it may be another process by now
+	Unit     string   // for which systemd asks; "" for all other callers
 }
 
 // Of returns the caller behind a gRPC request.
@@ -102,15 +103,17 @@ func of(c net.Conn) (Caller, error) {
 	return caller, inner
 }
 
-// Rule allows one user or one group.
+// Rule allows one user, one group, or one systemd unit.
 type Rule struct {
 	text  string
 	group bool
 	id    uint32
+	unit  string // "": it is for users
 }
 
 // ParseRule reads an element of a site's allow list: user:NAME, group:NAME,
-// uid:NUMBER or gid:NUMBER. Names are looked up now.
+// uid:NUMBER, gid:NUMBER or unit:NAME.service. Names of users and groups are looked
+// up now.
 func ParseRule(s string) (Rule, error) {
 	kind, name, _ := strings.Cut(s, ":")
 	r := Rule{text: s, group: kind == "group" || kind == "gid"}
@@ -129,8 +132,13 @@ func ParseRule(s string) (Rule, error) {
 		}
 		number = g.Gid
 	case "uid", "gid":
+	case "unit":
+		if !isService(name) {
+			return Rule{}, fmt.Errorf("%q: %q is not the full name of a service, as systemctl status prints it: app.service, or app@instance.service", s, name)
+		}
+		return Rule{text: s, unit: name}, nil
 	default:
-		return Rule{}, fmt.Errorf("%q is not user:NAME, group:NAME, uid:NUMBER or gid:NUMBER", s)
+		return Rule{}, fmt.Errorf("%q is not user:NAME, group:NAME, uid:NUMBER, gid:NUMBER or unit:NAME.service", s)
 	}
 	id, err := strconv.ParseUint(number, 10, 32)
 	if err != nil {
@@ -149,12 +157,19 @@ func User(uid uint32) Rule { return Rule{text: "uid:" + strconv.Itoa(int(uid)), 
 // String returns the rule as it was written.
 func (r Rule) String() string { return r.text }
 
-// Allowed reports whether one of the rules is for the caller. No rules: no.
+// ForUnit reports whether the rule is for a unit.
+func (r Rule) ForUnit() bool { return r.unit != "" }
+
+// Allowed reports whether one of the rules is for the caller. No rules: no. When
+// systemd asks for a unit, what root may do counts for nothing.
 func Allowed(rules []Rule, c Caller) bool {
 	if c.UID == overflow {
 		return false
 	}
 	return slices.ContainsFunc(rules, func(r Rule) bool {
+		if r.ForUnit() || c.Unit != "" {
+			return r.unit == c.Unit
+		}
 		if r.group {
 			return r.id != overflow && (c.GID == r.id || slices.Contains(c.Groups, r.id))
 		}
