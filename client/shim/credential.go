@@ -2,9 +2,13 @@ package shim
 
 import (
 	"bufio"
+	"cmp"
+	"encoding/base64"
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,19 +17,33 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// git's credential helper protocol, as far as cookies fit into it
-// (https://git-scm.com/docs/git-credential#IOFMT).
+// git's credential helper protocol
+// (https://git-scm.com/docs/git-credential#IOFMT), and header[], which holds what
+// it has no attribute for: git passes over what it does not know.
 const (
 	maxAttribute  = 65535 // git's own limit of a line, in bytes
 	maxAttributes = 1024
 )
+
+// What git says by capability[], from 2.46 on. What depends on one is sent only to
+// who has it.
+const (
+	capAuthtype = "authtype" // an Authorization field of any scheme
+	capState    = "state"    // lines that come back at an erase
+)
+
+// stateGeneration begins the state[] by which git returns the generation of what
+// it was given.
+const stateGeneration = "sessionctl:generation="
 
 // attributes is what a credential request says about the request to come. Its
 // password and anything else that is secret is not kept.
 type attributes struct {
 	protocol, host, path string
 	hasHost              bool
+	username             string
 	generation           string
+	authtype, state      bool // capabilities
 }
 
 // runCredential answers a credential helper's operation. Unknown operations
@@ -35,6 +53,8 @@ func runCredential(p *process, o *options) error {
 	o.operand = "" // what failures are about is the verb
 	switch operation {
 	case "get", "erase":
+	case "capability":
+		return p.print("version 0\ncapability " + capAuthtype + "\ncapability " + capState + "\n")
 	case "store":
 		// Nothing is stored on the word of a caller: the agent logs in itself.
 		_, err := io.Copy(io.Discard, p.input(o))
@@ -50,26 +70,133 @@ func runCredential(p *process, o *options) error {
 	if err != nil || url == "" {
 		return err
 	}
+	c := newCaller(o.socket, o.deadline, p.progress(o))
 	if operation == "erase" {
 		// A report, not an order: the agent probes before it believes.
-		_, err := newCaller(o.socket, o.deadline, nil).call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
+		_, err := c.call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
 		return unlessUnknown(err)
 	}
-	s, err := p.fetch(o, getSession{url: url})
+	message, err := c.call(methodGetSession, getSession{url: url}.encode())
 	if err != nil {
-		return unlessUnknown(err)
+		return p.quit(unlessUnknown(err))
 	}
-	text, err := s.lines("header[]=")
+	s, err := decodeSession(message)
 	if err != nil {
+		return c.explain(err)
+	}
+	text, useless, err := a.answer(s, userOf(message))
+	if err != nil || text == "" {
 		return err
+	}
+	if useless != "" && filepath.Base(p.args[0]) == gitHelper {
+		// git asks after the site has refused it without what it cannot be told here:
+		// the cookies of its file are those of a dead session, perhaps.
+		p.warn(s.site, useless)
+		if _, err := c.call(methodRefreshSession, refreshSession{url: url, generation: s.generation}.encode()); err != nil {
+			return p.quit(err)
+		}
+	}
+	return p.answer(s, o, text)
+}
+
+// quit ends git's search, too, after a failure that a person must act on: the site is
+// ours, and git would ask for a password, only to have that refused. It returns the
+// failure.
+func (p *process) quit(err error) error {
+	if err != nil && api.CodeOf(err).Exit() == api.ExitPerson {
+		if failed := p.print("quit=1\n"); failed != nil {
+			return failed
+		}
+	}
+	return err
+}
+
+// userOf returns whose session a GetSessionResponse holds.
+func userOf(message []byte) (user string) {
+	// It was decoded before, so that there is no error.
+	_ = eachField(message, func(f protoField) error {
+		if f.number != 1 || f.kind != protoBytes {
+			return nil
+		}
+		return eachField(f.bytes, func(f protoField) error {
+			if f.number == 2 && f.kind == protoBytes {
+				user = string(f.bytes)
+			}
+			return nil
+		})
+	})
+	return user
+}
+
+// answer returns the lines that answer get with a session of the user, "" if the
+// request is for another one, and why git itself has no use for them, if so.
+func (a *attributes) answer(s *session, user string) (text, useless string, err error) {
+	headers, err := s.lines("header[]=")
+	if err != nil {
+		return "", "", err
 	}
 	if err := printable("generation", s.generation); err != nil {
-		return err
+		return "", "", err
 	}
+	scheme, value, name, password := s.authorization()
+	switch {
+	case a.username == "":
+	case name != "" && a.username == name:
+	case user != "" && strings.EqualFold(a.username, user):
+	default:
+		return "", "", nil
+	}
+	switch {
+	case scheme == "":
+		useless = "git takes cookies from a file alone, see sessionctl git-setup; if it has one, the session in there is looked at now: try again"
+	case a.authtype:
+		text = "capability[]=" + capAuthtype + "\n"
+		if a.state {
+			text += "capability[]=" + capState + "\n"
+		}
+		// Ephemeral, so that no other helper keeps it.
+		text += "authtype=" + scheme + "\ncredential=" + value + "\nephemeral=1\n"
+		if a.state && s.generation != "" {
+			text += "state[]=" + stateGeneration + s.generation + "\n"
+		}
+	case name != "":
+		if err := cmp.Or(printable("Authorization", name), printable("Authorization", password)); err != nil {
+			return "", "", err
+		}
+		text = "username=" + name + "\npassword=" + password + "\n"
+	default:
+		useless = "git takes no token of the scheme " + scheme + " from a helper before its version 2.46"
+	}
+	if text != "" && !s.expires.IsZero() {
+		text += "password_expiry_utc=" + strconv.FormatInt(s.expires.Unix(), 10) + "\n"
+	}
+	text += headers
 	if s.generation != "" {
 		text += "generation=" + s.generation + "\n"
 	}
-	return p.answer(s, o, text)
+	return text, useless, nil
+}
+
+// authorization returns the scheme and the credentials of the Authorization header,
+// and by the Basic scheme (RFC 7617) the name and password that they are made of. All
+// are empty without such a header.
+func (s *session) authorization() (scheme, credentials, name, password string) {
+	for _, h := range s.headers {
+		if !strings.EqualFold(h.name, "Authorization") {
+			continue
+		}
+		scheme, credentials, _ = strings.Cut(h.value, " ")
+		if !isToken(scheme) || credentials == "" {
+			break
+		}
+		if strings.EqualFold(scheme, "Basic") {
+			if raw, err := base64.StdEncoding.DecodeString(credentials); err == nil {
+				name, password, _ = strings.Cut(string(raw), ":")
+			}
+		}
+		return scheme, credentials, name, password
+	}
+	return "", "", "", ""
 }
 
 // unlessUnknown drops the error of a URL that is not ours: other helpers may
@@ -171,8 +298,17 @@ func (a *attributes) set(key, value string) {
 		a.host, a.hasHost = value, true
 	case "path":
 		a.path = escapePath(value)
+	case "username":
+		a.username = value
 	case "generation":
 		a.generation = value
+	case "capability[]":
+		a.authtype = a.authtype || value == capAuthtype
+		a.state = a.state || value == capState
+	case "state[]":
+		if generation, ok := strings.CutPrefix(value, stateGeneration); ok {
+			a.generation = generation
+		}
 	case "url":
 		scheme, rest, ok := strings.Cut(value, "://")
 		if !ok {
@@ -180,8 +316,13 @@ func (a *attributes) set(key, value string) {
 		}
 		host := hostOf(rest)
 		a.protocol, a.path = strings.ToLower(scheme), strings.TrimPrefix(rest[len(host):], "/")
-		// The user, and a password with it, is nobody's business here.
-		a.host, a.hasHost = host[strings.LastIndexByte(host, '@')+1:], true
+		// The user, and a password with it, is nobody's business here. Where readers
+		// of URLs would not agree on what the user is, nothing is taken away, so that
+		// the host is refused.
+		if user, rest, ok := strings.Cut(host, "@"); ok && !strings.ContainsAny(user, "\\") {
+			host = rest
+		}
+		a.host, a.hasHost = host, true
 	}
 }
 

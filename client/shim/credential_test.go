@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"encoding/base64"
 	"io"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sessionctl/sessionctl/api"
 	sessionctlv1 "github.com/sessionctl/sessionctl/api/sessionctl/v1"
@@ -41,6 +43,8 @@ func TestCredentialURL(t *testing.T) {
 		"protocol=https\nhost=a?b\n":                                                                                  bad,
 		"protocol=https\nhost=a#b\n":                                                                                  bad,
 		"protocol=https\nhost=a b\n":                                                                                  bad,
+		"url=https://evil.example\\@a.example/":                                                                       bad,
+		"url=https://u@evil.example@a.example/":                                                                       bad,
 		"protocol=https\nhost=a\\b\n":                                                                                 bad,
 		"protocol=https\nhost=:\n":                                                                                    bad,
 		"protocol=https\r\nhost=a\n":                                                                                  bad,
@@ -51,12 +55,12 @@ func TestCredentialURL(t *testing.T) {
 		"protocol=https\nhost=a\nno equals\n":                                                                         bad,
 		"protocol=https\nhost=a\n=v\n":                                                                                bad,
 		strings.Repeat("a=b\n", maxAttributes):                                                                        bad,
-		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2) + "\n": "https://a/",
-		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2):        "https://a/",
-		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1) + "\n": bad,
-		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1):        bad,
-		"protocol=https\nhost=a\nk=" + strings.Repeat("v", 3*maxAttribute):        bad,
-		"protocol=https\nhost=a\npath=" + strings.Repeat("v", maxURL) + "\n":      bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2) + "\n":                                     "https://a/",
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-2):                                            "https://a/",
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1) + "\n":                                     bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", maxAttribute-1):                                            bad,
+		"protocol=https\nhost=a\nk=" + strings.Repeat("v", 3*maxAttribute):                                            bad,
+		"protocol=https\nhost=a\npath=" + strings.Repeat("v", maxURL) + "\n":                                          bad,
 	} {
 		a, err := readAttributes(strings.NewReader(in))
 		got := ""
@@ -117,7 +121,7 @@ func TestCredential(t *testing.T) {
 	}{
 		{"get", ours, "header[]=Cookie: a=CANARY-1\nheader[]=X-Atlassian-Token: no-check\ngeneration=g7\n", warnings, 0},
 		{"get", foreign, "", "", 0},
-		{"get", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
+		{"get", latched, "quit=1\n", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
 		{"get", "url=https://injected.corp.example/", "", "sessionctl: credential: the Cookie header has a byte that cannot be printed safely (unprintable)\n  next: " + anotherForm + "\n", api.ExitOther},
 		{"get", "host=\x1b\n", "", "sessionctl: credential: a credential attribute has a control character (invalid_request)\n  next: " + askHelper + "\n", api.ExitUsage},
 		{"store", ours, "", "", 0},
@@ -125,7 +129,7 @@ func TestCredential(t *testing.T) {
 		{"erase", ours, "", "", 0},
 		{"erase", foreign, "", "", 0},
 		{"erase", latched, "", "sessionctl: credential: seen (latched)\n", api.ExitPerson},
-		{"capability", "", "", "", 0},
+		{"capability", "", "version 0\ncapability authtype\ncapability state\n", "", 0},
 		{"an-operation-of-tomorrow", ours, "", "", 0},
 	} {
 		refreshed = nil
@@ -144,6 +148,118 @@ func TestCredential(t *testing.T) {
 	var out, errs strings.Builder
 	if exit := Run([]string{"/usr/lib/git-credential-sessionctl", "get"}, strings.NewReader(ours), &out, &errs); exit != 0 || !strings.HasPrefix(out.String(), "header[]=Cookie: a=CANARY-1\n") {
 		t.Errorf("%q, %q, %d", out.String(), errs.String(), exit)
+	}
+}
+
+// TestCredentialAuthorization: sites that take a password or token with each request,
+// for a git that can use that in any form, and for one before 2.46.
+func TestCredentialAuthorization(t *testing.T) {
+	socket := socketPath(t)
+	var reported []string
+	answer := func(user, name, value string) (*sessionctlv1.GetSessionResponse, error) {
+		return &sessionctlv1.GetSessionResponse{Session: &sessionctlv1.Session{Site: "it", User: user, Generation: "g7",
+			Headers: []*sessionctlv1.Header{{Name: name, Value: []byte(value), Secret: true}}}}, nil
+	}
+	basic := func(text string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(text)) }
+	serve(t, listen(t, socket), &agent{
+		get: func(_ context.Context, r *sessionctlv1.GetSessionRequest) (*sessionctlv1.GetSessionResponse, error) {
+			switch r.Url {
+			case "https://basic.example/":
+				return answer("Alice A.", "Authorization", basic("alice:CANARY-:pw"))
+			case "https://ends.example/":
+				s, err := answer("alice", "authorization", basic("alice:CANARY-pw"))
+				s.Session.ExpireTime = timestamppb.New(time.Unix(4102444800, 5))
+				return s, err
+			case "https://token.example/":
+				return answer("alice", "Authorization", "Bearer CANARY-token")
+			case "https://nobody.example/":
+				return answer("", "Authorization", "Bearer CANARY-token")
+			case "https://cookie.example/":
+				return answer("alice", "Cookie", "a=CANARY-1")
+			case "https://line.example/":
+				return answer("alice", "Authorization", basic("alice:CANARY-\nhost=evil.example"))
+			case "https://user.example/":
+				return answer("alice", "Authorization", basic("al\rice:CANARY-"))
+			case "https://odd.example/":
+				return answer("alice", "Authorization", "CANARY-without-scheme")
+			}
+			return answer("alice", "Authorization", "Basic CANARY-not-base64")
+		},
+		refresh: func(_ context.Context, r *sessionctlv1.RefreshSessionRequest) (*sessionctlv1.RefreshSessionResponse, error) {
+			reported = append(reported, r.Url+" "+r.Generation)
+			return &sessionctlv1.RefreshSessionResponse{Session: aSession().Session}, nil
+		},
+	})
+	t.Setenv(api.SocketVariable, socket)
+	const (
+		authtype = "capability[]=authtype\n"
+		state    = "capability[]=state\n"
+		stated   = "state[]=sessionctl:generation=g7\n"
+		basicOld = "username=alice\npassword=CANARY-:pw\n"
+		token    = "authtype=Bearer\ncredential=CANARY-token\nephemeral=1\n"
+		unfit    = "sessionctl: credential: the Authorization header has a byte that cannot be printed safely (unprintable)\n  next: " + anotherForm + "\n"
+		early    = "sessionctl: it: git takes no token of the scheme Bearer from a helper before its version 2.46\n"
+		jar      = "sessionctl: it: git takes cookies from a file alone, see sessionctl git-setup; if it has one, the session in there is looked at now: try again\n"
+	)
+	basicNew := "authtype=Basic\ncredential=" + strings.TrimPrefix(basic("alice:CANARY-:pw"), "Basic ") + "\nephemeral=1\n"
+	for _, c := range []struct {
+		host, more     string // of the request
+		stdout, stderr string // as far as git understands it
+		reports        bool
+	}{
+		{"basic", "", basicOld, "", false},
+		{"basic", "username=alice\n", basicOld, "", false},
+		{"basic", "username=alice a.\n", basicOld, "", false}, // as the site calls him
+		{"basic", "username=Alice\n", "", "", false},
+		{"basic", "username=bob\n", "", "", false},
+		{"basic", state, basicOld, "", false},
+		{"basic", authtype, authtype + basicNew, "", false},
+		{"basic", authtype + state, authtype + state + basicNew + stated, "", false},
+		{"basic", "wwwauth[]=Basic realm=x\n" + state + authtype, authtype + state + basicNew + stated, "", false},
+		{"basic", "capability[]=authtypes\ncapability=authtype\n", basicOld, "", false},
+		{"ends", "", "username=alice\npassword=CANARY-pw\npassword_expiry_utc=4102444800\n", "", false},
+		{"token", authtype + state, authtype + state + token + stated, "", false},
+		{"token", authtype + "username=ALICE\n", authtype + token, "", false},
+		{"token", authtype + "username=bob\n", "", "", false},
+		{"token", "", "", early, true},
+		{"nobody", authtype, authtype + token, "", false},
+		{"nobody", authtype + "username=alice\n", "", "", false},
+		{"cookie", authtype, "", jar, true},
+		{"cookie", authtype + "username=bob\n", "", "", false},
+		{"line", "", "", unfit, false},
+		{"user", "", "", unfit, false},
+		{"odd", authtype, "", jar, true},
+		{"other", "", "", "sessionctl: it: git takes no token of the scheme Basic from a helper before its version 2.46\n", true},
+	} {
+		stdin := c.more + "protocol=https\nhost=" + c.host + ".example\n\n"
+		reported = nil
+		var out, errs strings.Builder
+		Run([]string{"git-credential-sessionctl", "get"}, strings.NewReader(stdin), &out, &errs)
+		var got strings.Builder
+		for line := range strings.Lines(out.String()) {
+			if !strings.HasPrefix(line, "header[]=") && line != "generation=g7\n" {
+				got.WriteString(line)
+			}
+		}
+		if got.String() != c.stdout || errs.String() != c.stderr || c.reports != (len(reported) == 1 && reported[0] == "https://"+c.host+".example/ g7") {
+			t.Errorf("%q: %q, %q, reported %q", stdin, out.String(), errs.String(), reported)
+		}
+		if other := strings.Contains(stdin, "=bob"); other && out.Len() > 0 {
+			t.Errorf("%q is answered with another user's: %q", stdin, out.String())
+		}
+		if c.reports {
+			// Whoever calls it by another name knows header[].
+			reported = nil
+			if out, errs, exit := run(stdin, "credential", "get"); !strings.HasPrefix(out, "header[]=") || errs != "" || exit != 0 || reported != nil {
+				t.Errorf("%q: %q, %q, %d, reported %q", stdin, out, errs, exit, reported)
+			}
+		}
+	}
+	// What git 2.46 says at an erase.
+	reported = nil
+	erase := authtype + state + "authtype=Bearer\ncredential=CANARY-token\nephemeral=1\nprotocol=https\nhost=token.example\nstate[]=other:generation=g1\n" + stated + "\n"
+	if out, errs, exit := run(erase, "credential", "erase"); out != "" || errs != "" || exit != 0 || len(reported) != 1 || reported[0] != "https://token.example/ g7" {
+		t.Errorf("%q, %q, %d, reported %q", out, errs, exit, reported)
 	}
 }
 

@@ -47,6 +47,7 @@ type options struct {
 	inline      bool
 	minValidity time.Duration
 	cached      bool
+	redact      bool
 	socket      string
 	timeout     time.Duration
 	deadline    time.Time // when timeout is over
@@ -65,7 +66,7 @@ var verbs = []verb{
 		name: "cookie", operand: "SITE", check: CheckSite,
 		about: "Print code for eval $(…) that sets SITE_COOKIE",
 		flags: []flag{
-			{"shell", "SHELL", "the shell that evaluates the code: sh, csh, fish or a shell of their kind", func(o *options, s string) error { o.shell = s; return nil }},
+			{"shell", "SHELL", "the shell that takes the output: sh, csh or one of their kind, fish, elvish, nu (gets JSON), pwsh", func(o *options, s string) error { o.shell = s; return nil }},
 			{"var", "NAME", "the variable to set", setVariable},
 			{"inline", "", `the value itself instead of a call for it; only for eval "$(…)" with the quotes, or for a file to source`, func(o *options, _ string) error { o.inline = true; return nil }},
 		},
@@ -87,9 +88,28 @@ var verbs = []verb{
 		run:   runHeader,
 	},
 	{
+		name: "curl", operand: "SITE", check: CheckSite, rest: "[OPTION…] PATH|URL", failure: exitOwn,
+		about: "Run curl with the session, for a path below the site's URL",
+		run:   runCurl,
+	},
+	{
+		name: "exec", operand: "SITE", check: CheckSite, rest: "COMMAND…", dashes: true, failure: exitOwn,
+		about: "Run a command that has SITE_COOKIE in its environment",
+		flags: []flag{
+			{"var", "NAME", "the variable to set", setVariable},
+			{"redact", "", "keep the session out of what the command prints", func(o *options, _ string) error { o.redact = true; return nil }},
+		},
+		run: runExec,
+	},
+	{
 		name: "credential", operand: "get|store|erase", check: checkOperation,
 		about: "Take git's credential attributes, print header[]=…",
 		run:   runCredential,
+	},
+	{
+		name: "goauth", operand: "SITE", check: CheckTarget, many: true,
+		about: "Answer the go command: GOAUTH=\"sessionctl goauth SITE…\"",
+		run:   runGoauth,
 	},
 }
 

@@ -10,13 +10,14 @@ import (
 	"github.com/sessionctl/sessionctl/api"
 )
 
-// dialect is how a kind of shell is spoken to. The text of set passes through
-// unquoted eval $(…): it holds no value, no quote that splitting could break,
-// nothing that could match a file name.
+// dialect is how a kind of shell is spoken to.
 type dialect struct {
 	shells []string
-	set    func(name, command string) string
-	value  func(name, value string) string // for quoted eval only
+	// set is one line of code. It holds no value, no quote that splitting could
+	// break, nothing that could match a file name, so that it passes through
+	// unquoted eval $(…). nil: the shell has no eval, and value is for a parser.
+	set   func(name, command string) string
+	value func(name, value string) string // for quoted eval only
 	// unset removes the variable and fails, so that no old value survives and
 	// the evaluating shell sees a failure.
 	unset func(name string) string
@@ -26,8 +27,10 @@ type dialect struct {
 var (
 	posix = &dialect{
 		shells: []string{"posix", "sh", "dash", "bash", "zsh", "ksh", "rksh", "pdksh", "lksh", "mksh", "ash", "busybox", "yash", "posh"},
-		// The right side of an assignment is neither split nor globbed.
-		set:   func(name, command string) string { return name + "=`" + command + "`&&export " + name },
+		// The right side of an assignment is neither split nor globbed. The
+		// semicolons and the braces are there for an IFS that holds a backtick or
+		// "&": what such a split leaves is no syntax, so that nothing of it runs.
+		set:   func(name, command string) string { return name + "=`" + command + ";`&&{ export " + name + ";}" },
 		value: func(name, value string) string { return name + "=" + quote(value, "'", `'\''`) + "&&export " + name },
 		unset: func(name string) string { return "unset " + name + "&&false" },
 		fail:  "false",
@@ -52,11 +55,41 @@ var (
 		unset: func(name string) string { return "set -e " + name + "; false" },
 		fail:  "false",
 	}
-	dialects = []*dialect{posix, csh, fish}
+	// In elvish a failing command is an exception.
+	elvish = &dialect{
+		shells: []string{"elvish"},
+		set: func(name, command string) string {
+			return "unset-env " + name + "; set-env " + name + " (" + command + ")"
+		},
+		value: func(name, value string) string { return "set-env " + name + " " + quote(value, "'", "''") },
+		unset: func(name string) string { return "unset-env " + name + "; fail sessionctl" },
+		fail:  "fail sessionctl",
+	}
+	// JSON for nu's load-env. What is no record makes load-env fail.
+	nu = &dialect{
+		shells: []string{"nu", "nushell"},
+		value: func(name, value string) string {
+			return `{"` + name + `":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"}`
+		},
+		unset: func(string) string { return "false" },
+		fail:  "false",
+	}
+	// Each of five quotation marks ends a string in PowerShell, and is kept
+	// when it is doubled. Invoke-Expression gets the output line by line, and a
+	// command that fails ends nothing.
+	powershell = &dialect{
+		shells: []string{"pwsh", "powershell"},
+		set: func(name, command string) string {
+			return "$env:" + name + " = $null; $env:" + name + " = " + command + "; if (-not $env:" + name + ") { throw 'sessionctl failed' }"
+		},
+		value: func(name, value string) string {
+			return "$env:" + name + " = " + quote(value, "'", "''", "‘", "‘‘", "’", "’’", "‚", "‚‚", "‛", "‛‛")
+		},
+		unset: func(name string) string { return "$env:" + name + " = $null; throw 'sessionctl failed'" },
+		fail:  "throw 'sessionctl failed'",
+	}
+	dialects = []*dialect{posix, csh, fish, elvish, nu, powershell}
 )
-
-// otherShells have no eval $(…).
-var otherShells = []string{"elvish", "nu", "nushell", "pwsh", "powershell"}
 
 // quote puts a value into single quotes, with the replacements given.
 func quote(value string, replace ...string) string {
@@ -69,6 +102,10 @@ var wrappers = []string{
 	"taskset", "time", "timeout", "unbuffer", "xargs",
 }
 
+// multicall are programs that are many, a shell or a wrapper among them, by
+// the name that they are called by.
+var multicall = []string{"busybox", "coreutils", "toybox"}
+
 // shellName is what kind of program a path names: its base name without a
 // version, "" for a deleted file's mark and the like.
 func shellName(path string) string {
@@ -77,23 +114,21 @@ func shellName(path string) string {
 	return strings.TrimRight(name, "0123456789.-")
 }
 
-// dialectOf returns the dialect of a shell, and whether the shell is known at
-// all: nil, true is a shell without eval $(…).
-func dialectOf(name string) (d *dialect, known bool) {
+// dialectOf returns the dialect of a shell, nil if the shell is not known.
+func dialectOf(name string) *dialect {
 	for _, d := range dialects {
 		if slices.Contains(d.shells, name) {
-			return d, true
+			return d
 		}
 	}
-	return nil, slices.Contains(otherShells, name)
+	return nil
 }
 
 // detectShell finds the shell that evaluates the output: the one named, then
 // $SESSIONCTL_SHELL, then the parent process behind at most three wrappers,
 // then $SHELL, then a POSIX shell. With an error it returns the dialect in
-// which to say so, nil for a shell without eval $(…).
+// which to say so.
 func detectShell(named string) (*dialect, error) {
-	var unknown error
 	for _, s := range [...]struct{ where, name string }{
 		{"--shell", named},
 		{"SESSIONCTL_SHELL", os.Getenv("SESSIONCTL_SHELL")},
@@ -101,17 +136,12 @@ func detectShell(named string) (*dialect, error) {
 		if s.name == "" {
 			continue
 		}
-		if d, known := dialectOf(shellName(s.name)); known {
-			return evaluating(d)
+		if d := dialectOf(shellName(s.name)); d != nil {
+			return d, nil
 		}
-		unknown = usageError(s.where+" names no shell known here", "name sh, csh or fish")
-		break
+		return runningShell(), usageError(s.where+" names no shell known here", "name sh, csh, fish, elvish, nu or pwsh")
 	}
-	d, err := evaluating(runningShell())
-	if unknown != nil {
-		err = unknown
-	}
-	return d, err
+	return runningShell(), nil
 }
 
 // runningShell guesses the shell from the processes above and from $SHELL.
@@ -119,7 +149,7 @@ func runningShell() *dialect {
 	pid := os.Getppid()
 	for range 1 + 3 {
 		name, parent := processName(pid)
-		if d, known := dialectOf(name); known {
+		if d := dialectOf(name); d != nil {
 			return d
 		}
 		if !slices.Contains(wrappers, name) {
@@ -127,17 +157,10 @@ func runningShell() *dialect {
 		}
 		pid = parent
 	}
-	if d, known := dialectOf(shellName(os.Getenv("SHELL"))); known {
+	if d := dialectOf(shellName(os.Getenv("SHELL"))); d != nil {
 		return d
 	}
 	return posix
-}
-
-func evaluating(d *dialect) (*dialect, error) {
-	if d == nil {
-		return nil, usageError("this shell has no eval for the code that cookie prints", "take the value itself: sessionctl raw SITE")
-	}
-	return d, nil
 }
 
 // processName returns the name of a process's program and its parent. The
@@ -150,7 +173,9 @@ func processName(pid int) (name string, parent int) {
 	}
 	name, parent = parseStat(string(stat))
 	if exe, err := os.Readlink(proc + "/exe"); err == nil {
-		name = exe
+		if program := shellName(exe); !slices.Contains(multicall, program) || !slices.Contains(wrappers, name) {
+			name = program
+		}
 	}
 	return shellName(name), parent
 }
@@ -216,7 +241,8 @@ func lookPath(name string) string {
 }
 
 // runCookie prints code for the caller's shell. Unless the value itself is
-// asked for, it makes no call: the code makes it, by `sessionctl raw`.
+// asked for, or is all that the shell can take, it makes no call: the code
+// makes it, by `sessionctl raw`.
 func runCookie(p *process, o *options) error {
 	name := variableOf(o)
 	if name == "" {
@@ -226,7 +252,7 @@ func runCookie(p *process, o *options) error {
 	if err != nil {
 		return err
 	}
-	if o.inline {
+	if o.inline || d.set == nil {
 		s, err := p.session(o)
 		if err != nil {
 			return err
@@ -262,9 +288,6 @@ func variableOf(o *options) string {
 // to which no output at all would mean success.
 func refuseCookie(p *process, o *options) {
 	d, _ := detectShell(o.shell)
-	if d == nil {
-		return
-	}
 	code := d.fail
 	if name := variableOf(o); name != "" {
 		code = d.unset(name)

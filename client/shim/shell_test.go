@@ -1,9 +1,11 @@
 package shim
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/sessionctl/sessionctl/api"
 )
@@ -59,16 +61,15 @@ func TestDetectShell(t *testing.T) {
 		{"tcsh", "fish", csh, true},
 		{"", "/usr/local/bin/fish", fish, true},
 		{"bash", "nonsense", posix, true},
-		{"elvish", "", nil, false},
-		{"", "pwsh", nil, false},
+		{"elvish", "", elvish, true},
+		{"", "pwsh", powershell, true},
+		{"", "/usr/local/bin/nu", nu, true},
+		{"nonsense", "", fish, false},
 	} {
 		t.Setenv("SESSIONCTL_SHELL", c.env)
 		d, err := detectShell(c.flag)
 		if d != c.want || (err == nil) != c.ok {
 			t.Errorf("--shell %q, SESSIONCTL_SHELL=%q: %v", c.flag, c.env, err)
-		}
-		if err != nil && !strings.Contains(api.AsError(err).Remedy, "sessionctl raw") {
-			t.Errorf("%v does not name raw", err)
 		}
 	}
 	t.Setenv("SESSIONCTL_SHELL", "")
@@ -81,11 +82,11 @@ func TestDetectShell(t *testing.T) {
 // change before it evaluates it.
 func TestSetIsConstant(t *testing.T) {
 	got := posix.set("JIRA_COOKIE", "sessionctl raw jira")
-	if got != "JIRA_COOKIE=`sessionctl raw jira`&&export JIRA_COOKIE" {
+	if got != "JIRA_COOKIE=`sessionctl raw jira;`&&{ export JIRA_COOKIE;}" {
 		t.Errorf("%s", got)
 	}
 	for i, c := range got {
-		if !plain(string(c)) && !strings.ContainsRune("=`& ", c) {
+		if !plain(string(c)) && !strings.ContainsRune("=`&;{} ", c) {
 			t.Errorf("byte %d is %q", i, c)
 		}
 	}
@@ -97,6 +98,72 @@ func TestPlain(t *testing.T) {
 	} {
 		if plain(word) != want {
 			t.Errorf("%q: %v", word, !want)
+		}
+	}
+}
+
+// psQuoted reads a string in single quotes as PowerShell does: each of five
+// characters begins, ends, and twice in a row is kept once, the second.
+// (CharTraits.IsSingleQuote and Tokenizer.ScanStringLiteral of
+// PowerShell/PowerShell; no PowerShell was run.)
+func psQuoted(s string) (value, rest string, ok bool) {
+	const quotes = "'\u2018\u2019\u201a\u201b"
+	isQuote := func(r rune) bool { return strings.ContainsRune(quotes, r) }
+	runes := []rune(s)
+	if len(runes) == 0 || !isQuote(runes[0]) {
+		return "", "", false
+	}
+	var b strings.Builder
+	for i := 1; i < len(runes); i++ {
+		if isQuote(runes[i]) {
+			if i+1 == len(runes) || !isQuote(runes[i+1]) {
+				return b.String(), string(runes[i+1:]), true
+			}
+			i++
+		}
+		b.WriteRune(runes[i])
+	}
+	return "", "", false
+}
+
+func FuzzPowerShell(f *testing.F) {
+	for _, s := range []string{"CANARY-plain", "it's", "‘a’ ‚b‛ ''", "’'‘", "`$x $(y) \"z\" “„”", "'; throw; '"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !utf8.ValidString(s) || hasControl(s) {
+			return // raw refuses it
+		}
+		code, ok := strings.CutPrefix(powershell.value("X", s), "$env:X = ")
+		got, rest, closed := psQuoted(code)
+		if !ok || !closed || rest != "" || got != s {
+			t.Errorf("%q is read as %q, then %q", code, got, rest)
+		}
+	})
+}
+
+func FuzzNu(f *testing.F) {
+	f.Add(`CANARY-"a\b" \u0041 / é😀`)
+	f.Fuzz(func(t *testing.T, s string) {
+		if !utf8.ValidString(s) || hasControl(s) {
+			return // raw refuses it
+		}
+		var got map[string]string
+		if err := json.Unmarshal([]byte(nu.value("X", s)), &got); err != nil || len(got) != 1 || got["X"] != s {
+			t.Errorf("%q: %q, %v", s, got, err)
+		}
+	})
+}
+
+// Each word of the names that lead to a shell is known by one dialect only.
+func TestShellsAreDistinct(t *testing.T) {
+	seen := map[string]bool{}
+	for _, d := range dialects {
+		for _, name := range d.shells {
+			if seen[name] || dialectOf(name) != d || shellName("/usr/bin/"+name) != name {
+				t.Errorf("%s", name)
+			}
+			seen[name] = true
 		}
 	}
 }

@@ -30,8 +30,9 @@ func (a *app) get() *cobra.Command {
 		Short: "Print a session in the dialect of a tool",
 		Long: `Print a session: json, or netscape (a cookie file for curl, wget, git and
 Python), curl (for curl -K -), env (for eval "$(…)", quoted), httpie (a session
-file). All but json are secrets in the tool's own form: redirect them to a
-file that only you can read.`,
+file for HTTPie's --session-read-only), playwright (a storage state). All are
+secrets: redirect them to a file that only you can read. json names the header
+fields that are secret.`,
 		GroupID:           "serve",
 		Args:              operand(shim.CheckTarget),
 		ValidArgsFunction: a.sites,
@@ -63,7 +64,7 @@ file that only you can read.`,
 			return err
 		},
 	}
-	choice(c, &format, "json", "netscape", "curl", "env", "httpie")
+	choice(c, &format, "json", "netscape", "curl", "env", "httpie", "playwright")
 	c.Flags().Var(target{&url}, "url", "the URL that the session is for (default: the site's)")
 	c.Flags().Var(duration{&valid, false}, "min-validity", "how long the session must still live")
 	return c
@@ -100,7 +101,7 @@ func (a *app) flags(s *pb.Session) {
 
 // formats are the dialects of `get -o`.
 var formats = map[string]func(io.Writer, *pb.Session) error{
-	"json": writeJSON, "netscape": writeNetscape, "curl": writeCurl, "env": writeEnv, "httpie": writeHTTPie,
+	"json": writeJSON, "netscape": writeNetscape, "curl": writeCurl, "env": writeEnv, "httpie": writeHTTPie, "playwright": writePlaywright,
 }
 
 // cookieHeader returns the value of the Cookie header. Only JSON can say that there
@@ -130,6 +131,7 @@ type jsonSession struct {
 	URL              string            `json:"url"`
 	Generation       string            `json:"generation"`
 	Headers          map[string]string `json:"headers"`
+	SecretHeaders    []string          `json:"secret_headers"`
 	Cookies          []jsonCookie      `json:"cookies"`
 	LoginTime        string            `json:"login_time,omitempty"`
 	ProveTime        string            `json:"prove_time,omitempty"`
@@ -152,7 +154,7 @@ type jsonCookie struct {
 
 func writeJSON(w io.Writer, s *pb.Session) error {
 	j := jsonSession{
-		Site: s.GetSite(), User: s.GetUser(), URL: s.GetUrl(), Generation: s.GetGeneration(), Headers: map[string]string{}, Cookies: []jsonCookie{},
+		Site: s.GetSite(), User: s.GetUser(), URL: s.GetUrl(), Generation: s.GetGeneration(), Headers: map[string]string{}, SecretHeaders: []string{}, Cookies: []jsonCookie{},
 		LoginTime: rfc3339(s.GetLoginTime()), ProveTime: rfc3339(s.GetProveTime()), ExpireTime: rfc3339(s.GetExpireTime()),
 		Stale: s.GetStale(), NotDurable: s.GetNotDurable(), IdentityUnproven: s.GetIdentityUnproven(),
 	}
@@ -161,6 +163,9 @@ func writeJSON(w io.Writer, s *pb.Session) error {
 			return err
 		}
 		j.Headers[h.GetName()] = string(h.GetValue())
+		if h.GetSecret() {
+			j.SecretHeaders = append(j.SecretHeaders, h.GetName())
+		}
 	}
 	for _, c := range s.GetCookies() {
 		if err := text(c.GetName(), c.GetValue()); err != nil {
@@ -188,39 +193,9 @@ func rfc3339(t *timestamppb.Timestamp) string {
 	return t.AsTime().UTC().Format(time.RFC3339)
 }
 
-// softLife is what a cookie file says of cookies that end with the session:
-// some readers pass over a line whose expiry is 0.
-const softLife = 12 * time.Hour
-
-// writeNetscape writes the dialect that curl, wget, Python and aria2 all read.
+// writeNetscape writes a cookie file, as jar does.
 func writeNetscape(w io.Writer, s *pb.Session) error {
-	if _, err := cookieHeader(s); err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "# Netscape HTTP Cookie File")
-	for _, c := range s.GetCookies() {
-		if err := plain(string(c.GetName())+string(c.GetValue())+c.GetDomain()+c.GetPath(), "\t"); err != nil {
-			return err
-		}
-		if len(c.GetName()) == 0 {
-			return &api.Error{Code: api.Unprintable, Detail: "a cookie has no name, which this format cannot carry", Remedy: "take another format: -o json or -o curl"}
-		}
-		domain, tail := c.GetDomain(), "FALSE"
-		if !c.GetHostOnly() {
-			domain, tail = "."+domain, "TRUE"
-		}
-		path := strings.TrimRight(c.GetPath(), "/")
-		if path == "" {
-			path = "/"
-		}
-		expires := time.Now().Add(softLife)
-		if t := c.GetExpireTime(); t != nil {
-			expires = t.AsTime()
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", domain, tail, path,
-			strings.ToUpper(fmt.Sprint(c.GetSecure())), expires.Unix(), c.GetName(), c.GetValue())
-	}
-	return nil
+	return writeJar(w, s, time.Now().Add(softLife), false, "")
 }
 
 // writeCurl writes a configuration for curl -K (curl(1)).
@@ -230,7 +205,7 @@ func writeCurl(w io.Writer, s *pb.Session) error {
 	}
 	for _, h := range s.GetHeaders() {
 		v := h.GetName() + ": " + string(h.GetValue())
-		if err := plain(v, ""); err != nil {
+		if err := plain(v); err != nil {
 			return err
 		}
 		fmt.Fprintf(w, "header = \"%s\"\n", strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v))
@@ -245,7 +220,7 @@ func writeEnv(w io.Writer, s *pb.Session) error {
 	if err != nil {
 		return err
 	}
-	if err := plain(value, ""); err != nil {
+	if err := plain(value); err != nil {
 		return err
 	}
 	name := api.CookieVariable(s.GetSite())
@@ -291,7 +266,7 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 		Headers []header          `json:"headers"`
 	}{map[string]string{"about": "HTTPie session file", "httpie": "3.2.1"}, map[string]any{"type": nil, "username": nil, "password": nil}, []cookie{}, []header{}}
 	for _, h := range s.GetHeaders() {
-		if h.GetName() == "Cookie" {
+		if strings.EqualFold(h.GetName(), "Cookie") {
 			continue
 		}
 		if err := text(h.GetValue()); err != nil {
@@ -316,9 +291,48 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 	return encode(w, session)
 }
 
-// plain refuses what would end a line, or a field, of a format early.
-func plain(v, more string) error {
-	if i := strings.IndexFunc(v, func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f || strings.ContainsRune(more, r) }); i >= 0 {
+// writePlaywright writes a storage state, which Playwright's browsers begin with:
+// browser.newContext({storageState: FILE}). A cookie's expiry is in seconds, -1 for
+// one that ends with the session. The agent does not keep SameSite: Lax is what
+// browsers take for none. Of the session's other headers a storage state has none.
+func writePlaywright(w io.Writer, s *pb.Session) error {
+	type cookie struct {
+		Name     string `json:"name"`
+		Value    string `json:"value"`
+		Domain   string `json:"domain"`
+		Path     string `json:"path"`
+		Expires  int64  `json:"expires"`
+		HTTPOnly bool   `json:"httpOnly"`
+		Secure   bool   `json:"secure"`
+		SameSite string `json:"sameSite"`
+	}
+	if _, err := cookieHeader(s); err != nil {
+		return err
+	}
+	state := struct {
+		Cookies []cookie   `json:"cookies"`
+		Origins []struct{} `json:"origins"`
+	}{[]cookie{}, []struct{}{}}
+	for _, c := range s.GetCookies() {
+		if err := text(c.GetName(), c.GetValue()); err != nil {
+			return err
+		}
+		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), Path: c.GetPath(), Expires: -1,
+			HTTPOnly: c.GetHttpOnly(), Secure: c.GetSecure(), SameSite: "Lax"}
+		if !c.GetHostOnly() {
+			k.Domain = "." + k.Domain
+		}
+		if t := c.GetExpireTime(); t != nil {
+			k.Expires = t.AsTime().Unix()
+		}
+		state.Cookies = append(state.Cookies, k)
+	}
+	return encode(w, state)
+}
+
+// plain refuses what would end a line early.
+func plain(v string) error {
+	if i := strings.IndexFunc(v, func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }); i >= 0 {
 		return &api.Error{Code: api.Unprintable, Detail: "a cookie holds a character that this format cannot carry", Remedy: "take another format: -o json"}
 	}
 	return nil

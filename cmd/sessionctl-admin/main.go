@@ -132,7 +132,7 @@ One login per machine and site; every shell, script and service shares it.`,
 	root.SetHelpCommandGroupID("agent")
 	root.SetCompletionCommandGroupID("agent")
 	root.AddCommand(a.hot()...)
-	root.AddCommand(a.get(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.ccache(), a.tickets(), a.status(), a.reload(), a.rekey(), a.checkConfig(), a.version())
+	root.AddCommand(a.get(), a.bazel(), a.list(), a.login(), a.refresh(), a.reject(), a.logout(), a.jar(), a.gitSetup(), a.ccache(), a.tickets(), a.status(), a.reload(), a.rekey(), a.checkConfig(), a.redact(), a.version())
 	strict(root)
 	return root
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,7 +125,8 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Headers["Cookie"] != `s=CANARY-it's "a\b" $(x); t=é*` || len(got.Cookies) != 2 || got.Cookies[0].Value != `CANARY-it's "a\b" $(x)` || got.Cookies[1].ExpireTime == "" {
+	if got.Headers["Cookie"] != `s=CANARY-it's "a\b" $(x); t=é*` || len(got.Cookies) != 2 || got.Cookies[0].Value != `CANARY-it's "a\b" $(x)` || got.Cookies[1].ExpireTime == "" ||
+		strings.Join(got.SecretHeaders, " ") != "Cookie" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -132,7 +134,9 @@ func TestJSON(t *testing.T) {
 // TestNetscape: one line each, in the dialect of curl, wget, Python and aria2.
 func TestNetscape(t *testing.T) {
 	var out bytes.Buffer
-	if err := writeNetscape(&out, hostile()); err != nil {
+	session := hostile()
+	session.Cookies[1].Value = []byte("*")
+	if err := writeNetscape(&out, session); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -141,7 +145,7 @@ func TestNetscape(t *testing.T) {
 	}
 	for i, want := range [][]string{
 		{"app.corp.example", "FALSE", "/x", "TRUE", "", "s", `CANARY-it's "a\b" $(x)`},
-		{".corp.example", "TRUE", "/", "TRUE", "", "t", "é*"},
+		{".corp.example", "TRUE", "/", "TRUE", "", "t", "*"},
 	} {
 		f := strings.Split(lines[i+1], "\t")
 		if expiry, err := strconv.ParseInt(f[4], 10, 64); err != nil || expiry <= time.Now().Unix() {
@@ -193,6 +197,30 @@ func TestCurlAndHTTPie(t *testing.T) {
 	}
 }
 
+// TestPlaywright: the storage state has every field that Playwright wants, and no
+// other (https://playwright.dev/docs/api/class-browsercontext#browser-context-storage-state).
+func TestPlaywright(t *testing.T) {
+	var out bytes.Buffer
+	s := hostile()
+	s.Cookies[1].ExpireTime = timestamppb.New(time.Unix(1900000000, 5e8))
+	if err := writePlaywright(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	var got, want any
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(`{"cookies": [
+		{"name": "s", "value": "CANARY-it's \"a\\b\" $(x)", "domain": "app.corp.example", "path": "/x/", "expires": -1, "httpOnly": true, "secure": true, "sameSite": "Lax"},
+		{"name": "t", "value": "é*", "domain": ".corp.example", "path": "/", "expires": 1900000000, "httpOnly": true, "secure": true, "sameSite": "Lax"}
+	], "origins": []}`), &want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // TestNothingIsInjected: a value that would end a line is refused by every
 // format made of lines.
 func TestNothingIsInjected(t *testing.T) {
@@ -202,7 +230,7 @@ func TestNothingIsInjected(t *testing.T) {
 		for name, write := range formats {
 			var out bytes.Buffer
 			err := write(&out, s)
-			if lines := name != "json" && name != "httpie"; lines && api.CodeOf(err) != api.Unprintable {
+			if lines := name != "json" && name != "httpie" && name != "playwright"; lines && api.CodeOf(err) != api.Unprintable {
 				t.Errorf("%s with %q: %v %q", name, evil, err, out.String())
 			} else if !lines && (err != nil || !json.Valid(out.Bytes()) || strings.ContainsFunc(out.String(), func(r rune) bool { return r < 0x20 && r != '\n' })) {
 				t.Errorf("%s with %q: %v", name, evil, err)
@@ -216,7 +244,7 @@ func TestNothingIsInjected(t *testing.T) {
 	}
 	// JSON is text: what is not would come out as something else.
 	s.Headers[0].Value, s.Cookies[0].Value = []byte("\xff"), []byte("\xff")
-	for _, write := range []func(io.Writer, *pb.Session) error{writeJSON, writeHTTPie} {
+	for _, write := range []func(io.Writer, *pb.Session) error{writeJSON, writeHTTPie, writePlaywright} {
 		if err := write(&bytes.Buffer{}, s); api.CodeOf(err) != api.Unprintable {
 			t.Errorf("bytes that are not UTF-8 in JSON: %v", err)
 		}

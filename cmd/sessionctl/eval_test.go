@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,12 +48,32 @@ var hostileValues = []string{
 	`CANARY-(x)<(y)^z`,
 	`touch pwned CANARY-`,
 	`-CANARY-`,
+	`=CANARY-`,
+	`CANARY-:~`,
+	`CANARY-a:~root:~/b`,
+	`\CANARY-\`,
+	`'CANARY-'`,
+	`"CANARY-"`,
+	"`CANARY-`",
+	`$CANARY-`,
+	`CANARY-$((1+1))$[1+1]`,
+	`CANARY-[!a-z]*[[:alpha:]]`,
+	`CANARY-@(a|b)+(c)!(d)`,
+	`CANARY-**/*(.)`,
+	`CANARY-';touch pwned;'`,
+	`CANARY-";touch pwned;"`,
+	`CANARY-)&&touch pwned;(`,
+	"CANARY-`touch pwned`}; touch pwned; {",
+	`CANARY-‘single’‚‛ “double”„`,
+	`CANARY-` + strings.Repeat("0123456789abcdef", 500),
+	`CANARY-export V00_COOKIE=x PATH=. IFS=x`,
 }
 
 // hostileFiles are what a pattern could match in the directory.
 var hostileFiles = []string{
 	"CANARY-", "CANARY-x", "a", "b", "c d", "-n", "=", "~", "`touch pwned`", "$(touch pwned)", "'", ";touch pwned;",
-	"V05_COOKIE=CANARY-';touch pwned;'", "V05_COOKIE='CANARY-';touch pwned;'", "export", "sessionctl", "raw", "COOKIE=`touch pwned`&&export", "unset",
+	"V05_COOKIE=`sessionctl", "v05;`&&{", "V05_COOKIE;}", "{ export x;}", "`", "~root", "=ls",
+	"V05_COOKIE=CANARY-';touch pwned;'", "V05_COOKIE='CANARY-';touch pwned;''&&export", "export", "sessionctl", "raw", "COOKIE=`touch pwned`&&export", "unset",
 }
 
 // family is how a kind of shell is written.
@@ -61,6 +82,9 @@ type family struct {
 	set  string   // sets the variable %s to %s and exports it
 	keep string   // keeps the status of the way in the environment, as st
 	dump string   // writes the environment to the file $OUT/%s
+	// throws: a command that fails ends the script, before its output could
+	// unset anything.
+	throws bool
 }
 
 var (
@@ -72,11 +96,22 @@ var (
 		ways: []string{"eval `sessionctl cookie %s`", "eval \"`sessionctl cookie %s`\""},
 		set:  "setenv %s %s", keep: "setenv st $status", dump: `/usr/bin/env -0 >"$OUT"/%s`,
 	}
+	elvishFamily = family{
+		ways: []string{"set st = 0; try { eval (sessionctl cookie %s | slurp) } catch { set st = 1 }"},
+		set:  "set-env %s %s", keep: "set-env st $st", dump: `/usr/bin/env -0 >$E:OUT/%s`, throws: true,
+	}
+	nuFamily = family{
+		ways: []string{`try { sessionctl cookie %s | from json | load-env; $env.st = "0" } catch { $env.st = "1" }`},
+		set:  `$env.%s = "%s"`, dump: `^/usr/bin/env -0 o> $"($env.OUT)/%s"`, throws: true,
+	}
 	fishFamily = family{
 		ways: []string{`eval (sessionctl cookie %s)`, `eval "$(sessionctl cookie %s)"`, `sessionctl cookie %s | source`},
 		set:  "set -gx %s %s", keep: "set -gx st $status", dump: `/usr/bin/env -0 >"$OUT"/%s`,
 	}
 )
+
+// nuProgram is where .ci/install-rigs puts npm's nu.
+const nuProgram = "/var/cache/sessionctl-rigs/node_modules/@nushell/linux-x64/bin/nu"
 
 var shells = []struct {
 	name    string
@@ -85,21 +120,23 @@ var shells = []struct {
 	options []string // lines to begin the script with, one variant each
 }{
 	{"dash", []string{"dash"}, posixFamily, []string{"set -f", "set -u"}},
-	{"bash", []string{"bash"}, posixFamily, []string{"set -f", "set -u", "shopt -s nullglob", "shopt -s failglob", "shopt -s extglob dotglob", "set -o posix", "set -k"}},
-	{"zsh", []string{"zsh", "-f"}, posixFamily, []string{"set -f", "setopt null_glob", "setopt sh_word_split", "setopt magic_equal_subst"}},
-	{"ksh93", []string{"ksh93"}, posixFamily, []string{"set -f", "set -o globstar"}},
-	{"mksh", []string{"mksh"}, posixFamily, []string{"set -f"}},
-	{"busybox", []string{"busybox", "sh"}, posixFamily, []string{"set -f"}},
-	{"yash", []string{"yash"}, posixFamily, []string{"set -f", "set -o nullglob", "set -o posixly-correct"}},
-	{"tcsh", []string{"tcsh", "-f"}, cshFamily, []string{"set noglob"}},
-	{"fish", []string{"fish", "--no-config"}, fishFamily, nil},
+	{"bash", []string{"bash"}, posixFamily, []string{"set -f", "set -u", "set -o pipefail", "shopt -s nullglob", "shopt -s failglob", "shopt -s extglob dotglob globstar", "set -o posix", "set -k"}},
+	{"zsh", []string{"zsh", "-f"}, posixFamily, []string{"set -f", "set -u", "setopt null_glob", "setopt extended_glob", "setopt sh_word_split", "setopt magic_equal_subst", "setopt ignore_braces", "setopt glob_assign", "emulate sh", "emulate ksh"}},
+	{"ksh93", []string{"ksh93"}, posixFamily, []string{"set -f", "set -u", "set -o globstar", "set -o pipefail"}},
+	{"mksh", []string{"mksh"}, posixFamily, []string{"set -f", "set -u", "set -o posix", "set -k"}},
+	{"busybox", []string{"busybox", "sh"}, posixFamily, []string{"set -f", "set -u", "set -o pipefail"}},
+	{"yash", []string{"yash"}, posixFamily, []string{"set -f", "set -u", "set -o nullglob", "set -o extendedglob", "set -o brace-expand", "set -o posixly-correct"}},
+	{"tcsh", []string{"tcsh", "-f"}, cshFamily, []string{"set noglob", "set nonomatch", "set backslash_quote"}},
+	{"fish", []string{"fish", "--no-config"}, fishFamily, []string{"set -g IFS ''", "set -g IFS a"}},
+	{"elvish", []string{"elvish", "-norc"}, elvishFamily, nil},
+	{"nu", []string{nuProgram, "-n", "--no-std-lib"}, nuFamily, nil},
 }
 
-// oddIFS are settings under which the code may fail, but never in silence. One
-// that holds a backtick is not among them: it takes the inner call out of its
-// substitution, so that the variable stays as it was and the cookie goes to
-// standard output. No text that is split at backticks could prevent that.
-var oddIFS = []string{"", "\n", ":", "=", "_", "&", "'", ` "'`, "/-.", "$(", "aeo", "0123456789", " \t\n*?[]", ";|"}
+// oddIFS are settings under which the code may fail, but never in silence.
+var oddIFS = []string{
+	"", "\n", "\t", ":", ",;", "=", "_", "&", "'", `"`, " \"'", "-", "/-.|", `\`, "$(", "$`", "aeo", "0123456789", " \t", ",\t", " \t\n*?[]", ":/",
+	";", "|", ";|&", "`", "()", "{", "}", "{};",
+}
 
 type evaluation struct {
 	t     *testing.T
@@ -108,11 +145,17 @@ type evaluation struct {
 	out   string // where it leaves what it saw
 	env   []string
 	files []string
+	// prints: the shell names in its messages what it takes for a file's name.
+	prints bool
 }
 
 func newEvaluation(t *testing.T, argv []string, socket string) *evaluation {
 	t.Helper()
-	daemontest.Require(t, argv[0])
+	if argv[0] == nuProgram {
+		daemontest.Require(t, filepath.Dir(filepath.Dir(nuProgram))+"/package.json")
+	} else {
+		daemontest.Require(t, argv[0])
+	}
 	file, err := exec.LookPath(argv[0])
 	if err != nil {
 		t.Fatal(err)
@@ -149,14 +192,14 @@ func (e *evaluation) run(script string, env ...string) int {
 	}
 	cmd := exec.CommandContext(e.t.Context(), e.argv[0], append(e.argv[1:], file)...)
 	cmd.Dir, cmd.Env = e.dir, append(slices.Clone(e.env), env...)
-	var stdout bytes.Buffer
-	cmd.Stdout = &stdout
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
 	err := cmd.Run()
 	if exit, ok := err.(*exec.ExitError); err != nil && (!ok || !exit.Exited()) {
 		e.t.Fatal(err)
 	}
-	if strings.Contains(stdout.String(), "CANARY-") {
-		e.t.Errorf("a value was printed: %q", stdout.String())
+	if !e.prints && strings.Contains(output.String(), "CANARY-") {
+		e.t.Errorf("a value was printed: %q by %q", output.String(), script)
 	}
 	if got := e.list(); !slices.Equal(got, e.files) {
 		e.t.Errorf("a value was run: %q", got)
@@ -181,57 +224,170 @@ func (e *evaluation) environment(name string) map[string]string {
 	return m
 }
 
+// values are the cookies of the matrix: hostile ones, every printable byte of
+// ASCII at the start, doubled, between and at the end, and in UTF-8 every byte
+// from 0x80 that it knows.
+func values() []string {
+	all := slices.Clone(hostileValues)
+	for c := ' '; c < 0x7f; c++ {
+		all = append(all, fmt.Sprintf("%[1]cCANARY-%[1]c%[1]c x%[1]cy %[1]c", c))
+	}
+	for r := rune(0x80); r < 0x100; r += 8 {
+		all = append(all, fmt.Sprintf("%cCANARY-%c%c%c%c%c%c%c", r, r+1, r+2, r+3, r+4, r+5, r+6, r+7))
+	}
+	// The first bytes 0xc4 to 0xf4.
+	for r := rune(0x100); r < 0x800; r += 0x40 {
+		all = append(all, fmt.Sprintf("CANARY-%c", r))
+	}
+	for r := rune(0x800); r < 0x10000; r += 0x1000 {
+		all = append(all, fmt.Sprintf("CANARY-%c", r))
+	}
+	for r := rune(0x10000); r < 0x110000; r += 0x40000 {
+		all = append(all, fmt.Sprintf("CANARY-%c", r))
+	}
+	return all
+}
+
+// refused are cookies with each byte that raw never prints.
+func refused() (all []string) {
+	for c := byte(1); c != 0; c++ {
+		if c < ' ' || c >= 0x7f {
+			all = append(all, "CANARY-"+string([]byte{c})+"x")
+		}
+	}
+	return all
+}
+
+// setting is a way to evaluate the code, and in what shape the shell is then.
+type setting struct {
+	way, prologue, ifs string
+	locale             string // C.UTF-8 by default
+	loud               bool   // whether the shell may fail instead
+}
+
+func (s setting) String() string {
+	return fmt.Sprintf("%s after %q, IFS %q, locale %q", s.way, s.prologue, s.ifs, s.locale)
+}
+
+// evaluate returns what the shell held for each site.
+func (e *evaluation) evaluate(f family, s setting, names []string) map[string]map[string]string {
+	e.t.Helper()
+	held := map[string]map[string]string{}
+	for len(names) > 0 {
+		lines := []string{s.prologue}
+		if strings.HasPrefix(f.keep, "set-env") {
+			lines = append(lines, "var st = 0")
+		}
+		for _, name := range names {
+			variable, _, _ := strings.Cut(name, " ")
+			lines = append(lines, fmt.Sprintf(f.set, api.CookieVariable(variable), "CANARY-OLD"), fmt.Sprintf(s.way, name), f.keep, fmt.Sprintf(f.dump, variable))
+		}
+		status := e.run(strings.Join(lines, "\n")+"\n", "NEWIFS="+s.ifs, "LC_ALL="+cmp.Or(s.locale, "C.UTF-8"))
+		n := 0
+		for ; n < len(names); n++ {
+			variable, _, _ := strings.Cut(names[n], " ")
+			got := e.environment(variable)
+			if got == nil {
+				// The script ended here: the others have one of their own.
+				held[names[n]] = map[string]string{"st": fmt.Sprint(status)}
+				n++
+				break
+			}
+			held[names[n]] = got
+		}
+		names = names[n:]
+	}
+	return held
+}
+
+// settings are all shapes of a shell.
+func settings(f family, options []string) (all []setting) {
+	for _, way := range f.ways {
+		all = append(all, setting{way: way})
+	}
+	for _, way := range f.ways {
+		for _, option := range options {
+			all = append(all, setting{way: way, prologue: option})
+		}
+	}
+	if f.keep == posixFamily.keep {
+		for _, way := range f.ways {
+			all = append(all, setting{way: way, prologue: "unset IFS"})
+			for _, ifs := range oddIFS {
+				all = append(all, setting{way: way, prologue: "IFS=$NEWIFS", ifs: ifs, loud: !strings.Contains(way, `"`)})
+			}
+		}
+		all = append(all, setting{way: `eval "$(sessionctl cookie %s --inline)"`}, setting{way: `sessionctl cookie %s --inline >"$OUT/code"; . "$OUT/code"`})
+	}
+	return all
+}
+
+// torture asks for all of the matrix, an hour's work, instead of a sample.
+var torture = os.Getenv("SHELL_TORTURE") != ""
+
 // What a shell holds after eval $(sessionctl cookie SITE) is the cookie, byte
-// for byte, or the shell knows that it failed.
+// for byte, or the shell knows that it failed; under an IFS that is not odd,
+// it is the cookie. Of the settings but the plain ones, make test takes some.
 func TestEval(t *testing.T) {
 	sites := map[string]site{}
-	for i, v := range hostileValues {
+	for i, v := range values() {
 		name := fmt.Sprintf("v%02d", i)
+		sites[name] = live(name, v)
+	}
+	for i, v := range refused() {
+		name := fmt.Sprintf("r%02d", i)
 		sites[name] = live(name, v)
 	}
 	socket := serve(t, sites)
 	names := slices.Sorted(maps.Keys(sites))
+	seed := rand.Uint64()
+	t.Logf("seed %d, SHELL_TORTURE: %v", seed, torture)
 
 	for _, shell := range shells {
 		t.Run(shell.name, func(t *testing.T) {
 			t.Parallel()
 			e := newEvaluation(t, shell.command, socket)
-			evaluate := func(way, prologue string, names []string, loud bool, env ...string) {
-				t.Helper()
-				lines := []string{prologue}
-				for _, name := range names {
-					variable := api.CookieVariable(name)
-					lines = append(lines, fmt.Sprintf(shell.family.set, variable, "CANARY-OLD"), fmt.Sprintf(way, name),
-						shell.family.keep, fmt.Sprintf(shell.family.dump, name))
+			random := rand.New(rand.NewPCG(seed, 0))
+			// A few of those that raw refuses, and n of those that it does not.
+			some := func(n int) (picked []string) {
+				first := len(refused())
+				for _, k := range random.Perm(len(names) - first)[:n] {
+					picked = append(picked, names[first+k])
 				}
-				e.run(strings.Join(lines, "\n")+"\n", env...)
-				for _, name := range names {
-					got := e.environment(name)
-					want := string(sites[name].session.Headers[0].Value)
+				return append(picked, names[random.IntN(first)])
+			}
+			exact, loud := 0, 0
+			all := settings(shell.family, shell.options)
+			if shell.name != "yash" { // see TestResidues
+				all = append(all, setting{way: shell.family.ways[0], locale: "C"})
+			}
+			for _, s := range all {
+				asked := names
+				switch plainly := s.prologue == "" && s.way == shell.family.ways[0]; {
+				case torture && s.ifs != "":
+					asked = names[len(refused()):]
+				case torture:
+				case plainly:
+					asked = some(60)
+				case random.IntN(2) == 0:
+					continue
+				default:
+					asked = some(3)
+				}
+				for name, got := range e.evaluate(shell.family, s, asked) {
+					value := string(sites[name].session.Headers[0].Value)
+					failed := got["st"] != "0" && got["st"] != ""
 					switch {
-					case loud && got != nil && got["st"] != "0" && got["st"] != "":
-					case got == nil || got["st"] != "0" || got[api.CookieVariable(name)] != want:
-						t.Errorf("%s after %q, %q: %q with status %q, want %q", way, prologue, env, got[api.CookieVariable(name)], got["st"], want)
+					case failed && (s.loud || name[0] == 'r'):
+						loud++
+					case name[0] == 'v' && got["st"] == "0" && got[api.CookieVariable(name)] == value:
+						exact++
+					default:
+						t.Errorf("%v: %q with status %q, want %q", s, got[api.CookieVariable(name)], got["st"], value)
 					}
 				}
 			}
-			for _, way := range shell.family.ways {
-				evaluate(way, "", names, false)
-			}
-			for _, option := range shell.options {
-				evaluate(shell.family.ways[0], option, names, false)
-			}
-			if shell.family.keep != posixFamily.keep {
-				return
-			}
-			evaluate(posixFamily.ways[0], "unset IFS", names, false)
-			for _, ifs := range oddIFS {
-				if shell.name == "zsh" && ifs == "&" {
-					continue // zsh: the assignment becomes one for export alone
-				}
-				evaluate(posixFamily.ways[0], "IFS=$NEWIFS", names[:12], true, "NEWIFS="+ifs)
-				evaluate(posixFamily.ways[1], "IFS=$NEWIFS", names[:4], false, "NEWIFS="+ifs)
-			}
+			t.Logf("%d exact, %d loud", exact, loud)
 		})
 	}
 }
@@ -264,9 +420,12 @@ func TestEvalFails(t *testing.T) {
 				for _, way := range shell.family.ways {
 					code := fmt.Sprintf(way, failure.args)
 					set := fmt.Sprintf(shell.family.set, cmp.Or(variable, "OTHER"), "CANARY-OLD")
+					if shell.name == "elvish" {
+						set += "\nvar st = 0"
+					}
 					e.run(strings.Join([]string{set, code, shell.family.keep, fmt.Sprintf(shell.family.dump, "out")}, "\n")+"\n", failure.env)
 					got := e.environment("out")
-					if got == nil || got["st"] == "0" || got["st"] == "" || variable != "" && got[variable] != "" {
+					if got == nil || got["st"] == "0" || got["st"] == "" || variable != "" && got[variable] != "" && !shell.family.throws {
 						t.Errorf("%s, %q: %s=%q, status %q", code, failure.env, variable, got[variable], got["st"])
 					}
 					if shell.family.keep != posixFamily.keep {

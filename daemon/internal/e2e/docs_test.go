@@ -36,7 +36,7 @@ const (
 	loginFile  = "/usr/local/lib/portal_login.py"
 )
 
-var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, jazzPage, formsPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage, storePage}
+var pages = []string{"README.md", "docs/jira.md", atlassianPage, crowdPage, iwaacPage, jazzPage, formsPage, "docs/kerberos.md", "docs/clients.md", "docs/cookies.md", sessionsPage, storePage, nodePage, pythonPage, toolsPage}
 
 // block is a fenced block of a page.
 type block struct{ page, language, file, text string }
@@ -125,9 +125,10 @@ func program(t *testing.T, file string) block {
 }
 
 // tried are the blocks that TestExamples, TestIWAACExamples, TestWatchExample,
-// TestTestingExamples, TestTicketExamples, TestJazzScripts and TestCommandExample run.
+// TestTestingExamples, TestTicketExamples, TestJazzScripts, TestCommandExample, TestNodeService
+// and TestPythonService run.
 var tried = []string{"ticket.service", "issues.sh", "search.mjs", "issue.py", "report.py", "issue.go", "watch.go", "fake_test.go", "lab_test.go",
-	"get.py", "get.groovy", "fetch.groovy", "create.sh", "workitems.py", "portal_login.py"}
+	"get.py", "get.groovy", "fetch.groovy", "create.sh", "workitems.py", "portal_login.py", "sessionctl.mjs", "myself.mjs", "sessionctl.proto", "sessionctl_auth.py", "myself.py"}
 
 // TestBlocks: no block goes untried, unless its language says so.
 func TestBlocks(t *testing.T) {
