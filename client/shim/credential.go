@@ -70,21 +70,16 @@ func runCredential(p *process, o *options) error {
 	if err != nil || url == "" {
 		return err
 	}
-	c := newCaller(o.socket, o.deadline, p.progress(o))
 	if operation == "erase" {
 		// A report, not an order: the agent probes before it believes.
-		_, err := c.call(methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
+		_, err := p.request(o, methodRefreshSession, refreshSession{url: url, generation: a.generation}.encode())
 		return unlessUnknown(err)
 	}
-	message, err := c.call(methodGetSession, getSession{url: url}.encode())
+	s, err := p.fetch(o, getSession{url: url})
 	if err != nil {
 		return p.quit(unlessUnknown(err))
 	}
-	s, err := decodeSession(message)
-	if err != nil {
-		return c.explain(err)
-	}
-	text, useless, err := a.answer(s, userOf(message))
+	text, useless, err := a.answer(s)
 	if err != nil || text == "" {
 		return err
 	}
@@ -92,7 +87,7 @@ func runCredential(p *process, o *options) error {
 		// git asks after the site has refused it without what it cannot be told here:
 		// the cookies of its file are those of a dead session, perhaps.
 		p.warn(s.site, useless)
-		if _, err := c.call(methodRefreshSession, refreshSession{url: url, generation: s.generation}.encode()); err != nil {
+		if _, err := p.request(o, methodRefreshSession, refreshSession{url: url, generation: s.generation}.encode()); err != nil {
 			return p.quit(err)
 		}
 	}
@@ -111,26 +106,9 @@ func (p *process) quit(err error) error {
 	return err
 }
 
-// userOf returns whose session a GetSessionResponse holds.
-func userOf(message []byte) (user string) {
-	// It was decoded before, so that there is no error.
-	_ = eachField(message, func(f protoField) error {
-		if f.number != 1 || f.kind != protoBytes {
-			return nil
-		}
-		return eachField(f.bytes, func(f protoField) error {
-			if f.number == 2 && f.kind == protoBytes {
-				user = string(f.bytes)
-			}
-			return nil
-		})
-	})
-	return user
-}
-
-// answer returns the lines that answer get with a session of the user, "" if the
-// request is for another one, and why git itself has no use for them, if so.
-func (a *attributes) answer(s *session, user string) (text, useless string, err error) {
+// answer returns the lines that answer get with a session, "" if the request is for
+// another user, and why git itself has no use for them, if so.
+func (a *attributes) answer(s *session) (text, useless string, err error) {
 	headers, err := s.lines("header[]=")
 	if err != nil {
 		return "", "", err
@@ -142,7 +120,7 @@ func (a *attributes) answer(s *session, user string) (text, useless string, err 
 	switch {
 	case a.username == "":
 	case name != "" && a.username == name:
-	case user != "" && strings.EqualFold(a.username, user):
+	case s.user != "" && strings.EqualFold(a.username, s.user):
 	default:
 		return "", "", nil
 	}

@@ -46,7 +46,7 @@ func (p *process) goBegins(o *options, sites []string) error {
 	var printed []string
 	var failed error
 	for _, site := range sites {
-		s, err := p.goSession(&soon, methodGetSession, getSession{site: site, cachedOnly: true}.encode())
+		s, err := p.request(&soon, methodGetSession, getSession{site: site, cachedOnly: true}.encode())
 		var origin, set string
 		if err == nil {
 			origin, err = goOrigin(s.url)
@@ -57,7 +57,7 @@ func (p *process) goBegins(o *options, sites []string) error {
 		switch {
 		case api.CodeOf(err) == api.NotCached, err == nil && slices.Contains(printed, origin):
 		case err == nil:
-			if err := p.answer(&s.session, o, set); err != nil {
+			if err := p.answer(s, o, set); err != nil {
 				return err
 			}
 			printed = append(printed, origin)
@@ -93,7 +93,7 @@ func (p *process) goRefused(o *options, sites []string, url string) error {
 		}
 		switch {
 		case err == nil:
-			return p.answer(&s.session, o, set)
+			return p.answer(s, o, set)
 		case api.CodeOf(err) == api.InvalidRequest: // the URL is not at this site
 		case had && api.CodeOf(err).Exit() == api.ExitPerson:
 			// The session is dead and there is no other: a set without headers
@@ -112,9 +112,9 @@ func (p *process) goRefused(o *options, sites []string, url string) error {
 
 // goAnew returns a site's session for a URL. If the one at hand is said to be dead,
 // the agent is told, which asks the site; had reports whether there was one.
-func (p *process) goAnew(o *options, site, url string, dead bool) (s *goSession, had bool, err error) {
+func (p *process) goAnew(o *options, site, url string, dead bool) (s *session, had bool, err error) {
 	wanted := getSession{site: site, url: url, cachedOnly: dead}
-	s, err = p.goSession(o, methodGetSession, wanted.encode())
+	s, err = p.request(o, methodGetSession, wanted.encode())
 	if !dead || err != nil && api.CodeOf(err) != api.NotCached {
 		return s, false, err
 	}
@@ -124,42 +124,12 @@ func (p *process) goAnew(o *options, site, url string, dead bool) (s *goSession,
 	} else {
 		report = append(report, refreshSession{url: url}.encode()...)
 	}
-	s, err = p.goSession(o, methodRefreshSession, report)
+	s, err = p.request(o, methodRefreshSession, report)
 	return s, had, err
 }
 
-// goSession is a session and the URL that its headers are for.
-type goSession struct {
-	session
-	url string
-}
-
-func (p *process) goSession(o *options, method string, request []byte) (*goSession, error) {
-	c := newCaller(o.socket, o.deadline, p.progress(o))
-	message, err := c.call(method, request)
-	if err != nil {
-		return nil, err
-	}
-	s, err := decodeSession(message)
-	if err != nil {
-		return nil, c.explain(err)
-	}
-	g := &goSession{session: *s}
-	return g, eachField(message, func(f protoField) error {
-		if f.number != 1 || f.kind != protoBytes {
-			return nil
-		}
-		return eachField(f.bytes, func(f protoField) error {
-			if f.number == 4 && f.kind == protoBytes {
-				g.url = string(f.bytes)
-			}
-			return nil
-		})
-	})
-}
-
 // goSet returns a session's credential set for an origin.
-func (s *goSession) goSet(origin string) (string, error) {
+func (s *session) goSet(origin string) (string, error) {
 	lines, err := s.lines("")
 	return origin + "\n\n" + lines + "\n", err
 }

@@ -42,13 +42,20 @@ func (r refreshSession) encode() []byte {
 
 // session is a Session.
 type session struct {
-	site, generation  string
-	headers           []header
+	site, user        string
+	generation, url   string
+	headers           []sessionHeader
 	expires           time.Time // zero: unknown
 	stale, notDurable bool
 }
 
 type header struct{ name, value string }
+
+// sessionHeader is a header of the requests to come.
+type sessionHeader struct {
+	header
+	secret bool
+}
 
 // decodeSession decodes a GetSessionResponse.
 func decodeSession(b []byte) (*session, error) {
@@ -66,16 +73,22 @@ func (s *session) field(f protoField) error {
 	switch {
 	case f.kind == protoBytes && f.number == 1:
 		s.site = string(f.bytes)
+	case f.kind == protoBytes && f.number == 2:
+		s.user = string(f.bytes)
 	case f.kind == protoBytes && f.number == 3:
 		s.generation = string(f.bytes)
+	case f.kind == protoBytes && f.number == 4:
+		s.url = string(f.bytes)
 	case f.kind == protoBytes && f.number == 5:
-		var h header
+		var h sessionHeader
 		err := eachField(f.bytes, func(f protoField) error {
 			switch {
 			case f.kind == protoBytes && f.number == 1:
 				h.name = string(f.bytes)
 			case f.kind == protoBytes && f.number == 2:
 				h.value = string(f.bytes)
+			case f.kind == protoVarint && f.number == 3:
+				h.secret = f.varint != 0
 			}
 			return nil
 		})

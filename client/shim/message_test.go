@@ -58,11 +58,11 @@ func aSession() *sessionctlv1.GetSessionResponse {
 
 // sameSession reports whether s holds what the shim needs of want.
 func sameSession(s *session, want *sessionctlv1.Session) bool {
-	var headers []header
+	var headers []sessionHeader
 	for _, h := range want.GetHeaders() {
-		headers = append(headers, header{h.GetName(), string(h.GetValue())})
+		headers = append(headers, sessionHeader{header{h.GetName(), string(h.GetValue())}, h.GetSecret()})
 	}
-	return s.site == want.GetSite() && s.generation == want.GetGeneration() && slices.Equal(s.headers, headers) &&
+	return s.site == want.GetSite() && s.user == want.GetUser() && s.url == want.GetUrl() && s.generation == want.GetGeneration() && slices.Equal(s.headers, headers) &&
 		s.stale == want.GetStale() && s.notDurable == want.GetNotDurable()
 }
 

@@ -191,8 +191,13 @@ func (p *process) session(o *options) (*session, error) {
 }
 
 func (p *process) fetch(o *options, r getSession) (*session, error) {
+	return p.request(o, methodGetSession, r.encode())
+}
+
+// request makes a call that is answered with a session.
+func (p *process) request(o *options, method string, message []byte) (*session, error) {
 	c := newCaller(o.socket, o.deadline, p.progress(o))
-	message, err := c.call(methodGetSession, r.encode())
+	message, err := c.call(method, message)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +282,7 @@ func (s *session) cookie() (string, error) {
 			return h.value, printable("Cookie", h.value)
 		}
 	}
-	if slices.ContainsFunc(s.headers, func(h header) bool { return strings.EqualFold(h.name, "Authorization") }) { // a token in place of cookies
+	if slices.ContainsFunc(s.headers, func(h sessionHeader) bool { return strings.EqualFold(h.name, "Authorization") }) { // a token in place of cookies
 		return "", &api.Error{Code: api.PerRequestOnly, Detail: "the site takes a token or password with each request, and no cookie",
 			Remedy: "ask for its headers: sessionctl header " + s.site}
 	}
