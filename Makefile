@@ -8,10 +8,11 @@
 # make generate  api/sessionctl/v1 from proto/
 # make fuzz      every fuzz target for FUZZTIME each
 # make torture   thirty days of 1,000 sites, with all that may happen to them;
-#                20,000 crashes, 1,000 kills and 10,000 thefts of the store
+#                20,000 crashes, 1,000 kills and 10,000 thefts of the store; every value
+#                in every shell with every setting
 # make erasing   bin/sessiond with Go's experiment that erases secrets, and its tests
 # make bench     tickets and tokens beside gokrb5's client, on MIT's KDC; the store beside
-#                bbolt and the disk
+#                bbolt and the disk; sessionctl raw beside git's cache and an empty Go main
 # make install   what make build has made, below $(DESTDIR)$(PREFIX)
 
 PREFIX   ?= /usr/local
@@ -49,6 +50,7 @@ test lint fuzz:
 bench:
 	go test -count=1 -v -run '^TestSpeed$$' ./daemon/internal/krb -rounds 1000 -slower 1.15
 	go test -count=1 -v -timeout 20m -run '^TestSpeed$$' ./store -rounds 400 -slack 1
+	go test -count=1 -v -timeout 20m -run '^TestSpeed$$' ./cmd/sessionctl -rounds 400 -slack 1
 
 # The same tests, of one day and much shorter, are part of make test.
 .PHONY: torture
@@ -56,6 +58,7 @@ torture:
 	go test -count=1 -v -timeout 2h -run '^TestDays$$' ./daemon/internal/keeper -days 30
 	SESSIONCTL_RIGS=require STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestCrashImages|TestCrashAfterFault|TestKillUnderLoad|TestSalvage|TestProbeDamage|TestThiefMoves)$$' ./store
 	STORE_TORTURE=1 go test -count=1 -v -timeout 2h -run '^(TestDamage|TestDamageUnderAgent|TestKillAgent)$$' ./daemon/internal/e2e
+	SESSIONCTL_RIGS=require SHELL_TORTURE=1 go test -count=1 -v -timeout 4h -run '^TestEval$$' ./cmd/sessionctl
 
 # Both runs print how many copies of a served cookie, and of one that was logged out, are
 # left in memory.
@@ -79,7 +82,7 @@ install:
 	install -m 0755 bin/sessionctl bin/sessionctl-admin $(DESTDIR)$(PREFIX)/bin
 	install -m 0711 bin/sessiond $(DESTDIR)$(PREFIX)/bin
 	ln -sf sessionctl $(DESTDIR)$(PREFIX)/bin/git-credential-sessionctl
-	for unit in sessiond.service sessiond.socket; do \
+	for unit in sessiond.service sessiond.socket sessionctl-jar@.service; do \
 	  sed 's,/usr/bin/,$(PREFIX)/bin/,' systemd/user/$$unit >bin/$$unit && \
 	  install -m 0644 bin/$$unit $(DESTDIR)$(units) || exit 1; \
 	done

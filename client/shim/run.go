@@ -88,7 +88,8 @@ func Evaluated(args []string) bool {
 // nothing more is known.
 func (p *process) refuse() {
 	if Evaluated(p.args[1:]) {
-		io.WriteString(p.stdout, "false\n")
+		d, _ := detectShell("")
+		io.WriteString(p.stdout, d.fail+"\n")
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 // unitDir is where the unit files are, and unitFiles their names.
 const unitDir = "../../../systemd/user"
 
-var unitFiles = []string{"sessiond.service", "sessiond.socket"}
+var unitFiles = []string{"sessiond.service", "sessiond.socket", "sessionctl-jar@.service"}
 
 // The users of the machine.
 const (

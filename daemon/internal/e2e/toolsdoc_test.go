@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -24,9 +22,9 @@ var states = []struct {
 }{
 	{"warm", regexp.MustCompile(`\b(warm|again)\b`)},
 	{"cold", regexp.MustCompile(`\bcold\b`)},
-	{"expired", regexp.MustCompile(`\b(expired|dropped)\b`)},
+	{"expired", regexp.MustCompile(`\b(expired|dropped|stale)\b|DropSessions\(`)},
 	{"refused", regexp.MustCompile(`\brefused\b`)},
-	{"no agent", regexp.MustCompile(`\b(no|without an) agent\b`)},
+	{"no agent", regexp.MustCompile(`\b(no|without an) agent\b|no_agent`)},
 }
 
 // TestToolsTable: docs/tools.md says of each tool what the tests that it names prove:
@@ -107,68 +105,71 @@ func TestToolsTable(t *testing.T) {
 	}
 }
 
-// testsOf returns what the tests of the whole repository say: by a test's name the
-// strings in it and in the functions of its package that it calls.
+// testsOf returns the source of the tests of the whole repository: by a test's name
+// its own and that of what it uses of the same file, or by a function whose name begins
+// with test.
 func testsOf(t *testing.T) map[string][]string {
 	t.Helper()
-	type function struct{ says, calls []string }
-	packages := map[string]map[string]function{}
+	type declaration struct {
+		source string
+		uses   []string
+	}
+	all := map[string][]string{}
+	shared := map[string]declaration{}
+	files := map[string]map[string]declaration{}
 	must(t, filepath.WalkDir(repository, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".git") {
-			if err == nil {
-				err = fs.SkipDir
-			}
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
-		}
-		if !strings.HasSuffix(path, "_test.go") {
-			return nil
 		}
 		source, err := os.ReadFile(path)
 		must(t, err)
-		file, err := parser.ParseFile(token.NewFileSet(), path, source, parser.SkipObjectResolution)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		functions := packages[filepath.Dir(path)]
-		if functions == nil {
-			functions = map[string]function{}
-			packages[filepath.Dir(path)] = functions
-		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, path, source, parser.SkipObjectResolution)
+		must(t, err)
+		files[path] = map[string]declaration{}
 		for _, d := range file.Decls {
-			f, ok := d.(*ast.FuncDecl)
-			if !ok || f.Recv != nil {
-				continue
-			}
-			var it function
-			ast.Inspect(f, func(n ast.Node) bool {
+			it := declaration{source: string(source[set.Position(d.Pos()).Offset:set.Position(d.End()).Offset])}
+			var names []string
+			ast.Inspect(d, func(n ast.Node) bool {
 				switch n := n.(type) {
-				case *ast.BasicLit:
-					if s, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING {
-						it.says = append(it.says, s)
+				case *ast.ValueSpec:
+					for _, name := range n.Names {
+						names = append(names, name.Name)
 					}
 				case *ast.Ident:
-					it.calls = append(it.calls, n.Name)
+					it.uses = append(it.uses, n.Name)
 				}
 				return true
 			})
-			functions[f.Name.Name] = it
+			if f, ok := d.(*ast.FuncDecl); ok {
+				names = []string{f.Name.Name}
+			}
+			for _, name := range names {
+				files[path][name] = it
+				if strings.HasPrefix(name, "test") {
+					shared[name] = it
+				}
+			}
 		}
 		return nil
 	}))
-	all := map[string][]string{}
-	for _, functions := range packages {
-		for name := range functions {
-			if !strings.HasPrefix(name, "Test") || name == "TestMain" {
+	for _, file := range files {
+		for name := range file {
+			if !strings.HasPrefix(name, "Test") {
 				continue
 			}
 			seen := map[string]bool{}
 			for left := []string{name}; len(left) > 0; {
 				next := left[0]
 				left = left[1:]
-				if f, ok := functions[next]; ok && !seen[next] {
+				it, ok := file[next]
+				if !ok {
+					it, ok = shared[next]
+				}
+				if ok && !seen[next] {
 					seen[next] = true
-					all[name] = append(all[name], f.says...)
-					left = append(left, f.calls...)
+					all[name] = append(all[name], it.source)
+					left = append(left, it.uses...)
 				}
 			}
 		}
