@@ -105,7 +105,8 @@ var sessionHeaders = []string{"Cookie", "Authorization"}
 // refusedOption never repeats a value that may be attached.
 func refusedOption(option string) error {
 	name, _, _ := strings.Cut(option, "=")
-	if strings.Trim(strings.TrimLeft(name, "-"), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:#") != "" || len(name) > 30 {
+	long := strings.HasPrefix(name, "--")
+	if long && (len(name) > 30 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "") || !long && (name < "-!" || name > "-~") {
 		name = "an option"
 	}
 	return usageError("curl's "+name+" is not passed on: it is none of those that are known to keep the session where it belongs",

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -131,7 +132,7 @@ func supervise(variable string, argv []string) (int, error) {
 	if !state.Signaled() {
 		return state.ExitStatus(), nil
 	}
-	return dieOf(state.Signal()), nil
+	return dieOf(state.Signal())
 }
 
 // passedOn reports whether a signal must be given to the command. A terminal
@@ -153,17 +154,20 @@ func passedOn(s os.Signal) bool {
 	return true
 }
 
-// dieOf ends this process by the signal that ended the command. What Go's
-// runtime would answer with a trace becomes the status that a shell makes of it.
-func dieOf(s syscall.Signal) int {
-	switch s {
-	case unix.SIGHUP, unix.SIGINT, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGKILL:
-		signal.Reset(s)
-		if unix.Kill(unix.Getpid(), s) == nil {
-			select {}
-		}
+// dieOf ends this process by the signal that ended the command. Go's runtime
+// passes over some signals and answers others with a trace, so that the kernel is
+// told to do what it does by default. No core is written: it would hold the secret.
+func dieOf(s syscall.Signal) (int, error) {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return 0, err
 	}
-	return 128 + int(s)
+	var byDefault [64]byte // a struct sigaction of zeros: SIG_DFL, no flags, no mask
+	// SIGKILL cannot be set, and need not be.
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+	if err := unix.Kill(unix.Getpid(), s); err != nil {
+		return 0, err
+	}
+	return 128 + int(s), nil // not reached: the signal is delivered before kill returns
 }
 
 // minSecret is how long a cookie's value must be to be one: of shorter ones,

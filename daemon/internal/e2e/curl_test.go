@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -125,6 +127,7 @@ func (w *curlWorld) site(t *testing.T, name string, secure bool, targets func() 
 		}
 		fmt.Fprintf(rw, "%s %q\n", q.URL.Path, q.Header.Get("Cookie"))
 	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that do not trust it
 	scheme := "http"
 	if secure {
 		s.TLS, ca = certified(t)

@@ -129,7 +129,7 @@ func TestExecRedacts(t *testing.T) {
 func TestExecSignals(t *testing.T) {
 	app := execAs(t)
 	for _, args := range [][]string{{"app"}, {"--redact", "app"}} {
-		cmd := app(append(args, "--", "sh", "-c", `n=0; trap 'n=$((n+1))' TERM; trap 'echo "$n"; exit 7' USR1; echo ready; while :; do sleep 1 & wait $!; kill $!; done 2>/dev/null`)...)
+		cmd := app(append(args, "--", "sh", "-c", `n=0; trap 'n=$((n+1)); echo got' TERM; trap 'echo "$n"; exit 7' USR1; echo ready; while :; do sleep 1 & wait $!; kill $!; done 2>/dev/null`)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
@@ -140,12 +140,15 @@ func TestExecSignals(t *testing.T) {
 		_, err = stdout.Read(line)
 		must(t, err)
 		must(t, cmd.Process.Signal(syscall.SIGTERM))
-		must(t, cmd.Process.Signal(syscall.SIGUSR1))
 		_, err = stdout.Read(line)
 		must(t, err)
+		must(t, cmd.Process.Signal(syscall.SIGUSR1))
+		clear(line)
+		n, err := stdout.Read(line)
+		must(t, err)
 		err = cmd.Wait()
-		if cmd.ProcessState.ExitCode() != 7 || line[0] != '1' {
-			t.Errorf("%q: %v %q %q", args, err, line, errs.String())
+		if cmd.ProcessState.ExitCode() != 7 || string(line[:n]) != "1\n" {
+			t.Errorf("%q: %v %q %q", args, err, line[:n], errs.String())
 		}
 	}
 }
