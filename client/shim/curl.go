@@ -149,21 +149,21 @@ func runCurl(p *process, o *options) error {
 	if err != nil {
 		return err
 	}
-	s, site, secrets, err := p.dressed(o, getSession{site: o.operand})
+	s, err := p.fetch(o, getSession{site: o.operand})
 	if err != nil {
 		return err
 	}
-	url, err := below(site, line.target)
+	url, err := below(s.url, line.target)
 	if err != nil {
 		return err
 	}
-	if url != site {
-		if s, _, secrets, err = p.dressed(o, getSession{site: o.operand, url: url}); err != nil {
+	if url != s.url {
+		if s, err = p.fetch(o, getSession{site: o.operand, url: url}); err != nil {
 			return err
 		}
 	}
-	if line.redirect && len(secrets) > 0 {
-		return usageError("with --location curl would send the session's "+secrets[0]+" header to every host that it is led to", "leave --location away, and ask for the last URL")
+	if name := s.strays(); line.redirect && name != "" {
+		return usageError("with --location curl would send the session's "+name+" header to every host that it is led to", "leave --location away, and ask for the last URL")
 	}
 	lines, err := curlHeaders(s)
 	if err != nil {
@@ -187,50 +187,15 @@ func runCurl(p *process, o *options) error {
 	return p.become(o, append(argv, "--", url), os.Environ())
 }
 
-// dressed asks for a session and returns besides it the URL that it is for and
-// the names of the secret headers that curl would send to other hosts, too.
-func (p *process) dressed(o *options, r getSession) (s *session, url string, secrets []string, err error) {
-	c := newCaller(o.socket, o.deadline, p.progress(o))
-	message, err := c.call(methodGetSession, r.encode())
-	if err != nil {
-		return nil, "", nil, err
-	}
-	if s, err = decodeSession(message); err != nil {
-		return nil, "", nil, c.explain(err)
-	}
-	field := func(f protoField) error {
-		switch {
-		case f.kind == protoBytes && f.number == 4:
-			url = string(f.bytes)
-		case f.kind == protoBytes && f.number == 5:
-			var name string
-			secret := false
-			err := eachField(f.bytes, func(f protoField) error {
-				switch {
-				case f.kind == protoBytes && f.number == 1:
-					name = string(f.bytes)
-				case f.kind == protoVarint && f.number == 3:
-					secret = f.varint != 0
-				}
-				return nil
-			})
-			if secret && !slices.ContainsFunc(sessionHeaders, func(h string) bool { return strings.EqualFold(h, name) }) {
-				secrets = append(secrets, name)
-			}
-			return err
+// strays returns the secret header of a session that curl would send to every
+// host that it is led to, "" if there is none.
+func (s *session) strays() string {
+	for _, h := range s.headers {
+		if h.secret && !slices.ContainsFunc(sessionHeaders, func(kept string) bool { return strings.EqualFold(kept, h.name) }) {
+			return h.name
 		}
-		return nil
 	}
-	err = eachField(message, func(f protoField) error {
-		if f.number != 1 || f.kind != protoBytes {
-			return nil
-		}
-		return eachField(f.bytes, field)
-	})
-	if err != nil {
-		return nil, "", nil, c.explain(err)
-	}
-	return s, url, secrets, nil
+	return ""
 }
 
 // curlHeaders returns a session's headers as the lines of a file for curl's

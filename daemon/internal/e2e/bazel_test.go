@@ -73,6 +73,7 @@ func TestBazelHelper(t *testing.T) {
 	if anew := headers(get(app)); anew.Get("Cookie") == cold.Get("Cookie") || m.Counts().Logins != 2 {
 		t.Errorf("%v, %+v", anew, m.Counts())
 	}
+	// The password is refused from now on: one attempt.
 	m.DropSessions()
 	m.AddUser("anna", "CANARY-another")
 	m.sessionctl(t, "reject", "mods")

@@ -214,7 +214,7 @@ func TestLoadCredential(t *testing.T) {
 	}
 
 	s.forget(t)
-	fails("ended", "error: 401")
+	fails("expired", "error: 401")
 	for _, step := range shownIn(t, systemdPage, endTitle) {
 		s.root(t, step.command)
 	}
@@ -249,7 +249,7 @@ func TestLoadCredential(t *testing.T) {
 
 	config("[site.jira\n")
 	s.root(t, "systemctl stop sessiond.service")
-	fails("an agent that does not start", noCredentials, "/etc/sessionctl/sessiond.toml:1: ")
+	fails("no agent: it does not start", noCredentials, "/etc/sessionctl/sessiond.toml:1: ")
 	if log, err := s.Journal(s.ctx); err != nil || strings.Contains(log, "CANARY") || strings.Contains(log, "sessiond-credentials.socket:") && strings.Contains(log, "Unknown key") {
 		t.Errorf("the journal holds a secret, or has something against the units: %v\n%s", err, log)
 	}

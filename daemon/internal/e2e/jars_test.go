@@ -58,6 +58,7 @@ identity_json = "user"
 `)
 	w.extraEnv = append(w.extraEnv, "http_proxy="+w.proxy.URL)
 	program := write(t, filepath.Join(w.hand, "login.sh"), `
+printf x >>"`+w.hand+`/logins"
 if [ -e "`+w.hand+`/refuse" ]; then
   echo '{"version": 1, "error": {"code": "bad_credentials", "detail": "no", "password_used": true}}'
   exit
