@@ -48,7 +48,6 @@ const agentUser = 4141
 type systemService struct {
 	*machine
 	*world
-	config string
 }
 
 func newSystemService(t *testing.T, sites ...string) *systemService {

@@ -283,7 +283,7 @@ func TestGoauth(t *testing.T) {
 		t.Errorf("refused: %v", r)
 	}
 	for range 3 {
-		r, calls = m.download(t, goauth, "mod", "-x")
+		r, _ = m.download(t, goauth, "mod", "-x")
 		refused("latched", r, "401 Unauthorized")
 		if !strings.Contains(r.stderr, "(latched)") || !strings.Contains(r.stderr, "next: ") {
 			t.Errorf("latched: %v", r)
