@@ -392,6 +392,8 @@ func writeJar(w io.Writer, s *pb.Session, soft time.Time, httpOnly bool, comment
 			return cannot("a cookie holds a character that is not printable ASCII")
 		case name == "":
 			return cannot("a cookie has no name")
+		case c.GetDomain() == "" || strings.HasPrefix(c.GetDomain(), "#"): // a comment
+			return cannot("a cookie is for no host")
 		case strings.TrimSpace(name) != name || strings.TrimSpace(value) != value:
 			return cannot("a cookie begins or ends with a space")
 		case len(name)+len(value) > maxJarCookie || len(line) > maxJarLine:

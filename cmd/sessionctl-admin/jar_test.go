@@ -302,6 +302,7 @@ func TestJarDialect(t *testing.T) {
 // every reader sees the same seven fields.
 func FuzzJar(f *testing.F) {
 	f.Add([]byte("s"), []byte("v"), "app.corp.example", "/", true, true)
+	f.Add([]byte("s"), []byte("v"), "#", "/", false, true)
 	f.Add([]byte("a\tb"), []byte("c\nd"), "#x\t", "x", false, false)
 	f.Fuzz(func(t *testing.T, name, value []byte, domain, path string, secure, hostOnly bool) {
 		s := aSession("")
