@@ -19,7 +19,7 @@ import (
 
 const curlPage = "docs/curl.md"
 
-// TestCurlLife: `curl` with a session that is cold, warm, ended, refused, and
+// TestCurlLife: `curl` with a session that is cold, warm, expired, refused, and
 // without an agent; the secret is in no argument and not in the environment.
 func TestCurlLife(t *testing.T) {
 	rig.Require(t, "curl")
@@ -34,7 +34,7 @@ func TestCurlLife(t *testing.T) {
 	}
 	r.start(t)
 	r.spyOn(t, "curl")
-	for _, url := range []string{"rest/api/2/myself", "/rest/api/2/myself", r.front + "/jira/rest/api/2/myself"} { // the first is cold
+	for _, url := range []string{"rest/api/2/myself", "/rest/api/2/myself", r.front + "/jira/rest/api/2/myself"} { // the first is cold, the others are warm
 		if got := curl(url); got.status != 0 || !strings.Contains(got.stdout, `"svc-build"`) || got.stderr != "" {
 			t.Errorf("%s: %v", url, got)
 		}
@@ -51,7 +51,7 @@ func TestCurlLife(t *testing.T) {
 	}
 	r.DropSessions()
 	if got := curl("rest/api/2/myself"); got.status != 22 { // curl's own, for 401
-		t.Errorf("ended: %v", got)
+		t.Errorf("expired: %v", got)
 	}
 	page := r.here(sectionBlock(t, curlPage, "Expiry and refusal", "sh"))
 	if got := finish(t, r.command(t, dir, "sh", "-ec", page), ""); got.status != 0 || !strings.Contains(got.stdout, `"svc-build"`) {
@@ -59,6 +59,24 @@ func TestCurlLife(t *testing.T) {
 	}
 	if got := finish(t, r.command(t, dir, filepath.Join(bin, "sessionctl"), "curl", "nothing", "x"), ""); got.status != 125 || got.stdout != "" || !strings.Contains(got.stderr, "(unknown_site)") {
 		t.Errorf("not a site: %v", got)
+	}
+}
+
+// TestCurlWithout: the key is refused, once, and curl does not run.
+func TestCurlWithout(t *testing.T) {
+	rig.Require(t, "curl")
+	r := newReader(t)
+	r.configure(t, "docs/jira.md", 0)
+	r.kdc.Rekey("svc-build", "CANARY-other")
+	r.start(t)
+	for _, code := range []string{"bad_credentials", "latched", "latched"} {
+		got := r.sessionctl(t, "curl", "jira", "-sS", "rest/api/2/myself")
+		if got.status != 125 || got.stdout != "" || !strings.Contains(got.stderr, "("+code+")") || !strings.Contains(got.stderr, "sessionctl login jira --retry") {
+			t.Errorf("refused, %s: %v", code, got)
+		}
+	}
+	if n := r.kdc.Counts().PreauthFailed; n != 1 || r.requests.Load() != 0 {
+		t.Errorf("refused: %d attempts, %d requests", n, r.requests.Load())
 	}
 }
 
