@@ -205,8 +205,10 @@ func curlHeaders(s *session) (string, error) {
 	return strings.ReplaceAll(text, ": \n", ";\n"), err
 }
 
-// setPipeSize is F_SETPIPE_SZ of fcntl(2).
-const setPipeSize = 1031
+const (
+	setPipeSize = 1031     // F_SETPIPE_SZ of fcntl(2)
+	pipeSize    = 16 << 12 // bytes that a pipe holds unasked, pipe(7)
+)
 
 // inPipe returns the end of a pipe that holds text and nothing more, for a
 // program that will read it. A pipe has no name, is not swapped out, and is
@@ -217,9 +219,10 @@ func inPipe(text string) (int, error) {
 		return 0, err
 	}
 	defer syscall.Close(ends[1])
-	size, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(ends[1]), setPipeSize, uintptr(max(len(text), 1<<16)))
-	if errno != 0 || int(size) < len(text) {
-		return 0, &api.Error{Code: api.Unprintable, Detail: "the session's headers are longer than a pipe may be", Remedy: anotherForm}
+	if len(text) > pipeSize {
+		if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(ends[1]), setPipeSize, uintptr(len(text))); errno != 0 {
+			return 0, &api.Error{Code: api.Unprintable, Detail: "the session's headers do not fit into a pipe: " + errno.Error(), Err: errno, Remedy: anotherForm}
+		}
 	}
 	// The pipe has room for all of it, so that this does not wait.
 	if n, err := syscall.Write(ends[1], []byte(text)); err != nil || n != len(text) {

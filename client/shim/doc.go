@@ -1,6 +1,7 @@
 // Package shim is what the tiny sessionctl command consists of: the grammar of
-// the hot verbs as one table, and one unary gRPC call to the agent over its
-// Unix socket.
+// the hot verbs as one table, and unary gRPC calls to the agent over its Unix
+// socket, mostly one. `curl`, `exec` and the verbs that are not hot end in
+// another program, by exec(2).
 //
 // It speaks gRPC's wire protocol (HTTP/2, RFC 9113; HPACK, RFC 7541; protocol
 // buffers) itself, because starting a program that links a gRPC library costs
@@ -11,5 +12,5 @@
 // sessionctl-admin.
 //
 // There is no context.Context here: the process is the operation, a signal
-// ends it, and every system call that can wait is bounded by the one deadline.
+// ends it, and every system call that can wait is bounded by a deadline.
 package shim

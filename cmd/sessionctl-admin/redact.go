@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ func (a *app) redact() *cobra.Command {
 			err := versionSkew()
 			if err == nil && (len(args) < 3 || args[1] != "--") {
 				err = usage("a variable, -- and a command are needed")
+			}
+			if err == nil && os.Getenv(args[0]) == "" {
+				err = usage("the variable is empty, or not set")
 			}
 			if err == nil {
 				var status int
@@ -158,16 +162,19 @@ func passedOn(s os.Signal) bool {
 // passes over some signals and answers others with a trace, so that the kernel is
 // told to do what it does by default. No core is written: it would hold the secret.
 func dieOf(s syscall.Signal) (int, error) {
+	runtime.LockOSThread()
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return 0, err
 	}
 	var byDefault [64]byte // a struct sigaction of zeros: SIG_DFL, no flags, no mask
 	// SIGKILL cannot be set, and need not be.
 	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
-	if err := unix.Kill(unix.Getpid(), s); err != nil {
+	// To this very thread: it does not come back. One that another thread gets, which
+	// would write a core, comes only after this one has ended the process.
+	if err := unix.Tgkill(unix.Getpid(), unix.Gettid(), s); err != nil {
 		return 0, err
 	}
-	return 128 + int(s), nil // not reached: the signal is delivered before kill returns
+	return 128 + int(s), nil // the signal is blocked
 }
 
 // minSecret is how long a cookie's value must be to be one: of shorter ones,

@@ -26,9 +26,8 @@ var (
 	slack  = flag.Float64("slack", 2, "how many times its limit a quotient may be in TestSpeed")
 )
 
-// speedRuns is how often a pair is measured before it counts as too slow: the machine
-// has other things to do.
-const speedRuns = 3
+// speedRuns is how often it is tried whether the machine is quiet enough for figures.
+const speedRuns = 5
 
 const (
 	maxSize = 2_000_000 // bytes, stripped
@@ -37,8 +36,7 @@ const (
 
 // TestSpeed measures whole processes of `sessionctl raw`, with a real agent and a
 // session at hand, beside git's own helper that keeps a password in memory, and beside a
-// Go program that does nothing. A quotient is the median of those of the rounds, and if
-// it is too large the best of several runs counts.
+// Go program that does nothing. A quotient is the median of those of the rounds.
 //
 // A processor under a hypervisor makes the C library's start slow, and with it git's; so
 // there are two programs to be compared with.
@@ -69,33 +67,36 @@ func TestSpeed(t *testing.T) {
 	if st.Size() > maxSize || rss > maxRSS {
 		t.Errorf("%d bytes on disk, %d KiB in memory; want %d and %d at most", st.Size(), rss, maxSize, maxRSS)
 	}
+	// A run counts if the same program twice takes the same time.
+	var same pairing
+	void := true
+	for run := 0; run < speedRuns && void; run++ {
+		same = s.compare(*rounds, empty, again)
+		void = math.Abs(same.wall-1) > 0.05
+	}
+	table += fmt.Sprintf("%-26s %s\n", "the same program twice", same)
+	if void && *slack == 1 {
+		t.Errorf("the same program twice: %.2f; the machine is too busy for figures", same.wall)
+	}
 	for _, pair := range []struct {
-		name         string
-		beside, ours command
-		limit        float64
+		name   string
+		beside command
+		limit  float64
 	}{
-		{"git credential-cache get", git, ours, 1.30},
-		{"an empty Go program", empty, ours, 1.75},
-		{"the same program twice", empty, again, 0},
+		{"git credential-cache get", git, 1.30},
+		{"an empty Go program", empty, 1.75},
 	} {
-		best := pairing{wall: math.Inf(1)}
-		for range speedRuns {
-			if p := s.compare(*rounds, pair.beside, pair.ours); p.wall < best.wall {
-				best = p
-			}
-			if pair.limit == 0 || best.wall <= pair.limit**slack {
-				break
-			}
-		}
-		table += fmt.Sprintf("%-26s %s\n", pair.name, best)
-		if pair.limit == 0 {
-			continue
-		}
-		if best.wall > pair.limit**slack {
-			t.Errorf("%.2f times what %s takes, in the best of %d runs of %d rounds; want %.2f at most, with a slack of %g",
-				best.wall, pair.name, speedRuns, *rounds, pair.limit, *slack)
+		p := s.compare(*rounds, pair.beside, ours)
+		table += fmt.Sprintf("%-26s %s\n", pair.name, p)
+		if p.wall > pair.limit**slack {
+			t.Errorf("%.2f times what %s takes, in %d rounds; want %.2f at most, with a slack of %g", p.wall, pair.name, *rounds, pair.limit, *slack)
 		}
 	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table += "load: " + string(load)
 	if got := s.output(ours); got != cookie {
 		t.Errorf("there was a login in between: %q became %q", cookie, got)
 	}
