@@ -28,6 +28,7 @@ export FUZZTIME
 
 .PHONY: build
 build: $(binaries:%=bin/%)
+	@ln -sf sessionctl bin/git-credential-sessionctl
 
 # Go knows better than make what is out of date. Static and not PIE: sessionctl
 # runs for every cookie, and relocations are start-up time.

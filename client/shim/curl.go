@@ -105,6 +105,9 @@ var sessionHeaders = []string{"Cookie", "Authorization"}
 // refusedOption never repeats a value that may be attached.
 func refusedOption(option string) error {
 	name, _, _ := strings.Cut(option, "=")
+	if flagOf(commonFlags, name) != nil {
+		return usageError(name+" is sessionctl's own, and stands before the site's name", curlHelp)
+	}
 	long := strings.HasPrefix(name, "--")
 	if long && (len(name) > 30 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "") || !long && (name < "-!" || name > "-~") {
 		name = "an option"

@@ -196,11 +196,13 @@ func (v *verb) parse(args []string, o *options) error {
 	}
 	var err error
 	switch {
+	case v.dashes && !restGiven:
+		err = usageError("-- and "+v.rest+" are missing", "sessionctl "+v.name+" "+v.operands())
 	case len(operands) != 1 && !v.many:
 		err = usageError("exactly one "+v.operand+" is needed", help)
 	case len(operands) == 0:
 		err = usageError("at least one "+v.operand+" is needed", help)
-	case v.rest != "" && !restGiven || v.dashes && len(o.rest) == 0:
+	case v.rest != "" && len(o.rest) == 0:
 		err = usageError(v.rest+" is missing", help)
 	}
 	for i, operand := range operands {

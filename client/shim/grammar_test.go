@@ -59,6 +59,8 @@ func TestParseRefuses(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"raw":                       "exactly one SITE|URL is needed",
+		"exec jira sh":              "-- and COMMAND… are missing",
+		"exec jira --":              "COMMAND… is missing",
 		"raw a b":                   "exactly one SITE|URL is needed",
 		"raw CANARY=x":              "that is neither a site's name (letters, digits, . _ -, at most 63) nor an http(s) URL without a user",
 		"cookie https://a/":         "that is not a site's name (letters, digits, . _ -, at most 63)",

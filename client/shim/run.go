@@ -115,6 +115,10 @@ func (p *process) run(v *verb, args []string, o *options) int {
 		}
 		return api.ExitOK
 	}
+	if e := *api.AsError(err); api.ValidSite(o.operand) {
+		e.Remedy = strings.ReplaceAll(e.Remedy, "SITE", o.operand)
+		err = &e
+	}
 	status := p.fail(cmp.Or(Subject(o.operand), v.name), err)
 	return cmp.Or(v.failure, status)
 }
