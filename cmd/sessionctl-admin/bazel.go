@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -112,13 +113,10 @@ func readAll(ctx context.Context, r io.Reader, limit int64) ([]byte, error) {
 // (https://github.com/EngFlow/credential-helper-spec). What else the request holds
 // does not matter.
 func bazelURL(request []byte) (string, error) {
-	var r struct {
-		URI string `json:"uri"`
-	}
-	if err := json.Unmarshal(request, &r); err != nil {
+	url, ok := uriOf(request)
+	if !ok {
 		return "", &api.Error{Code: api.InvalidRequest, Detail: `the request is not JSON like {"uri":"https://host/path"}`, Remedy: bazelRemedy}
 	}
-	url := r.URI
 	if scheme, rest, ok := strings.Cut(url, "://"); ok && strings.EqualFold(scheme, "grpcs") {
 		url = "https://" + rest // gRPC over the TLS of the same origin
 	}
@@ -126,6 +124,33 @@ func bazelURL(request []byte) (string, error) {
 		return "", &api.Error{Code: api.InvalidRequest, Detail: "the request's uri is no https, http or grpcs URL without a user", Remedy: bazelRemedy}
 	}
 	return url, nil
+}
+
+// uriOf returns the member uri of a JSON object. Unmarshal would take URI for it, and the
+// last of two: who has looked at the request before may have seen another one.
+func uriOf(request []byte) (uri string, ok bool) {
+	if !json.Valid(request) {
+		return "", false
+	}
+	d := json.NewDecoder(bytes.NewReader(request))
+	if begin, err := d.Token(); err != nil || begin != json.Delim('{') {
+		return "", false
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil || name == "uri" && ok {
+			return "", false
+		}
+		var value any = &uri
+		if name != "uri" {
+			value = new(json.RawMessage)
+		}
+		if err := d.Decode(value); err != nil {
+			return "", false
+		}
+		ok = ok || name == "uri"
+	}
+	return uri, ok
 }
 
 // bazelAnswer returns the GetCredentialsResponse for a session.

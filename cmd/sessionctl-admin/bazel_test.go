@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -86,6 +87,7 @@ func TestBazel(t *testing.T) {
 	for request, want := range map[string]string{
 		`{"uri":"https://cache.corp.example/rest/endpoint"}`:                                       "https://cache.corp.example/rest/endpoint",
 		`{"uri": "grpcs://cache.corp.example/com.example.Service/Method"}`:                         "https://cache.corp.example/com.example.Service/Method",
+		`{"URI":"https://elsewhere.example/","uri":"https://cache.corp.example/x","Uri":3}`:        "https://cache.corp.example/x",
 		" {\n\"more\": [1, {\"uri\": 2}], \"uri\": \"https:\\/\\/cache.corp.example/x?a=%2F\" }\n": "https://cache.corp.example/x?a=%2F",
 	} {
 		typed(t, request)
@@ -158,6 +160,14 @@ func TestBazelRefuses(t *testing.T) {
 		{``, nil, api.ExitUsage, "invalid_request"},
 		{`[]`, nil, api.ExitUsage, "invalid_request"},
 		{known + known, nil, api.ExitUsage, "invalid_request"},
+		{known + "]", nil, api.ExitUsage, "invalid_request"},
+		{`{"URI":"https://cache.corp.example/x"}`, nil, api.ExitUsage, "invalid_request"},
+		{`{"uri":"https://elsewhere.example/","uri":"https://cache.corp.example/x"}`, nil, api.ExitUsage, "invalid_request"},
+		{`{"uri":"https://cache.corp.example/x","\u0075ri":"https://cache.corp.example/x"}`, nil, api.ExitUsage, "invalid_request"},
+		{`{"uri":null,"uri":"https://cache.corp.example/x"}`, nil, api.ExitUsage, "invalid_request"},
+		{`{"uri":null}`, nil, api.ExitUsage, "invalid_request"},
+		{`{"uri" "https://cache.corp.example/x"}`, nil, api.ExitUsage, "invalid_request"},
+		{`"uri"`, nil, api.ExitUsage, "invalid_request"},
 		{known[:len(known)-1], nil, api.ExitUsage, "invalid_request"},
 		{known, header("Cookie", ""), api.ExitPerson, "no_session_cookie"},
 		{known, header("Cookie", "a=CANARY-1\r\nb: 2"), api.ExitOther, "unprintable"},
@@ -189,6 +199,37 @@ func TestBazelRefuses(t *testing.T) {
 	}
 	if out, errs, exit := call("bazel", "get", "--socket", "/nonexistent/agent.sock"); out != "" || exit != api.ExitUsage { // nothing on standard input
 		t.Errorf("%d %q %q", exit, out, errs)
+	}
+}
+
+// TestBazelLongRequest: a request is read up to its limit, and not in part.
+func TestBazelLongRequest(t *testing.T) {
+	a := withBazel(t)
+	const begin, end = `{"x":"`, `","uri":"https://cache.corp.example/x"}`
+	for size, ok := range map[int]bool{maxBazelRequest: true, maxBazelRequest + 1: false, 1 << 20: false} {
+		// Cut at the limit the long ones would be good, too.
+		request := begin + strings.Repeat("x", min(size, maxBazelRequest)-len(begin)-len(end)) + end
+		request += strings.Repeat("\n", size-len(request))
+		file := filepath.Join(t.TempDir(), "request")
+		if err := os.WriteFile(file, []byte(request), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		old := os.Stdin
+		os.Stdin = f
+		out, errs, exit := call("bazel", "get")
+		os.Stdin = old
+		if ok {
+			if <-a.asked; out == "" || exit != 0 {
+				t.Errorf("%d bytes: %d %q", size, exit, errs)
+			}
+		} else if out != "" || exit != api.ExitUsage || !strings.Contains(errs, "the request is too long (invalid_request)\n  next: ") {
+			t.Errorf("%d bytes: %d %q %q", size, exit, out, errs)
+		}
 	}
 }
 

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -58,6 +61,12 @@ fresh is sessionctl jar SITE --keep.
 			g.scope = []string{"--local"}
 		case file != "":
 			g.scope = []string{"--file", file}
+		default:
+			file = os.Getenv("GIT_CONFIG_GLOBAL") // git-config(1)
+		}
+		if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+			// git would wait at a pipe for ever, and replace a device by a file.
+			return usage("%s is no ordinary file", file)
 		}
 		if undo {
 			return a.gitUndo(c.Context(), g, args[0])
@@ -69,10 +78,6 @@ fresh is sessionctl jar SITE --keep.
 
 // gitDo writes what git needs to use the session of a site.
 func (a *app) gitDo(c *cobra.Command, g gitConfig, site string) error {
-	if _, err := exec.LookPath("git-credential-" + gitHelper); err != nil {
-		return &api.Error{Code: api.Unknown, Err: err, Detail: "git would not find its helper: git-credential-" + gitHelper + " is not in PATH",
-			Remedy: "make install puts it beside sessionctl: a link to it by that name"}
-	}
 	s, err := a.client.Sessions()
 	if err != nil {
 		return err
@@ -86,8 +91,11 @@ func (a *app) gitDo(c *cobra.Command, g gitConfig, site string) error {
 	}
 	a.flags(resp.GetSession())
 	url := resp.GetSession().GetUrl()
-	if err := shim.CheckTarget(url); err != nil || api.ValidSite(url) {
+	if !properURL(url) {
 		return &api.Error{Code: api.Unknown, Detail: "the agent answered without the site's URL", Remedy: "see that it and sessionctl are of one release: sessionctl version"}
+	}
+	if err := helperThere(); err != nil {
+		return err
 	}
 	lines := gitLines(site, url)
 	var jar *jarKeeper
@@ -130,6 +138,30 @@ func (a *app) gitDo(c *cobra.Command, g gitConfig, site string) error {
 	return nil
 }
 
+// helperThere fails where git would not find its helper.
+func helperThere() error {
+	_, err := exec.LookPath("git-credential-" + gitHelper)
+	if err == nil {
+		return nil
+	}
+	failed := &api.Error{Code: api.Unknown, Err: err, Detail: "git would not find its helper: git-credential-" + gitHelper + " is not in PATH", Remedy: "make install puts it beside sessionctl: a link to it by that name"}
+	if self, err := os.Executable(); err == nil {
+		failed.Remedy = helperRemedy(filepath.Dir(self))
+	}
+	return failed
+}
+
+// helperRemedy is how git comes to find its helper, which belongs into the directory of
+// sessionctl.
+func helperRemedy(dir string) string {
+	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	link := filepath.Join(dir, "git-credential-"+gitHelper)
+	if _, err := exec.LookPath(link); err != nil {
+		return "ln -s sessionctl " + quoted(link)
+	}
+	return "export PATH=" + quoted(dir) + ":\"$PATH\", and in the file that your shell reads at its start, too"
+}
+
 // gitUndo removes what gitDo wrote.
 func (a *app) gitUndo(ctx context.Context, g gitConfig, site string) error {
 	urls, err := g.values(ctx, "sessionctl."+site+".url")
@@ -140,13 +172,17 @@ func (a *app) gitUndo(ctx context.Context, g gitConfig, site string) error {
 		a.warn(site, "there is nothing to undo in this configuration")
 	}
 	for _, url := range urls {
+		if !properURL(url) { // git-setup has not written that
+			a.warn(site, "sessionctl."+site+".url is no URL in one place, which stays")
+			continue
+		}
 		lines := gitLines(site, url)
 		files, err := g.values(ctx, "http."+url+".cookieFile")
 		if err != nil {
 			return err
 		}
 		// Where the file was when the lines were written, not where it would be now.
-		if i := slices.IndexFunc(files, func(f string) bool { return strings.HasSuffix(f, "/sessionctl/jars/"+site+".txt") }); i >= 0 {
+		if i := slices.IndexFunc(files, func(f string) bool { return ownJar(site, f) }); i >= 0 {
 			lines = append(lines, jarLines(url, files[i])...)
 		}
 		slices.Reverse(lines) // what finds the others goes last
@@ -156,10 +192,16 @@ func (a *app) gitUndo(ctx context.Context, g gitConfig, site string) error {
 				return err
 			}
 			for _, value := range l.values {
-				if !slices.Contains(there, value) {
+				switch i := slices.Index(there, value); {
+				case i < 0:
+					continue
+				case value == "" && slices.Contains(there[i+1:], ""):
+					// One is for a helper of somebody's own, and all would be removed.
+					a.warn(site, l.key+" is empty more than once, and stays so")
 					continue
 				}
-				if _, err := g.run(ctx, "--fixed-value", "--unset-all", l.key, value); err != nil {
+				// With --fixed-value git crashes at a variable that has no value at all.
+				if _, err := g.run(ctx, "--unset-all", l.key, "^"+regexp.QuoteMeta(value)+"$"); err != nil {
 					return err
 				}
 				fmt.Fprintf(a.stdout, "removed %s = %s\n", l.key, value)
@@ -168,6 +210,13 @@ func (a *app) gitUndo(ctx context.Context, g gitConfig, site string) error {
 	}
 	return nil
 }
+
+// properURL tells whether git-setup may have written it.
+func properURL(url string) bool { return shim.CheckTarget(url) == nil && !api.ValidSite(url) }
+
+// ownJar tells whether git-setup may have written that cookie file for a site, here or in
+// another session of the user's.
+func ownJar(site, file string) bool { return strings.HasSuffix(file, "/sessionctl/jars/"+site+".txt") }
 
 // gitLine is a variable of git's configuration and its values.
 type gitLine struct {
@@ -198,6 +247,7 @@ type gitConfig struct{ scope []string }
 // a second opinion, and an undo would remove somebody's own.
 func (g gitConfig) missing(ctx context.Context, site string, lines []gitLine) ([]gitLine, error) {
 	var missing []gitLine
+	again := "sessionctl git-setup " + site + " --undo, with the same options, and then this again"
 	for i, l := range lines {
 		there, err := g.values(ctx, l.key)
 		if err != nil {
@@ -206,7 +256,9 @@ func (g gitConfig) missing(ctx context.Context, site string, lines []gitLine) ([
 		ours := len(there) <= len(l.values) && slices.Equal(there, l.values[:len(there)])
 		switch {
 		case i == 0 && !ours:
-			return nil, &api.Error{Code: api.Unknown, Detail: "git is set up for this site with another URL", Remedy: "sessionctl git-setup " + site + " --undo, with the same options, and then this again"}
+			return nil, &api.Error{Code: api.Unknown, Detail: "git is set up for this site with another URL", Remedy: again}
+		case !ours && len(missing) == 0 && strings.HasSuffix(l.key, ".cookieFile") && len(there) == 1 && ownJar(site, there[0]):
+			return nil, &api.Error{Code: api.Unknown, Detail: "git is set up for this site with another cookie file: " + there[0], Remedy: again}
 		case !ours, i > 0 && len(there) > 0 && len(missing) > 0 && missing[0].key == lines[0].key:
 			return nil, &api.Error{Code: api.Unknown, Detail: "git's configuration has " + l.key + " already, which is not of git-setup",
 				Remedy: "remove it, or do without git-setup; it is shown by: git config " + strings.Join(g.scope, " ") + " --get-all " + l.key}
@@ -236,6 +288,9 @@ func (g gitConfig) run(ctx context.Context, args ...string) (string, error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", &api.Error{Code: api.Unknown, Detail: "git is not in PATH", Remedy: "install git", Err: err}
+		}
 		what := strings.TrimSpace(errs.String())
 		if what == "" {
 			what = err.Error()

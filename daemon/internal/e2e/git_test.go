@@ -75,6 +75,9 @@ type gitServer struct {
 	sessions map[string]bool
 	made     int
 	asked    []string // requests for the repository without a login
+	logins   int      // requests for /login with a password
+	secrets  int      // other requests with a password or token
+	probes   int      // requests without, but for the repository
 }
 
 // startGit starts a server with an empty repository at /scm/x.git.
@@ -147,7 +150,30 @@ func (s *gitServer) login(r *http.Request) string {
 	return id
 }
 
+func (s *gitServer) count(r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch secret := r.Header.Get("Authorization") != ""; {
+	case secret && r.URL.Path == "/login":
+		s.logins++
+	case secret:
+		s.secrets++
+	case !strings.HasPrefix(r.URL.Path, "/scm/"):
+		s.probes++
+	}
+}
+
+// counted returns how often something was asked since it was called last.
+func (s *gitServer) counted() (logins, secrets, probes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	logins, secrets, probes = s.logins, s.secrets, s.probes
+	s.logins, s.secrets, s.probes = 0, 0, 0
+	return logins, secrets, probes
+}
+
 func (s *gitServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.count(r)
 	refuse := func() {
 		scheme := "Basic"
 		if s.by == "token" {
@@ -454,6 +480,125 @@ func TestGitElsewhere(t *testing.T) {
 				defer mu.Unlock()
 				if len(got) < 2 || strings.Join(got, "") != "" {
 					t.Errorf("the other host got %q", got)
+				}
+			})
+		}
+	}
+}
+
+// TestGitStorm: however often git's helper is called for a session that lives, no login
+// comes of it, and of a password that the site refuses one attempt.
+func TestGitStorm(t *testing.T) {
+	const row, atOnce = 50, 20
+	start := func(t *testing.T, by string) (s *gitServer, u *gitUser, generation string) {
+		rig.Require(t, "git")
+		s = startGit(t, by)
+		u = newGitUser(t, "git", s.caFile, s.site())
+		u.start(t)
+		if r := u.bring(t, "code", gitPassword); r.status != 0 {
+			t.Fatalf("%v", r)
+		}
+		return s, u, field(u.ok(t, "get", "code", "-o", "json"), "generation")
+	}
+	// storm returns how many requests came of 50 calls in a row and 20 at once.
+	storm := func(t *testing.T, s *gitServer, u *gitUser, operation, more string) (logins, secrets, probes int) {
+		t.Helper()
+		helper := filepath.Join(u.dir, "bin", "git-credential-sessionctl")
+		request := "protocol=https\nhost=" + strings.TrimPrefix(s.url, "https://") + "\n" + more + "\n"
+		s.counted()
+		for range row {
+			u.call(t, request, helper, operation)
+		}
+		logins, secrets, probes = s.counted()
+		t.Logf("%s: %d logins, %d requests with a secret, %d probes for %d in a row", operation, logins, secrets, probes, row)
+		var all sync.WaitGroup
+		for range atOnce {
+			all.Go(func() { u.call(t, request, helper, operation) })
+		}
+		all.Wait()
+		l, q, p := s.counted()
+		t.Logf("%s: %d logins, %d requests with a secret, %d probes for %d at once", operation, l, q, p, atOnce)
+		return logins + l, secrets + q, probes + p
+	}
+	t.Run("cookie", func(t *testing.T) {
+		s, u, generation := start(t, "cookie")
+		for _, c := range []struct {
+			operation, more string
+			most            int // probes
+		}{
+			{"get", "", row + atOnce}, {"erase", "", row + atOnce}, {"erase", "generation=" + generation + "\n", row + atOnce},
+			{"erase", "generation=another\n", 0}, {"erase", "state[]=sessionctl:generation=another\n", 0}, {"store", "", 0},
+		} {
+			if logins, secrets, probes := storm(t, s, u, c.operation, c.more); logins > 0 || secrets > 0 || probes > c.most {
+				t.Errorf("%s %q: %d logins, %d secrets, %d probes", c.operation, c.more, logins, secrets, probes)
+			}
+		}
+		if after := field(u.ok(t, "get", "code", "-o", "json"), "generation"); generation == "" || after != generation {
+			t.Errorf("generation %q, then %q", generation, after)
+		}
+	})
+	t.Run("basic", func(t *testing.T) {
+		s, u, generation := start(t, "basic")
+		for _, operation := range []string{"get", "erase"} {
+			if logins, secrets, _ := storm(t, s, u, operation, ""); logins > 0 || secrets > row+atOnce {
+				t.Errorf("%s: %d logins, %d secrets", operation, logins, secrets)
+			}
+		}
+		if after := field(u.ok(t, "get", "code", "-o", "json"), "generation"); generation == "" || after != generation {
+			t.Errorf("generation %q, then %q", generation, after)
+		}
+	})
+	for _, by := range []string{"cookie", "basic", "token"} {
+		for _, operations := range [][]string{{"get", "erase"}, {"erase", "get"}} {
+			t.Run(by+" refused, "+operations[0], func(t *testing.T) {
+				s, u, _ := start(t, by)
+				s.change("CANARY-other")
+				s.forget()
+				attempts := 0
+				for _, operation := range operations {
+					logins, secrets, _ := storm(t, s, u, operation, "")
+					attempts += logins + secrets
+				}
+				// A token is the session, too: it is refused by the probe, and by one login.
+				if most := map[string]int{"cookie": 1, "basic": 1, "token": 2}[by]; attempts == 0 || attempts > most {
+					t.Errorf("the secret was tried %d times", attempts)
+				}
+			})
+		}
+	}
+}
+
+// TestGitTrace: what git shows of a session when it is told to trace its requests.
+func TestGitTrace(t *testing.T) {
+	for name, git := range gits(t) {
+		for _, by := range []string{"cookie", "basic"} {
+			t.Run(name+" by "+by, func(t *testing.T) {
+				s := startGit(t, by)
+				backend := s.backend
+				s.backend = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					http.SetCookie(w, &http.Cookie{Name: "renewed", Value: "CANARY-renewed"})
+					backend.ServeHTTP(w, r)
+				})
+				u := newGitUser(t, git, s.caFile, s.site())
+				u.start(t)
+				if r := u.bring(t, "code", gitPassword); r.status != 0 {
+					t.Fatalf("%v", r)
+				}
+				u.setup(t)
+				sent := map[string]string{"cookie": "Send header: Cookie: sid=", "basic": "Send header: Authorization: Basic "}[by]
+				for _, redact := range []string{"1", "0"} {
+					cmd := exec.CommandContext(t.Context(), git, "ls-remote", s.url+"/scm/x.git")
+					cmd.Dir = u.dir
+					cmd.Env = append(u.env, "GIT_CURL_VERBOSE=1", "GIT_TRACE_CURL=1", "GIT_TRACE_SETUP=1", "GIT_TRACE2=1", "GIT_TRACE_PACKET=1", "GIT_TRACE_REDACT="+redact)
+					r := finish(t, cmd, "")
+					if r.status != 0 || strings.Contains(r.stderr, sent+"<redacted>") != (redact == "1") {
+						t.Errorf("%v", r)
+					}
+					// What the site sends is never redacted, here and where libcurl takes it in.
+					rest := strings.ReplaceAll(r.stderr, "CANARY-renewed", "")
+					if !strings.Contains(r.stderr, "Recv header: Set-Cookie: renewed=CANARY-renewed") || redact == "1" && strings.Contains(rest, "CANARY") || by == "cookie" && redact == "0" && !strings.Contains(rest, "CANARY") {
+						t.Errorf("redact %s: %v", redact, r)
+					}
 				}
 			})
 		}
