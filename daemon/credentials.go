@@ -19,17 +19,22 @@ import (
 const (
 	// credentialTime is how long systemd waits for a session, as `sessionctl raw` does.
 	credentialTime = 30 * time.Second
-	// sendTime is how long one who does not read is waited for.
+	// sendTime is how long one who does not read a session is waited for, and a refusal
+	// when the agent ends.
 	sendTime = 5 * time.Second
 	// maxCredentials bounds how many are asked for at a time; others wait.
 	maxCredentials = 256
+	// maxRefusals bounds how many are refused at a time, beside those that are asked for:
+	// who does not read keeps his place.
+	maxRefusals = 1024
 	// acceptPause is how long after a failure the next connection is taken.
 	acceptPause = 100 * time.Millisecond
 )
 
 // handOver answers systemd, which asks for the credentials of units (systemd.exec(5),
 // LoadCredential= with the path of a socket), until the listener is closed, and returns
-// when all have their answers. The end of the context makes them refusals.
+// when all have their answers. The end of the context makes them refusals, which are
+// given up soon after it.
 //
 // The name of a credential is that of a site, and what it holds is the value of the
 // Cookie header, as `sessionctl raw` prints it, without the newline. systemd only
@@ -37,7 +42,7 @@ const (
 func (s *service) handOver(ctx context.Context, l net.Listener, wire codec) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	free := make(chan struct{}, maxCredentials)
+	free, refusing := make(chan struct{}, maxCredentials), make(chan struct{}, maxRefusals)
 	for {
 		free <- struct{}{}
 		c, err := l.Accept()
@@ -55,20 +60,27 @@ func (s *service) handOver(ctx context.Context, l net.Listener, wire codec) {
 			}
 		}
 		calls.Go(func() {
-			defer func() { <-free }()
 			defer c.Close()
-			s.answer(ctx, c, wire)
+			served := s.answer(ctx, c, wire)
+			if !served {
+				refusing <- struct{}{}
+				defer func() { <-refusing }()
+			}
+			<-free
+			if !served {
+				refuse(ctx, c)
+			}
 		})
 	}
 }
 
-// answer answers on one connection, or refuses.
-func (s *service) answer(ctx context.Context, c net.Conn, wire codec) {
+// answer answers on one connection, and reports whether there was something to say.
+// If not, who calls has to be refused.
+func (s *service) answer(ctx context.Context, c net.Conn, wire codec) (served bool) {
 	caller, site, err := peer.OfUnit(c)
 	if err != nil {
 		s.log.Warn("nothing is handed over as a credential", "err", err) // nothing of what the other end says
-		refuse(c)
-		return
+		return false
 	}
 	session, err := s.unitSession(ctx, caller, site)
 	if err == nil {
@@ -86,10 +98,10 @@ func (s *service) answer(ctx context.Context, c net.Conn, wire codec) {
 			next = fmt.Sprintf("if it is meant to have it, add %q to the site's allow, then: sessionctl reload", "unit:"+caller.Unit)
 		}
 		s.log.Warn("a unit is refused its credential, and does not start", "unit", caller.Unit, "site", site, "code", e.Code, "detail", e.Detail, "next", next)
-		refuse(c)
-		return
+		return false
 	}
 	s.log.Info("a session is handed over to a unit", "unit", caller.Unit, "site", site, "user", session.GetSession().GetUser(), "stale", session.GetSession().GetStale())
+	return true
 }
 
 // unitSession returns the session of a site for a unit.
@@ -135,11 +147,18 @@ func send(c net.Conn, b []byte) error {
 // 1 MiB for all of a unit's, and fails the unit, with the status 243/CREDENTIALS, as
 // soon as there is more; then it hangs up. Nothing else gets it to: SO_LINGER does
 // nothing to Unix sockets, and silence makes the unit wait for its TimeoutStartSec=.
-func refuse(c net.Conn) {
+//
+// What ends before that is a credential of zeros. So one who does not read is waited
+// for, until the context ends and sendTime longer.
+func refuse(ctx context.Context, c net.Conn) {
 	const enough = 16 << 20 // also for a systemd that takes more
-	zeros := make([]byte, 64<<10)
-	err := c.SetWriteDeadline(time.Now().Add(sendTime))
-	for sent := 0; err == nil && sent < enough; sent += len(zeros) {
-		_, err = c.Write(zeros)
+	_ = c.SetWriteDeadline(time.Time{})
+	defer context.AfterFunc(ctx, func() { _ = c.SetWriteDeadline(time.Now().Add(sendTime)) })()
+	for sent := 0; sent < enough; sent += len(zeros) {
+		if _, err := c.Write(zeros[:]); err != nil {
+			return // systemd has hung up, as it does when it has had too much
+		}
 	}
 }
+
+var zeros [64 << 10]byte

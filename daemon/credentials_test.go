@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,11 +18,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessionctl/sessionctl/api"
 	pb "github.com/sessionctl/sessionctl/api/sessionctl/v1"
 	"github.com/sessionctl/sessionctl/daemon/internal/keeper"
+	"github.com/sessionctl/sessionctl/daemon/internal/login"
 	"github.com/sessionctl/sessionctl/daemon/internal/peer"
 	"github.com/sessionctl/sessionctl/daemon/internal/rig"
 	"github.com/sessionctl/sessionctl/daemon/internal/web"
@@ -66,7 +70,7 @@ func manage(t *testing.T, config *Config) *manager {
 // dial calls as systemd does: from an address that names unit and credential.
 func (m *manager) dial(t *testing.T, name string) *net.UnixConn {
 	t.Helper()
-	from := &net.UnixAddr{Name: fmt.Sprintf("@%x/unit/%s", os.Getpid(), name), Net: "unix"}
+	from := &net.UnixAddr{Name: fmt.Sprintf("@%x/unit/%s", rand.Uint64(), name), Net: "unix"}
 	c, err := net.DialUnix("unix", from, &net.UnixAddr{Name: m.at, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -260,6 +264,194 @@ func TestCredentialsEnd(t *testing.T) {
 			}
 			<-ended
 		})
+	}
+}
+
+// calling is a listener whose calls the test makes.
+type calling struct {
+	net.Listener
+	made chan net.Conn
+}
+
+func (c calling) Accept() (net.Conn, error) {
+	conn, ok := <-c.made
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+// refused reads like systemd what is one too many bytes for it.
+func refused(t *testing.T, c net.Conn) {
+	t.Helper()
+	if n, err := io.CopyN(io.Discard, c, limit+1); err != nil {
+		t.Errorf("after %d bytes: %v", n, err)
+	}
+	c.Close()
+}
+
+// TestRefusalStalls: a systemd that does not read for hours gets the whole refusal when
+// it does; and however many do not, they hold up nobody.
+func TestRefusalStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{log: slog.New(slog.DiscardHandler)}
+		l := calling{made: make(chan net.Conn)}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.handOver(t.Context(), l, codec{})
+		}()
+		begin := time.Now()
+		call := func() net.Conn {
+			here, there := net.Pipe() // which is nobody's
+			l.made <- there
+			return here
+		}
+		var stalled []net.Conn
+		for range maxRefusals - 1 {
+			stalled = append(stalled, call())
+		}
+		refused(t, call())
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("others held it up for %v", waited)
+		}
+		<-time.After(3 * time.Hour)
+		for _, c := range stalled {
+			refused(t, c)
+		}
+		close(l.made)
+		<-ended
+	})
+}
+
+// TestRefusalEnds: who does not read does not keep the agent from ending.
+func TestRefusalEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		here, there := net.Pipe()
+		defer here.Close()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			defer there.Close()
+			refuse(ctx, there)
+		}()
+		<-time.After(time.Hour)
+		begin := time.Now()
+		end()
+		<-ended
+		if waited := time.Since(begin); waited != sendTime {
+			t.Errorf("it waited for %v more", waited)
+		}
+	})
+}
+
+// sitting is a site that answers when it is told to.
+type sitting struct {
+	login.Driver
+	at   *url.URL
+	wait <-chan struct{}
+}
+
+func (s sitting) Takes() []login.Means { return []login.Means{login.Ticket} }
+
+func (s sitting) Login(_ context.Context, x *web.Exchange, _ login.Password) error {
+	if s.wait != nil {
+		<-s.wait
+	}
+	x.Jar().Set(s.at, []string{"a=CANARY-live"}, x.Now())
+	return nil
+}
+
+func (s sitting) Probe(context.Context, *web.Exchange) (login.Identity, error) {
+	return login.Identity{Name: "anna"}, nil
+}
+
+// none keeps no records.
+type none struct{}
+
+func (none) Load(string) ([]byte, uint64, error) { return nil, 0, nil }
+
+func (none) Swap(context.Context, string, uint64, []byte) (uint64, error) { return 1, nil }
+
+// TestCredentialsWait: a site that never answers is refused after credentialTime, and
+// one call more than there is room for is answered then.
+func TestCredentialsWait(t *testing.T) {
+	rig.Require(t, "root")
+	text := ""
+	for _, name := range []string{"dead", "live"} {
+		text += fmt.Sprintf("[site.%s]\nurl = \"https://%s.corp.example/\"\nkind = \"form\"\ncredential = \"anna\"\nprobe_url = \"whoami\"\nidentity_json = \"user\"\nallow = [\"unit:app.service\"]\n", name, name)
+	}
+	config := loaded(t, text)
+	m := &manager{at: filepath.Join(shortDir(t), "credentials.sock"), log: &lockedLog{}}
+	real, err := net.Listen("unix", m.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer real.Close()
+	wire := newCodec()
+	defer wire.stop()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		clock := keeper.NewClock()
+		have := &secrets{clock: clock, passwords: map[passwordKey]*keeper.Password{}, inURLs: map[string]web.ProxyPassword{}}
+		latches := keeper.NewLatches(none{}, func(...[]byte) []byte { return nil })
+		have.latches, have.records = latches, none{}
+		sites, _ := config.keeperSites(have)
+		for i := range sites {
+			d := sitting{at: sites[i].URL}
+			if sites[i].Name == "dead" {
+				d.wait = release
+			}
+			sites[i].Password, sites[i].Driver = nil, d
+			sites[i].Ready, sites[i].Forgive = func() error { return nil }, func(context.Context) error { return nil }
+		}
+		s := &service{config: config, log: slog.New(slog.NewTextHandler(m.log, nil)), now: clock.Now, replaced: make(chan struct{}), secrets: have}
+		s.keeper = keeper.New(keeper.Options{Sites: sites, Records: none{}, Lives: none{}, Latches: latches, Log: s.log, Clock: clock})
+		defer s.keeper.Close()
+		defer close(release)
+		l := calling{made: make(chan net.Conn)}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.handOver(t.Context(), l, wire)
+		}()
+		call := func(name string) (here *net.UnixConn, there net.Conn) {
+			here = m.dial(t, name)
+			there, err := real.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return here, there
+		}
+		begin := time.Now()
+		var dead []*net.UnixConn
+		for range maxCredentials {
+			here, there := call("app.service/dead")
+			l.made <- there
+			dead = append(dead, here)
+		}
+		here, there := call("app.service/live")
+		l.made <- there // as soon as there is room
+		if waited := time.Since(begin); waited != 30*time.Second {
+			t.Errorf("there was room for one more after %v", waited)
+		}
+		if got, refused := read(t, here); refused || got != "a=CANARY-live" {
+			t.Errorf("%q, refused %v", got, refused)
+		}
+		for _, c := range dead {
+			if got, refused := read(t, c); !refused {
+				t.Errorf("%q", got)
+			}
+		}
+		if waited := time.Since(begin); waited != 30*time.Second {
+			t.Errorf("the last one was refused after %v", waited)
+		}
+		close(l.made)
+		<-ended
+	})
+	if log := m.log.String(); strings.Count(log, "code=deadline") != maxCredentials || strings.Contains(log, "CANARY") {
+		t.Errorf("%d refusals: %.2000s", strings.Count(log, "code=deadline"), log)
 	}
 }
 

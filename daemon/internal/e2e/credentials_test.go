@@ -60,7 +60,7 @@ func newSystemService(t *testing.T, sites ...string) *systemService {
 	for name, text := range systemAgent {
 		must(t, s.WriteFile("etc/systemd/system/"+name, []byte(text), 0o644, 0))
 	}
-	s.install(t, "usr/lib/systemd/system/sessiond-credentials.socket", "../../../systemd/sessiond-credentials.socket", 0o644, 0)
+	s.install(t, "systemd/sessiond-credentials.socket", "../../../systemd/sessiond-credentials.socket", 0o644, 0) // as in a source tree that is /
 	s.install(t, "etc/sessionctl/build.keytab", s.keytab, 0o600, agentUser)
 	s.install(t, "etc/krb5.conf", s.krb5Conf, 0o644, 0)
 	s.configure(t, sites...)
@@ -78,6 +78,14 @@ func (s *systemService) configure(t *testing.T, sites ...string) {
 // site is a site that is at the world's, or at another URL.
 func (s *systemService) site(name, url, allow string) string {
 	return fmt.Sprintf("[site.%s]\nurl = %q\nkind = \"spnego\"\ncredential = \"build\"\ninsecure_http = true\nlogin_url = \"/spnego/\"\nprobe_url = \"/spnego/whoami\"\nidentity_json = \"user\"\nallow = [%s]\n", name, url+"/spnego/", allow)
+}
+
+// openCredentials makes the socket for credentials as the page does.
+func (s *systemService) openCredentials(t *testing.T) {
+	t.Helper()
+	for _, step := range shownIn(t, systemdPage, startTitle) {
+		s.root(t, step.command)
+	}
 }
 
 // root runs a command line as root, which must not fail.
@@ -102,7 +110,11 @@ func (s *systemService) starts(t *testing.T, unit string) bool {
 func (s *systemService) since(t *testing.T, unit string) string {
 	t.Helper()
 	s.root(t, "journalctl --sync")
-	text := s.root(t, "journalctl --no-pager --output=cat --unit="+unit+" --cursor-file=/run/"+unit)
+	r := s.as(t, 0, "journalctl", "--no-pager", "--output=cat", "--unit="+unit, "--cursor-file=/run/"+unit)
+	if r.status != 0 && r.stdout+r.stderr != "" { // 1: nothing yet
+		t.Fatal(r)
+	}
+	text := r.stdout
 	if strings.Contains(text, "CANARY") {
 		t.Errorf("the journal of %s holds a secret", unit)
 	}
@@ -128,6 +140,7 @@ const (
 	longTitle     = "A service that runs longer than a session lives"
 	unitName      = "report.service"
 	noCredentials = "status=243/CREDENTIALS"
+	guard         = "ExecStartPre=/usr/bin/grep -qaxE '[^[:cntrl:]]+' %d/jira\n"
 )
 
 // TestLoadCredential: a service of the system has its session from systemd, as
@@ -169,9 +182,7 @@ func TestLoadCredential(t *testing.T) {
 
 	fails("no socket", noCredentials)
 	logins("no socket", 0)
-	for _, step := range shownIn(t, systemdPage, startTitle) {
-		s.root(t, step.command)
-	}
+	s.openCredentials(t)
 	if fi, err := s.Files.Lstat("run/sessionctl/credentials.sock"); err != nil || fi.Mode().Perm() != 0o600 || fi.Sys().(*syscall.Stat_t).Uid != 0 {
 		t.Errorf("the socket: %v %v", fi, err)
 	}
@@ -265,10 +276,10 @@ func TestLoadCredentialKilled(t *testing.T) {
 	defer slow.Close()
 	s := newSystemService(t)
 	s.configure(t, s.site("jira", slow.URL, `"unit:report.service", "unit:bare.service"`))
-	s.root(t, "systemctl start sessiond-credentials.socket")
+	s.openCredentials(t)
 	unit := strings.Replace(s.page(t, startTitle, "systemd", 0), "/usr/local/bin/report.sh", "/bin/ls -s %d", 1)
 	must(t, s.WriteFile("etc/systemd/system/report.service", []byte(unit), 0o644, 0))
-	bare := strings.Replace(unit, "ExecStartPre=/usr/bin/test -s %d/jira\n", "", 1)
+	bare := strings.Replace(unit, guard, "", 1)
 	if bare == unit {
 		t.Fatal("the page does not guard against it")
 	}
@@ -294,6 +305,7 @@ func TestSystemdNumbers(t *testing.T) {
 		"not there after 30 seconds":                  {"daemon/credentials.go", "credentialTime = 30 * time.Second"},
 		"unless the session comes within 10 seconds":  {"daemon/run.go", "drainTime = 10 * time.Second"},
 		"answers with more than systemd takes, 1 MiB": {"daemon/credentials.go", "1 MiB"},
+		"asks for 256 credentials at a time":          {"daemon/credentials.go", "maxCredentials = 256"},
 	} {
 		if !strings.Contains(page, phrase) || !strings.Contains(readPage(t, source[0]), source[1]) {
 			t.Errorf("%q is not on the page, or %s has no %q any more", phrase, source[0], source[1])

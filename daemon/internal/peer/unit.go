@@ -20,10 +20,15 @@ func OfUnit(c net.Conn) (caller Caller, credential string, err error) {
 	if err != nil {
 		return Caller{}, "", err
 	}
+	return ofUnit(caller, c.RemoteAddr().String())
+}
+
+// ofUnit is OfUnit for a caller at an address.
+func ofUnit(caller Caller, address string) (_ Caller, credential string, err error) {
 	if caller.UID != 0 {
 		return Caller{}, "", fmt.Errorf("uid %d is not root: credentials are for the system's systemd", caller.UID)
 	}
-	unit, credential, ok := parseUnitName(c.RemoteAddr().String())
+	unit, credential, ok := parseUnitName(address)
 	if !ok {
 		return Caller{}, "", errors.New("root has called, but not as systemd does for a unit's LoadCredential=")
 	}

@@ -109,6 +109,19 @@ func TestUnitRules(t *testing.T) {
 	}
 }
 
+// TestWordOfOthers: whoever is not root may name his end as systemd does.
+func TestWordOfOthers(t *testing.T) {
+	const address = "@67ad1cc54e38e765/unit/app.service/jira"
+	for _, uid := range []uint32{1, 1000, overflow, 1<<32 - 1} {
+		if caller, credential, err := ofUnit(Caller{UID: uid}, address); err == nil || caller.Unit != "" || credential != "" {
+			t.Errorf("uid %d: %+v %q %v", uid, caller, credential, err)
+		}
+	}
+	if caller, credential, err := ofUnit(Caller{}, address); err != nil || caller.Unit != "app.service" || credential != "jira" {
+		t.Errorf("root: %+v %q %v", caller, credential, err)
+	}
+}
+
 // TestOfUnit: root's word counts for a unit, and nobody else's.
 func TestOfUnit(t *testing.T) {
 	rig.Require(t, "root")
