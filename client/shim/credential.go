@@ -57,12 +57,12 @@ func runCredential(p *process, o *options) error {
 		return p.print("version 0\ncapability " + capAuthtype + "\ncapability " + capState + "\n")
 	case "store":
 		// Nothing is stored on the word of a caller: the agent logs in itself.
-		_, err := io.Copy(io.Discard, p.input(o))
+		_, err := io.Copy(io.Discard, p.input(o, askHelper))
 		return err
 	default:
 		return nil
 	}
-	a, err := readAttributes(p.input(o))
+	a, err := readAttributes(p.input(o, askHelper))
 	if err != nil {
 		return err
 	}
@@ -190,10 +190,10 @@ func unlessUnknown(err error) error {
 const askHelper = "give lines as git does: protocol=https, host=HOST, path=PATH, then an empty one"
 
 // input is standard input, read until the deadline if it is a file descriptor:
-// whoever should write may never do.
-func (p *process) input(o *options) io.Reader {
+// whoever should write may never do. remedy is what to do then.
+func (p *process) input(o *options, remedy string) io.Reader {
 	if f, ok := p.stdin.(*os.File); ok {
-		return &timedReader{int(f.Fd()), o.deadline}
+		return &timedReader{int(f.Fd()), o.deadline, remedy}
 	}
 	return p.stdin
 }
@@ -201,13 +201,14 @@ func (p *process) input(o *options) io.Reader {
 type timedReader struct {
 	fd       int
 	deadline time.Time
+	remedy   string // when it is over
 }
 
 func (r *timedReader) Read(b []byte) (int, error) {
 	for {
 		left := time.Until(r.deadline)
 		if left <= 0 {
-			return 0, &api.Error{Code: api.Deadline, Detail: "standard input did not end in the time allowed", Remedy: askHelper}
+			return 0, &api.Error{Code: api.Deadline, Detail: "standard input did not end in the time allowed", Remedy: r.remedy}
 		}
 		wait := syscall.NsecToTimespec(int64(left))
 		poll := struct {

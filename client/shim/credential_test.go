@@ -313,7 +313,7 @@ func TestInput(t *testing.T) {
 		f := open()
 		defer f.Close()
 		p := &process{stdin: f}
-		b, err := io.ReadAll(p.input(&options{deadline: time.Now().Add(time.Minute)}))
+		b, err := io.ReadAll(p.input(&options{deadline: time.Now().Add(time.Minute)}, askHelper))
 		if string(b) != text || err != nil {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)
 		}

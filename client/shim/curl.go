@@ -83,9 +83,20 @@ func readCurl(args []string) (line curlLine, err error) {
 			value, args = args[0], args[1:]
 			line.options = append(line.options, value)
 		}
-		if name, _, _ := strings.Cut(strings.ReplaceAll(value, ";", ":"), ":"); (option == "-H" || option == "--header") &&
-			slices.ContainsFunc(sessionHeaders, func(h string) bool { return strings.EqualFold(h, strings.TrimSpace(name)) }) {
-			return line, usageError("a Cookie or Authorization header of one's own would stand beside the session's", "leave it away")
+		if strings.Contains(" -H --header -A --user-agent -e --referer -X --request ", " "+option+" ") && strings.ContainsAny(value, "\r\n") {
+			return line, usageError("curl's "+option+" has a line break in its value, behind which another header could stand", "leave it away")
+		}
+		if option == "-H" || option == "--header" {
+			name, _, _ := strings.Cut(strings.ReplaceAll(value, ";", ":"), ":")
+			name = strings.TrimSpace(name)
+			switch own := func(h string) bool { return strings.EqualFold(h, name) }; {
+			case slices.ContainsFunc(sessionHeaders, own):
+				return line, usageError("a Cookie or Authorization header of one's own would stand beside the session's", "leave it away")
+			case own("Host"):
+				return line, usageError("with a Host header of one's own the session could be another site's", "ask for the site that you mean by its name")
+			case strings.HasPrefix(value, "@"):
+				return line, usageError("a file of headers is not looked into: there could be a Cookie in it", "give each header by --header")
+			}
 		}
 	}
 	if len(targets) != 1 {

@@ -80,7 +80,7 @@ func (p *process) goRefused(o *options, sites []string, url string) error {
 	if err != nil {
 		return err
 	}
-	dead, err := speaksAgainst(p.input(o))
+	dead, err := speaksAgainst(p.input(o, "call it as go does: go help goauth"))
 	if err != nil {
 		return err
 	}
@@ -130,6 +130,10 @@ func (p *process) goAnew(o *options, site, url string, dead bool) (s *session, h
 
 // goSet returns a session's credential set for an origin.
 func (s *session) goSet(origin string) (string, error) {
+	if name := s.strays(); name != "" {
+		return "", &api.Error{Code: api.PerRequestOnly, Detail: "go would send the session's " + name + " header to every host that it is led to",
+			Remedy: "fetch what it needs with another program: sessionctl header SITE"}
+	}
 	lines, err := s.lines("")
 	return origin + "\n\n" + lines + "\n", err
 }

@@ -141,6 +141,7 @@ func goSites() *goAgent {
 		"cold":    {url: "https://cold.example/", headers: cookies("s=CANARY-cold")},
 		"latched": {url: "https://latched.example/", code: api.Latched},
 		"plain":   live("http://plain.example/", "s=CANARY-plain"),
+		"jazz":    live("https://jazz.example/", "s=CANARY-jazz", &sessionctlv1.Header{Name: "X-Jazz-CSRF-Prevent", Value: []byte("CANARY-jazz"), Secret: true}),
 		"split":   live("https://split.example/", "s=CANARY-1\nhttps://evil.example"),
 		"refused": refused,
 		"down":    down,
@@ -169,6 +170,7 @@ func TestGoauthBegins(t *testing.T) {
 		{"cold nosuch", "", "sessionctl: nosuch: seen (unknown_site)\n", api.ExitUnknown},
 		{"nosuch split other", otherSet, "sessionctl: nosuch: seen (unknown_site)\n", 0},
 		{"plain", "", "sessionctl: plain: go takes credentials for https only (invalid_request)\n  next: name a site whose url begins with https\n", api.ExitUsage},
+		{"jazz", "", "sessionctl: jazz: go would send the session's X-Jazz-CSRF-Prevent header to every host that it is led to (per_request_only)\n  next: fetch what it needs with another program: sessionctl header jazz\n", api.ExitPerson},
 		{"split", "", "sessionctl: split: the Cookie header has a byte that cannot be printed safely (unprintable)\n  next: " + strings.ReplaceAll(anotherForm, "SITE", "split") + "\n", api.ExitOther},
 	} {
 		out, errs, exit := patiently(t, append([]string{"goauth"}, strings.Fields(c.sites)...)...)

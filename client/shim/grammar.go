@@ -291,17 +291,20 @@ func setVariable(o *options, name string) error {
 		return errors.New("needs a variable's name: letters, digits and underscores")
 	}
 	switch upper := strings.ToUpper(name); {
-	case slices.Contains(reservedVariables, upper), strings.HasPrefix(upper, "LD_"),
-		strings.HasPrefix(upper, "PS"), strings.HasPrefix(upper, "BASH"):
-		return errors.New("may not name a variable that shells or the loader use themselves")
+	case slices.Contains(reservedVariables, upper), slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(upper, p) }):
+		return errors.New("may not name a variable that shells, the loader or other programs use themselves")
 	}
 	o.variable = name
 	return nil
 }
 
+// reservedPrefixes begin names as reservedVariables are.
+var reservedPrefixes = []string{"BASH", "EPOCH", "GIT_", "GLIBC_", "LC_", "LD_", "LESS", "PERL5", "PS", "PYTHON", "RUBY"}
+
 // reservedVariables are those by which a value could become code, or that a
-// shell does not let be set. Some shells have them in lower case too.
+// shell does not let be set or prints. Some shells have them in lower case too.
 var reservedVariables = []string{
+	"BROWSER", "COLUMNS", "EDITOR", "GCONV_PATH", "HISTCMD", "JAVA_TOOL_OPTIONS", "LANG", "LINES", "NODE_OPTIONS", "PAGER", "VISUAL",
 	"ARGV", "CDPATH", "CWD", "EGID", "ENV", "EUID", "FCEDIT", "FPATH", "GID", "HISTFILE", "HOME", "IFS", "LINENO",
 	"MAIL", "MAILPATH", "MODULE_PATH", "NULLCMD", "OLDPWD", "OPTARG", "OPTIND", "PATH", "PPID", "PROMPT", "PROMPT_COMMAND",
 	"PWD", "RANDOM", "READNULLCMD", "RPROMPT", "RPS1", "SECONDS", "SHELL", "SHELLOPTS", "SHLVL", "STATUS", "TMOUT",

@@ -68,9 +68,8 @@ var (
 	// JSON for nu's load-env. What is no record makes load-env fail.
 	nu = &dialect{
 		shells: []string{"nu", "nushell"},
-		value: func(name, value string) string {
-			return `{"` + name + `":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"}`
-		},
+		// In a shell with eval it is no code, whatever the value.
+		value: func(name, value string) string { return `{"` + name + `":"` + jsonEscaped(value) + `"}` },
 		unset: func(string) string { return "false" },
 		fail:  "false",
 	}
@@ -94,6 +93,25 @@ var (
 // quote puts a value into single quotes, with the replacements given.
 func quote(value string, replace ...string) string {
 	return "'" + strings.NewReplacer(replace...).Replace(value) + "'"
+}
+
+// jsonEscaped writes all but letters and digits as \uXXXX (RFC 8259, section 7).
+func jsonEscaped(value string) string {
+	const hex = "0123456789abcdef"
+	var b strings.Builder
+	unit := func(u rune) { b.Write([]byte{'\\', 'u', hex[u>>12&15], hex[u>>8&15], hex[u>>4&15], hex[u&15]}) }
+	for _, r := range value {
+		switch {
+		case '0' <= r && r <= '9', 'A' <= r && r <= 'Z', 'a' <= r && r <= 'z':
+			b.WriteRune(r)
+		case r > 0xffff: // two surrogates
+			unit(0xd800 + (r-0x10000)>>10)
+			unit(0xdc00 + (r-0x10000)&0x3ff)
+		default:
+			unit(r)
+		}
+	}
+	return b.String()
 }
 
 // wrappers are programs that stand between a shell and the command it runs.
@@ -157,7 +175,8 @@ func runningShell() *dialect {
 		}
 		pid = parent
 	}
-	if d := dialectOf(shellName(os.Getenv("SHELL"))); d != nil {
+	// What $SHELL names did not call: with the value itself one does not guess.
+	if d := dialectOf(shellName(os.Getenv("SHELL"))); d != nil && d.set != nil {
 		return d
 	}
 	return posix

@@ -149,8 +149,13 @@ func FuzzNu(f *testing.F) {
 			return // raw refuses it
 		}
 		var got map[string]string
-		if err := json.Unmarshal([]byte(nu.value("X", s)), &got); err != nil || len(got) != 1 || got["X"] != s {
+		text := nu.value("X", s)
+		if err := json.Unmarshal([]byte(text), &got); err != nil || len(got) != 1 || got["X"] != s {
 			t.Errorf("%q: %q, %v", s, got, err)
+		}
+		// Nothing in there means anything to a shell that evaluates it by mistake.
+		if inner := strings.TrimSuffix(strings.TrimPrefix(text, `{"X":"`), `"}`); strings.Trim(inner, `\0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz`) != "" {
+			t.Errorf("%q becomes %s", s, text)
 		}
 	})
 }

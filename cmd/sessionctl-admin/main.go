@@ -30,8 +30,13 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run executes a verb. Results go to stdout; everything said about them goes
 // to stderr as "sessionctl: site: detail (code)", the next step below it.
 func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
+	// What a shell's & or nohup has it ignore stays ignored.
+	ctx := context.Background()
+	if ends := slices.DeleteFunc([]os.Signal{unix.SIGINT, unix.SIGTERM}, signal.Ignored); len(ends) > 0 {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, ends...)
+		defer stop()
+	}
 	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, timeout: 30 * time.Second}
 	root := a.root()
 	root.SetArgs(args)

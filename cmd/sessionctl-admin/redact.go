@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"html"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -73,6 +77,7 @@ func supervise(variable string, argv []string) (int, error) {
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, shim.VersionVariable+"=") })
 	var ends []*os.File // of the command, to be closed here
 	var copies sync.WaitGroup
+	var lost atomic.Pointer[error] // of the output
 	pass := func(to *os.File) (*os.File, func(), error) {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -82,7 +87,9 @@ func supervise(variable string, argv []string) (int, error) {
 		return w, func() {
 			// When nobody reads, the command is told so by its next write.
 			defer r.Close()
-			_ = newRedactor(cookie, to).copy(r)
+			if err := newRedactor(cookie, to).copy(r); err != nil && !errors.Is(err, unix.EPIPE) {
+				lost.Store(&err)
+			}
 		}, nil
 	}
 	out, copyOut, err := pass(os.Stdout)
@@ -96,7 +103,11 @@ func supervise(variable string, argv []string) (int, error) {
 	cmd.Stdout, cmd.Stderr = out, errs
 
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPIPE)
+	signal.Notify(signals, slices.DeleteFunc(slices.Clone(forwarded), signal.Ignored)...)
+	// Who ends this process by SIGKILL means the command. The kernel goes by the thread
+	// that started it.
+	runtime.LockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		status := statusCannot
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, unix.ENOENT) {
@@ -132,12 +143,20 @@ func supervise(variable string, argv []string) (int, error) {
 		return 0, err
 	}
 	signal.Stop(signals)
+	if err := lost.Load(); err != nil {
+		return 0, &api.Error{Code: api.Unknown, Detail: "the command's output could not be written: " + (*err).Error(), Err: *err}
+	}
 	state := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !state.Signaled() {
 		return state.ExitStatus(), nil
 	}
 	return dieOf(state.Signal())
 }
+
+// forwarded are the signals that the command gets, too. One that was ignored when
+// this process began, as by nohup(1), stays so.
+var forwarded = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPIPE,
+	unix.SIGCONT, unix.SIGWINCH, unix.SIGVTALRM, unix.SIGXCPU, unix.SIGPROF, unix.SIGIO, unix.SIGPWR}
 
 // passedOn reports whether a signal must be given to the command. A terminal
 // sends SIGINT and SIGQUIT to the whole foreground group, the command
@@ -182,8 +201,9 @@ func dieOf(s syscall.Signal) (int, error) {
 const minSecret = 9
 
 // secretForms returns what must not come out: a Cookie header's value and the
-// values of its cookies, as they are, in base64 (also within a longer text) and
-// in URLs. The longest come first.
+// values of its cookies, as they are and as programs write them: in base64 (also
+// within a longer text) and hex, in URLs, JSON and HTML, quoted for a shell. The
+// longest come first.
 func secretForms(cookie string) [][]byte {
 	var all []string
 	add := func(s string) {
@@ -197,17 +217,14 @@ func secretForms(cookie string) [][]byte {
 		values = append(values, value, strings.Trim(value, `"`))
 	}
 	for _, v := range values {
-		if len(v) < minSecret && v != cookie {
-			continue
-		}
 		if v == cookie && len(v) > 1 {
 			all = append(all, v)
+		} else if len(v) < minSecret {
+			continue
 		}
 		add(v)
-		escaped := []string{url.QueryEscape(v), url.PathEscape(v), strings.ReplaceAll(url.QueryEscape(v), "+", "%20")}
-		for _, e := range escaped {
+		for _, e := range written(v) {
 			add(e)
-			add(lowerHex(e))
 		}
 		for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 			add(enc.EncodeToString([]byte(v)))
@@ -226,6 +243,53 @@ func secretForms(cookie string) [][]byte {
 	return forms
 }
 
+// urlSafe are the characters besides letters, digits and -_.~ that some encoder of
+// URLs leaves as they are: Go's and Python's with their kinds, and JavaScript's two.
+var urlSafe = []string{"", "/", "!'()*", ":@&=+$", "/:@&=+$,", "/:@&=+$,;?!'()*#"}
+
+// written returns a value as encoders write it.
+func written(v string) (all []string) {
+	for _, safe := range urlSafe {
+		e := percent(v, safe)
+		all = append(all, e, strings.ReplaceAll(e, "%20", "+"), lowerHex(e), lowerHex(strings.ReplaceAll(e, "%20", "+")))
+	}
+	quoted, err := json.Marshal(v)
+	if err == nil {
+		js := strings.Trim(string(quoted), `"`)
+		plain := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(js)
+		all = append(all, js, plain, strings.ReplaceAll(plain, "/", `\/`))
+	}
+	all = append(all, html.EscapeString(v), hex.EncodeToString([]byte(v)), strings.ToUpper(hex.EncodeToString([]byte(v))),
+		escaped(v, "\\\"$`"), escaped(v, " \t!\"#$&'()*,;<=>?[\\]^`{|}~"), escaped(v, " \t!\"#$&'()*,;<>?[\\]^`{|}"),
+		strings.ReplaceAll(v, "'", `'\''`), strings.ReplaceAll(v, "'", `'"'"'`))
+	return all
+}
+
+// percent writes a value as in a URL (RFC 3986, section 2.1), but for what is safe.
+func percent(v, safe string) string {
+	var b strings.Builder
+	for _, c := range []byte(v) {
+		if '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || strings.IndexByte("-_.~"+safe, c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// escaped puts a backslash before each of the characters.
+func escaped(v, characters string) string {
+	var b strings.Builder
+	for _, c := range []byte(v) {
+		if strings.IndexByte(characters, c) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
 // lowerHex turns %2F into %2f.
 func lowerHex(s string) string {
 	b := []byte(s)
@@ -237,9 +301,9 @@ func lowerHex(s string) string {
 	return string(b)
 }
 
-// redactor passes a stream on with a marker in place of each form. What could
-// be the beginning of a form is held back until it is known not to be; all
-// else passes at once.
+// redactor passes a stream on with a marker in place of each form, also of one that
+// is broken into lines. What could be the beginning of a form is held back until it is
+// known not to be; all else passes at once.
 type redactor struct {
 	forms  [][]byte      // the longest first
 	starts [1 << 16]bool // whether a form begins with these two bytes
@@ -250,7 +314,9 @@ type redactor struct {
 func newRedactor(cookie string, to io.Writer) *redactor {
 	r := &redactor{forms: secretForms(cookie), to: to}
 	for _, form := range r.forms {
-		r.starts[uint16(form[0])<<8|uint16(form[1])] = true
+		for _, second := range []byte{form[1], '\n', '\r'} {
+			r.starts[uint16(form[0])<<8|uint16(second)] = true
+		}
 	}
 	return r
 }
@@ -308,27 +374,48 @@ func (r *redactor) write(part []byte, last bool) error {
 	return err
 }
 
-// match returns the length of the longest form that b begins with, 0 if there
-// is none.
-func (r *redactor) match(b []byte) int {
+// match returns how many bytes the longest form takes that b begins with, 0 if
+// there is none.
+func (r *redactor) match(b []byte) (longest int) {
 	for _, form := range r.forms {
-		if bytes.HasPrefix(b, form) {
-			return len(form)
+		if n, whole := fit(form, b); whole {
+			longest = max(longest, n)
 		}
 	}
-	return 0
+	return longest
 }
 
-// beginning returns where the longest end of b that a form begins with begins.
+// beginning returns where the first form begins of which b ends before it does.
 func (r *redactor) beginning(b []byte) int {
-	at := len(b)
-	for _, form := range r.forms {
-		for n := min(len(form)-1, len(b)); n > len(b)-at; n-- {
-			if b[len(b)-n] == form[0] && bytes.HasPrefix(form, b[len(b)-n:]) {
-				at = len(b) - n
-				break
+	if len(r.forms) == 0 {
+		return len(b)
+	}
+	for at := max(0, len(b)-2*len(r.forms[0])); at < len(b); at++ {
+		if at+1 < len(b) && !r.starts[uint16(b[at])<<8|uint16(b[at+1])] {
+			continue
+		}
+		for _, form := range r.forms {
+			if n, whole := fit(form, b[at:]); n > 0 && !whole {
+				return at
 			}
 		}
 	}
-	return at
+	return len(b)
+}
+
+// fit reports how many bytes of b the form takes: whole, or as far as b goes. 0 if b
+// does not begin with it. It may be broken into lines, as base64(1) does, of which no
+// form has any itself.
+func fit(form, b []byte) (n int, whole bool) {
+	i := 0
+	for ; n < len(b) && i < len(form); n++ {
+		switch {
+		case b[n] == form[i]:
+			i++
+		case i > 0 && (b[n] == '\n' || b[n] == '\r') && n-i < len(form):
+		default:
+			return 0, false
+		}
+	}
+	return n, i == len(form)
 }

@@ -18,7 +18,7 @@ var printed = map[string]string{
 	cshFamily.ways[0]:    "setenv JIRA_COOKIE \"`sessionctl raw jira`\"\n",
 	fishFamily.ways[0]:   "set -gx JIRA_COOKIE (sessionctl raw jira); and test -n \"$JIRA_COOKIE\"\n",
 	elvishFamily.ways[0]: "unset-env JIRA_COOKIE; set-env JIRA_COOKIE (sessionctl raw jira)\n",
-	nuFamily.ways[0]:     `{"JIRA_COOKIE":"CANARY-1"}` + "\n",
+	nuFamily.ways[0]:     `{"JIRA_COOKIE":"CANARY\u002d1"}` + "\n",
 }
 
 // The shell that called is found, whatever $SHELL says and whatever it was

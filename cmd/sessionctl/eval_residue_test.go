@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -31,6 +32,27 @@ func TestHostileDirectory(t *testing.T) {
 				t.Errorf("no file's name was run: %q, %v", out, err)
 			}
 		})
+	}
+}
+
+// TestForeignDialects: what one shell is meant to get runs nothing in another that
+// evaluates it by mistake, with quotes and without.
+func TestForeignDialects(t *testing.T) {
+	dir := t.TempDir()
+	const ran = "CANARY-ran"
+	socket := serve(t, map[string]site{"jira": live("jira", "JSESSIONID=CANARY-$(touch "+ran+")`touch "+ran+"`;a=\"'")})
+	for _, shell := range shells {
+		for _, meant := range []string{"sh", "csh", "fish", "elvish", "nu", "pwsh"} {
+			for _, code := range []string{"eval $(sessionctl cookie jira --shell " + meant + ")", `eval "$(sessionctl cookie jira --shell ` + meant + `)"`, "eval `sessionctl cookie jira --shell " + meant + "`", "eval (sessionctl cookie jira --shell " + meant + ")"} {
+				cmd := exec.CommandContext(t.Context(), shell.command[0], append(slices.Clone(shell.command[1:]), "-c", code)...)
+				cmd.Dir = dir
+				cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin", "HOME=" + dir, "SESSIONCTL_SOCKET=" + socket, "LC_ALL=C.UTF-8"}
+				_ = cmd.Run() // that it fails is right, mostly
+				if _, err := os.Stat(filepath.Join(dir, ran)); err == nil {
+					t.Fatalf("%s runs what is meant for %s: %s", shell.name, meant, code)
+				}
+			}
+		}
 	}
 }
 

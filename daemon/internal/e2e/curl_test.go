@@ -220,7 +220,8 @@ func TestCurlRefuses(t *testing.T) {
 		{"--trace", "-", "x"}, {"--trace-ascii=-", "x"}, {"--libcurl", "x.c", "x"}, {"--unix-socket", "/x", "x"}, {"--abstract-unix-socket", "x", "x"}, {"--proxy-header", "A: b", "x"},
 		{"--oauth2-bearer", "CANARY-t", "x"}, {"--CANARY-option", "x"}, {"-H", "cookie: a=CANARY-1", "x"}, {"-HCookie: CANARY", "x"}, {"-sHAuthorization: CANARY", "x"}, {"--header", "Cookie;", "x"},
 		{"-H", "Cookie : a", "x"}, {"--proto-redir", "=all", "x"}, {"-q", "x"}, {"-d"}, {"x", "-d"}, {}, {"-s"}, {"http://localhost:1@" + host + "/"}, {"a b"}, {"a\\b"}, {"a\nb"}, {"ftp://x/"}, {"-" + "Z", "x"}, {"--parallel", "x"},
-		{"--hsts", "x", "x"}, {"--doh-url", elsewhere, "x"}, {"--dns-servers", "127.0.0.1", "x"}, {"--interface", "lo", "x"}, {"--variable", "%X", "x"}, {"--expand-url", "x", "x"}, {"--haproxy-protocol", "x"},
+		{"-H", "Host: CANARY.example", "x"}, {"-H", "host:CANARY", "x"}, {"-H", "@" + conf, "x"}, {"-H@" + conf, "x"}, {"-H", "X: 1\r\nCookie: CANARY=2", "x"}, {"-A", "x\nCookie: CANARY=2", "x"},
+		{"-X", "GET / HTTP/1.1\r\nX: CANARY", "x"}, {"--hsts", "x", "x"}, {"--doh-url", elsewhere, "x"}, {"--dns-servers", "127.0.0.1", "x"}, {"--interface", "lo", "x"}, {"--variable", "%X", "x"}, {"--expand-url", "x", "x"}, {"--haproxy-protocol", "x"},
 	} {
 		got := w.curl(t, "plain", args...)
 		if got.status != 125 || got.stdout != "" || !strings.Contains(got.stderr, "(invalid_request)\n  next: ") || strings.Contains(got.stderr, "CANARY") {

@@ -94,6 +94,33 @@ func TestExecRedacts(t *testing.T) {
 	if got.status != 0 || got.stdout != "[redacted].[redacted]" || got.stderr != "[redacted]CANARY-01234567\n" {
 		t.Errorf("%v (base64: %s)", got, base64.StdEncoding.EncodeToString([]byte("s="+execValue)))
 	}
+	// As real encoders write it.
+	for _, line := range []string{`printf '%s and more than a line holds of it, which is wrapped' "$APP_COOKIE" | base64`, `printf %s "$APP_COOKIE" | base64 -w 7`,
+		`python3 -c 'import os, urllib.parse; print(urllib.parse.quote(os.environ["APP_COOKIE"]))'`, `python3 -c 'import os, json; print(json.dumps(os.environ["APP_COOKIE"]))'`,
+		`bash -c 'printf %q "$APP_COOKIE"'`, `printf %s "$APP_COOKIE" | od -An -tx1 | tr -d ' \n'`} {
+		if got := finish(t, app("--redact", "app", "--", "sh", "-c", line), ""); got.status != 0 || !strings.Contains(got.stdout, "[redacted]") {
+			t.Errorf("%s: %v", line, got)
+		}
+	}
+	// A full disk is no success, and what nohup has a command ignore stays ignored.
+	if got := finish(t, app("--redact", "app", "--", "sh", "-c", "true"), ""); got.status != 0 {
+		t.Errorf("%v", got)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	must(t, err)
+	defer full.Close()
+	lost := app("--redact", "app", "--", "echo", "all there is")
+	var said bytes.Buffer
+	lost.Stdout, lost.Stderr = full, &said
+	if err := lost.Run(); lost.ProcessState.ExitCode() != 125 || !strings.Contains(said.String(), "no space left on device") {
+		t.Errorf("onto a full disk: %v: %s", err, &said)
+	}
+	ignored := exec.CommandContext(t.Context(), "sh", "-c", `trap '' HUP INT; exec "$@"`, "sh")
+	begun := app("--redact", "app", "--", "sh", "-c", "kill -HUP $$; kill -INT $$; echo lives")
+	ignored.Args, ignored.Env = append(ignored.Args, begun.Args...), begun.Env
+	if got := finish(t, ignored, ""); got.status != 0 || got.stdout != "lives\n" {
+		t.Errorf("with signals ignored: %v", got)
+	}
 	cmd := app("--redact", "app", "--", "sh", "-c", `printf 'Name? '; read n; printf 'hello %s' "$n"`)
 	stdin, err := cmd.StdinPipe()
 	must(t, err)
