@@ -255,6 +255,10 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 	if _, err := cookieHeader(s); err != nil {
 		return err
 	}
+	host, secure, err := onlyHost(s)
+	if err != nil {
+		return err
+	}
 	type header struct {
 		Name  string `json:"name"`
 		Value string `json:"value"`
@@ -278,10 +282,7 @@ func writeHTTPie(w io.Writer, s *pb.Session) error {
 		if err := text(c.GetName(), c.GetValue()); err != nil {
 			return err
 		}
-		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), Path: c.GetPath(), Secure: c.GetSecure()}
-		if !c.GetHostOnly() {
-			k.Domain = "." + k.Domain
-		}
+		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: host, Path: c.GetPath(), Secure: secure || c.GetSecure()}
 		if t := c.GetExpireTime(); t != nil {
 			unix := t.AsTime().Unix()
 			k.Expires = &unix
@@ -309,6 +310,10 @@ func writePlaywright(w io.Writer, s *pb.Session) error {
 	if _, err := cookieHeader(s); err != nil {
 		return err
 	}
+	_, secure, err := onlyHost(s)
+	if err != nil {
+		return err
+	}
 	state := struct {
 		Cookies []cookie   `json:"cookies"`
 		Origins []struct{} `json:"origins"`
@@ -318,7 +323,7 @@ func writePlaywright(w io.Writer, s *pb.Session) error {
 			return err
 		}
 		k := cookie{Name: string(c.GetName()), Value: string(c.GetValue()), Domain: c.GetDomain(), Path: c.GetPath(), Expires: -1,
-			HTTPOnly: c.GetHttpOnly(), Secure: c.GetSecure(), SameSite: "Lax"}
+			HTTPOnly: c.GetHttpOnly(), Secure: secure || c.GetSecure(), SameSite: "Lax"}
 		if !c.GetHostOnly() {
 			k.Domain = "." + k.Domain
 		}

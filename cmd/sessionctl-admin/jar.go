@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -108,7 +109,8 @@ func jarPath(site string) (string, error) {
 	if !filepath.IsAbs(run) { // as the XDG Base Directory Specification has it
 		run = "/run/user/" + strconv.Itoa(os.Geteuid())
 		if info, err := os.Stat(run); err != nil || !info.IsDir() {
-			return "", usage("neither is XDG_RUNTIME_DIR set, nor is there %s: name a file, in a directory of your own", run)
+			return "", &api.Error{Code: api.InvalidRequest, Detail: "neither is XDG_RUNTIME_DIR set, nor is there " + run,
+				Remedy: "name a file, in a directory of your own: sessionctl jar " + site + " FILE"}
 		}
 	}
 	return filepath.Join(run, "sessionctl", "jars", site+".txt"), nil
@@ -200,20 +202,53 @@ func (j *jarKeeper) replace(cookies []byte) error {
 			return j.cannot("written", err)
 		}
 	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return j.cannot("written", err)
-	}
-	// Who can write there can give you another's cookies to use.
-	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
-		return usage("%s belongs to uid %d: name a file in a directory of your own", api.Clean(dir), owner)
-	} else if info.Mode()&0o022 != 0 {
-		return usage("others can write in %s: name a file in a directory of your own, or: chmod go-w %[1]s", api.Clean(dir))
+	if err := ownDirectory(dir); err != nil {
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
+			return j.cannot("written", errno)
+		}
+		return err
 	}
 	if err := replace(j.file, cookies); err != nil {
 		return j.cannot("written", err)
 	}
 	return nil
+}
+
+// ownDirectory refuses a directory in which others can write, or that others can put
+// another in the place of: who can could give you another's cookies to use.
+func ownDirectory(dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for at := real; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		owner := info.Sys().(*syscall.Stat_t).Uid
+		if int(owner) != os.Geteuid() && (at == real || owner != 0) {
+			return usage("%s belongs to uid %d: name a file in a directory of your own", api.Clean(at), owner)
+		}
+		// In a sticky one only the owner of an entry can move it.
+		if info.Mode()&0o022 != 0 && (at == real || info.Mode()&os.ModeSticky == 0) {
+			return usage("others can write in %s: name a file in a directory of your own, or: chmod go-w %[1]s", api.Clean(at))
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+// onlyHost returns the host of the URL that a session is for, and whether that is
+// https: what a file for one site holds goes there alone, whatever the cookies' own
+// attributes allow.
+func onlyHost(s *pb.Session) (host string, secure bool, err error) {
+	u, err := url.Parse(s.GetUrl())
+	if err != nil || u.Hostname() == "" || strings.Trim(strings.ToLower(u.Hostname()), "abcdefghijklmnopqrstuvwxyz0123456789.-_:") != "" {
+		return "", false, &api.Error{Code: api.Unknown, Detail: "the agent answered without the URL that the session is for", Remedy: "see that it and sessionctl are of one release: sessionctl version"}
+	}
+	return strings.ToLower(u.Hostname()), u.Scheme == "https", nil
 }
 
 // cannot is the error of a file that cannot be written or removed.
@@ -367,14 +402,15 @@ func writeJar(w io.Writer, s *pb.Session, soft time.Time, httpOnly bool, comment
 		return &api.Error{Code: api.Unprintable, Detail: what + ", which not every reader of a cookie file takes as it is",
 			Remedy: "take another form: sessionctl header " + s.GetSite() + ", or sessionctl get " + s.GetSite() + " -o curl"}
 	}
+	host, secure, err := onlyHost(s)
+	if err != nil {
+		return err
+	}
 	fmt.Fprint(w, jarHead, comment)
 	field := -2
 	for _, c := range s.GetCookies() {
 		name, value := string(c.GetName()), string(c.GetValue())
-		domain, tail, path := strings.ToLower(c.GetDomain()), "FALSE", strings.TrimRight(c.GetPath(), "/")
-		if !c.GetHostOnly() {
-			domain, tail = "."+domain, "TRUE"
-		}
+		domain, path := host, strings.TrimRight(c.GetPath(), "/")
 		if path == "" {
 			path = "/"
 		}
@@ -385,20 +421,18 @@ func writeJar(w io.Writer, s *pb.Session, soft time.Time, httpOnly bool, comment
 		if t := c.GetExpireTime(); t != nil {
 			expires = t.AsTime()
 		}
-		line := strings.Join([]string{domain, tail, path, strings.ToUpper(strconv.FormatBool(c.GetSecure())), strconv.FormatInt(expires.Unix(), 10), name, value}, "\t") + "\n"
+		line := strings.Join([]string{domain, "FALSE", path, strings.ToUpper(strconv.FormatBool(secure || c.GetSecure())), strconv.FormatInt(expires.Unix(), 10), name, value}, "\t") + "\n"
 		field += len("; ") + len(name) + len("=") + len(value)
 		switch {
 		case strings.ContainsFunc(domain+path+name+value, func(r rune) bool { return r < 0x20 || r > 0x7e }):
 			return cannot("a cookie holds a character that is not printable ASCII")
 		case name == "":
 			return cannot("a cookie has no name")
-		case c.GetDomain() == "" || strings.HasPrefix(c.GetDomain(), "#"): // a comment
-			return cannot("a cookie is for no host")
 		case strings.TrimSpace(name) != name || strings.TrimSpace(value) != value:
 			return cannot("a cookie begins or ends with a space")
 		case len(name)+len(value) > maxJarCookie || len(line) > maxJarLine:
 			return cannot(fmt.Sprintf("a cookie has more than %d bytes", maxJarCookie))
-		case !c.GetSecure() && (strings.HasPrefix(name, "__Host-") || strings.HasPrefix(name, "__Secure-")):
+		case !secure && !c.GetSecure() && (strings.HasPrefix(name, "__Host-") || strings.HasPrefix(name, "__Secure-")):
 			return cannot("a cookie is secure by its name alone")
 		}
 		if _, err := io.WriteString(w, line); err != nil {

@@ -145,7 +145,7 @@ func TestNetscape(t *testing.T) {
 	}
 	for i, want := range [][]string{
 		{"app.corp.example", "FALSE", "/x", "TRUE", "", "s", `CANARY-it's "a\b" $(x)`},
-		{".corp.example", "TRUE", "/", "TRUE", "", "t", "*"},
+		{"app.corp.example", "FALSE", "/", "TRUE", "", "t", "*"},
 	} {
 		f := strings.Split(lines[i+1], "\t")
 		if expiry, err := strconv.ParseInt(f[4], 10, 64); err != nil || expiry <= time.Now().Unix() {
@@ -192,7 +192,7 @@ func TestCurlAndHTTPie(t *testing.T) {
 	var got struct {
 		Cookies []struct{ Name, Value, Domain string }
 	}
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Cookies) != 2 || got.Cookies[1].Domain != ".corp.example" || got.Cookies[0].Value != `CANARY-it's "a\b" $(x)` {
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Cookies) != 2 || got.Cookies[1].Domain != "app.corp.example" || got.Cookies[0].Value != `CANARY-it's "a\b" $(x)` {
 		t.Errorf("%+v %v", got, err)
 	}
 }
