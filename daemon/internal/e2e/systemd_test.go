@@ -218,6 +218,18 @@ func TestUserUnits(t *testing.T) {
 		}
 	})
 
+	t.Run("cookie file", func(t *testing.T) {
+		const jar = socketDir + "/jars/app.txt"
+		m.manage(t, "enable", "--now", "sessionctl-jar@app.service")
+		_, value, _ := strings.Cut(strings.TrimSpace(first), "=")
+		if r := m.as(t, alice, "/usr/bin/timeout", "20", "/bin/sh", "-c", `until grep -qsF -- "$0" "$1"; do :; done`, value, "/"+jar); r.status != 0 {
+			t.Errorf("the file does not get the session: %v", r)
+		}
+		m.wantMode(t, jar, 0o600)
+		m.manage(t, "disable", "--now", "sessionctl-jar@app.service")
+		m.wantUnit(t, "sessionctl-jar@app.service", "ActiveState=inactive", "Result=success")
+	})
+
 	t.Run("another user", func(t *testing.T) {
 		refused := func(uid, status int) {
 			t.Helper()
