@@ -33,7 +33,7 @@ func TestBazelHelper(t *testing.T) {
 		return m.run(t, string(b), helper, "get")
 	}
 	// headers are those of an answer that is all that the specification allows.
-	headers := func(r result) http.Header {
+	headers := func(state string, r result) http.Header {
 		t.Helper()
 		var answer struct {
 			Headers http.Header `json:"headers"`
@@ -42,7 +42,7 @@ func TestBazelHelper(t *testing.T) {
 		d := json.NewDecoder(strings.NewReader(r.stdout))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&answer); err != nil || r.status != 0 || r.stderr != "" {
-			t.Fatalf("%v: %v", err, r)
+			t.Fatalf("%s: %v: %v", state, err, r)
 		}
 		if left := time.Until(answer.Expires); left <= 0 || left > 5*time.Minute {
 			t.Errorf("it counts for %v", left)
@@ -52,8 +52,8 @@ func TestBazelHelper(t *testing.T) {
 	app := m.url + "/app/"
 	wantFailure(t, get(app), 3, "no_agent")
 	m.start(t)
-	cold := headers(get(app))
-	if warm := headers(get(strings.Replace(app, "https", "grpcs", 1) + "Service/Method")); warm.Get("Cookie") != cold.Get("Cookie") || m.Counts().Logins != 1 {
+	cold := headers("cold", get(app))
+	if warm := headers("warm", get(strings.Replace(app, "https", "grpcs", 1)+"Service/Method")); warm.Get("Cookie") != cold.Get("Cookie") || m.Counts().Logins != 1 {
 		t.Errorf("%v, then %v, %+v", cold, warm, m.Counts())
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.Form.URL()+"/app/whoami", nil)
@@ -70,7 +70,7 @@ func TestBazelHelper(t *testing.T) {
 	// Expired: whoever asks after the time in the answer gets another.
 	m.DropSessions()
 	m.ok(t, "reject", "mods")
-	if anew := headers(get(app)); anew.Get("Cookie") == cold.Get("Cookie") || m.Counts().Logins != 2 {
+	if anew := headers("expired", get(app)); anew.Get("Cookie") == cold.Get("Cookie") || m.Counts().Logins != 2 {
 		t.Errorf("%v, %+v", anew, m.Counts())
 	}
 	// The password is refused from now on: one attempt.
@@ -79,7 +79,7 @@ func TestBazelHelper(t *testing.T) {
 	m.sessionctl(t, "reject", "mods")
 	wantFailure(t, get(app), 5, "latched")
 	if m.Counts().Failures != 1 {
-		t.Errorf("%+v", m.Counts())
+		t.Errorf("refused: %+v", m.Counts())
 	}
 }
 

@@ -188,8 +188,8 @@ func TestLoadCredential(t *testing.T) {
 	}
 
 	both := strings.Split(strings.TrimSpace(s.page(t, noneTitle, "text", 0)), "\n")
-	fails("not allowed", append(both, noCredentials, `unit=report.service site=jira code=unknown_site`, `add \"unit:report.service\" to the site's allow, then: sessionctl reload`)...)
-	logins("not allowed", 0)
+	fails("refused: not allowed", append(both, noCredentials, `unit=report.service site=jira code=unknown_site`, `add \"unit:report.service\" to the site's allow, then: sessionctl reload`)...)
+	logins("refused: not allowed", 0)
 
 	// The longest names that the page allows: they arrive whole.
 	long := strings.Repeat("x", 83-len(unitName))
