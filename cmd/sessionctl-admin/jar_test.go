@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -359,10 +361,10 @@ func FuzzJar(f *testing.F) {
 type followed struct {
 	*jarKeeper
 	t    *testing.T
-	out  *bytes.Buffer
-	says chan any // a *pb.Session or an error
-	ways int      // calls that were made
-	down error    // of a call that cannot be made
+	out  *lockedText
+	says chan any                  // a *pb.Session or an error
+	ways atomic.Int32              // calls that were made
+	down atomic.Pointer[api.Error] // of a call that cannot be made
 }
 
 func (f *followed) Recv() (*pb.WatchSessionResponse, error) {
@@ -376,11 +378,14 @@ func (f *followed) Recv() (*pb.WatchSessionResponse, error) {
 }
 
 func newFollowed(t *testing.T) (f *followed, stop func()) {
-	f = &followed{t: t, out: new(bytes.Buffer), says: make(chan any)}
+	f = &followed{t: t, out: new(lockedText), says: make(chan any)}
 	f.jarKeeper = &jarKeeper{site: "app", file: filepath.Join(t.TempDir(), "cookies"), life: keptLife, stderr: f.out, say: true,
 		watch: func(context.Context) (sessions, error) {
-			f.ways++
-			return f, f.down
+			f.ways.Add(1)
+			if down := f.down.Load(); down != nil {
+				return nil, down
+			}
+			return f, nil
 		}}
 	if err := f.take(aSession("CANARY-1")); err != nil {
 		t.Fatal(err)
@@ -408,6 +413,30 @@ func (f *followed) pass(d time.Duration) {
 }
 
 // tell makes the agent say something.
+// lockedText is what a keeper says while the test reads.
+type lockedText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lockedText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lockedText) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
 func (f *followed) tell(v any) {
 	f.says <- v
 	synctest.Wait()
@@ -483,17 +512,17 @@ func TestJarKeepOutage(t *testing.T) {
 		f.tell(aSession("CANARY-1"))
 		f.tell(io.EOF)
 		f.wants("its end", "CANARY-1", "sessionctl: app: the agent ended the call (no_agent)", "  next: "+api.StartHint)
-		f.down = &api.Error{Code: api.NoAgent, Detail: "no agent", Remedy: "start it"}
-		f.ways = 0
+		f.down.Store(&api.Error{Code: api.NoAgent, Detail: "no agent", Remedy: "start it"})
+		f.ways.Store(0)
 		f.pass(keptLife)
 		f.wants("an hour later", "CANARY-1")
 		if end := jarIn(t, f.file, "CANARY-1"); end.After(time.Now()) {
 			t.Errorf("the cookie is good until %v, it is %v", end, time.Now())
 		}
-		if f.ways < 100 || f.ways > 260 {
-			t.Errorf("%d calls in an hour", f.ways)
+		if n := f.ways.Load(); n < 100 || n > 260 {
+			t.Errorf("%d calls in an hour", n)
 		}
-		f.down = nil
+		f.down.Store(nil)
 		f.pass(lastRetry)
 		f.tell(aSession("CANARY-1"))
 		f.wants("it is back", "CANARY-1")
@@ -521,8 +550,8 @@ func TestJarKeepFresh(t *testing.T) {
 				t.Fatalf("%v left", left)
 			}
 		}
-		if f.ways != 1 {
-			t.Errorf("%d calls", f.ways)
+		if n := f.ways.Load(); n != 1 {
+			t.Errorf("%d calls", n)
 		}
 		must(os.Remove(f.file))
 		f.pass(keepLook)
