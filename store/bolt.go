@@ -78,6 +78,7 @@ type file struct {
 	// bbolt's when a read panics. A read takes microseconds.
 	reads sync.Mutex
 
+	writers    atomic.Int32  // updates that have not ended
 	broken     chan struct{} // closed after the first panic, or when a part was missing
 	brokenOnce sync.Once
 	brokenErr  *api.Error    // read only once broken is closed
@@ -312,9 +313,15 @@ func guard(fn func() error) (err error) {
 }
 
 // release gives up the lock and the file after a panic. The memory map, which
-// only bbolt could undo, stays; it alone would keep the lock.
+// only bbolt could undo, stays; it alone would keep the lock. The descriptor of a
+// writer that was left behind stays its own, or it could write to another file that
+// gets the number; the collector closes it.
 func (f *file) release() error {
-	return errors.Join(syscall.Flock(int(f.fd.Fd()), syscall.LOCK_UN), f.fd.Close())
+	err := syscall.Flock(int(f.fd.Fd()), syscall.LOCK_UN)
+	if f.writers.Load() > 0 {
+		return err
+	}
+	return errors.Join(err, f.fd.Close())
 }
 
 func (f *file) close() error {
@@ -430,6 +437,7 @@ func (f *file) update(fn func(txn) (changed bool, err error)) error {
 	var running sync.Mutex
 	left := false
 	done := make(chan error, 1)
+	f.writers.Add(1)
 	go f.write(done, func(t txn) (bool, error) {
 		running.Lock()
 		defer running.Unlock()
@@ -455,7 +463,7 @@ func (f *file) update(fn func(txn) (changed bool, err error)) error {
 
 // write is the goroutine of an update.
 func (f *file) write(done chan<- error, fn func(txn) (changed bool, err error)) {
-	done <- guard(func() error {
+	err := guard(func() error {
 		if err := f.settle(); err != nil {
 			return err
 		}
@@ -478,6 +486,8 @@ func (f *file) write(done chan<- error, fn func(txn) (changed bool, err error)) 
 			return err
 		})
 	})
+	f.writers.Add(-1)
+	done <- err
 }
 
 // settle writes the transaction that the file shows as its last one to the disk, if that

@@ -67,7 +67,7 @@ func TestSpeed(t *testing.T) {
 		t.Run(task.name, func(t *testing.T) {
 			for _, f := range bestOf(t, task.measure) {
 				fmt.Fprintln(&table, f.row())
-				if f.missed() {
+				if f.missed() && !raceDetector { // which is there for other findings
 					t.Errorf("with a slack of %g, in the best of %d runs of %d rounds: %s", *slack, speedRuns, *rounds, f.row())
 				}
 			}
